@@ -1,0 +1,1 @@
+//! The address pool: ledger, planner, checker and journal records. Filled next.

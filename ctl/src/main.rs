@@ -1,0 +1,2 @@
+//! Placeholder: filled by the first change to this crate.
+fn main() {}

@@ -1,0 +1,9 @@
+//! The cloud behind ipamd: the [`Cloud`] trait, its error classes, the EC2 simulator and the conformance suite.
+//!
+//! Invariant: no I/O and no AWS type in here. The simulator keeps its own time, which is passed in.
+
+pub mod cloud;
+pub mod error;
+
+pub use cloud::*;
+pub use error::{CloudError, ErrorClass};
