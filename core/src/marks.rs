@@ -31,7 +31,8 @@ impl EniMarkMask {
     pub fn new(mask: u32, connmark: u32) -> Option<Self> {
         let shifted = mask.checked_shr(mask.trailing_zeros()).unwrap_or(0);
         let adjacent = shifted & shifted.wrapping_add(1) == 0;
-        (mask.count_ones() >= 8 && adjacent && mask & (0xc000 | connmark) == 0).then_some(Self(mask))
+        (mask.count_ones() >= 8 && adjacent && mask & (0xc000 | connmark) == 0)
+            .then_some(Self(mask))
     }
 
     /// The raw mask.
@@ -54,8 +55,17 @@ impl EniSlot {
     /// `None` past 255 (no instance type of the public table with one card comes near).
     #[must_use]
     pub fn new(network_card: u8, device_index: u8) -> Option<Self> {
+        if device_index >= 16 && network_card > 0 {
+            return None;
+        }
         let slot = u16::from(network_card) * 16 + u16::from(device_index) + 1;
         u8::try_from(slot).ok().map(Self)
+    }
+
+    /// The device index on its card.
+    #[must_use]
+    pub fn device_index(self) -> u8 {
+        (self.0 - 1) % 16
     }
 
     /// The number itself, 1 to 255.
@@ -79,7 +89,10 @@ mod tests {
     fn masks_that_touch_foreign_bits_are_refused() {
         assert!(EniMarkMask::new(0x00ff_0000, 0x80).is_some());
         for bad in [0, 0x7f, 0x0000_ff00, 0x0001_fe80, 0x0f0f_0000] {
-            assert!(EniMarkMask::new(bad, 0x80).is_none(), "{bad:#x} was accepted");
+            assert!(
+                EniMarkMask::new(bad, 0x80).is_none(),
+                "{bad:#x} was accepted"
+            );
         }
     }
 
@@ -87,7 +100,10 @@ mod tests {
     fn slots_are_distinct_per_device_and_never_zero() {
         let primary = EniSlot::new(0, 0).unwrap();
         assert_eq!((primary.get(), primary.table(7600)), (1, 7601));
-        assert_eq!(EniMarkMask::default().mark(EniSlot::new(0, 3).unwrap()), 0x0004_0000);
+        assert_eq!(
+            EniMarkMask::default().mark(EniSlot::new(0, 3).unwrap()),
+            0x0004_0000
+        );
         assert_eq!(EniSlot::new(16, 0), None);
     }
 }

@@ -1,0 +1,318 @@
+use super::*;
+use crate::{ipam::check, ipam::plan::PoolLimits, wire::PodRef};
+
+const LIMITS: PoolLimits = PoolLimits {
+    max_enis: 4,
+    per_eni: 14,
+    device_indexes: 4,
+};
+const COOLDOWN: Duration = Duration::from_secs(30);
+
+fn slot(device_index: u8) -> EniSlot {
+    EniSlot::new(0, device_index).unwrap()
+}
+
+fn facts(n: u8) -> EniFacts {
+    EniFacts {
+        id: format!("eni-{n}").parse().unwrap(),
+        mac: crate::net::Mac::local(n.into()),
+        subnet: "subnet-1".parse().unwrap(),
+        subnet_prefix: None,
+        primary_address: Ipv4Addr::new(10, 0, n, 4),
+    }
+}
+
+fn addresses(n: u8, count: u8) -> Vec<Ipv4Addr> {
+    (0..count)
+        .map(|i| Ipv4Addr::new(10, 0, n, 10 + i))
+        .collect()
+}
+
+fn primary(count: u8) -> Record {
+    Record::EniAdopted {
+        slot: slot(0),
+        primary: true,
+        eni: facts(0),
+        addresses: addresses(0, count),
+        attachment: Some("eni-attach-0".parse().unwrap()),
+        protected: true,
+        at: BootTime(0),
+    }
+}
+
+fn attachment(n: u32) -> Attachment {
+    Attachment {
+        network: "veni".parse().unwrap(),
+        container_id: format!("c{n}").parse().unwrap(),
+        ifname: "eth0".parse().unwrap(),
+    }
+}
+
+fn allocate(ledger: &mut Ledger, n: u32, at: u64) -> Ipv4Addr {
+    let (slot, address) = ledger.pick().expect("an address is free");
+    let allocation = Allocation {
+        attachment: attachment(n),
+        pod: PodRef::default(),
+        netns: "/run/netns/x".into(),
+        address,
+        slot,
+        host_ifname: format!("eni{n}").parse().unwrap(),
+        host_ifindex: ledger.next_ifindex(),
+        at: BootTime(at),
+    };
+    ledger.apply(&Record::Assigned(allocation)).unwrap();
+    address
+}
+
+fn release(ledger: &mut Ledger, n: u32, at: u64) {
+    ledger
+        .apply(&Record::Released {
+            attachment: attachment(n),
+            at: BootTime(at),
+        })
+        .unwrap();
+}
+
+fn assert_sound(ledger: &Ledger) {
+    assert_eq!(check::check(ledger, LIMITS), []);
+}
+
+#[test]
+fn a_released_address_cools_before_it_is_handed_out_again() {
+    let mut ledger = Ledger::default();
+    ledger.apply(&primary(1)).unwrap();
+    let first = allocate(&mut ledger, 1, 100);
+    release(&mut ledger, 1, 1000);
+    assert_eq!(ledger.pick(), None);
+    assert_eq!(ledger.thaw(BootTime(30_999), COOLDOWN), 0);
+    assert_eq!(ledger.thaw(BootTime(31_000), COOLDOWN), 1);
+    assert_eq!(ledger.pick(), Some((slot(0), first)));
+    assert_sound(&ledger);
+}
+
+#[test]
+fn the_least_recently_used_address_of_the_first_eni_goes_first() {
+    let mut ledger = Ledger::default();
+    ledger.apply(&primary(2)).unwrap();
+    let first = allocate(&mut ledger, 1, 0);
+    release(&mut ledger, 1, 10);
+    ledger.thaw(BootTime(40_000), COOLDOWN);
+    assert_ne!(allocate(&mut ledger, 2, 50_000), first);
+    assert_eq!(allocate(&mut ledger, 3, 50_000), first);
+}
+
+#[test]
+fn a_record_that_does_not_fit_changes_nothing() {
+    let mut ledger = Ledger::default();
+    ledger.apply(&primary(3)).unwrap();
+    allocate(&mut ledger, 1, 0);
+    let before = ledger.clone();
+    let taken = ledger.allocation(&attachment(1)).unwrap().clone();
+    let misfits = [
+        primary(1),
+        Record::Assigned(taken.clone()),
+        Record::Assigned(Allocation {
+            attachment: attachment(2),
+            ..taken.clone()
+        }),
+        Record::Released {
+            attachment: attachment(9),
+            at: BootTime(0),
+        },
+        Record::Unassigning {
+            slot: slot(0),
+            addresses: vec![taken.address],
+            at: BootTime(0),
+        },
+        Record::EniDraining {
+            slot: slot(0),
+            at: BootTime(0),
+        },
+        Record::EniGone {
+            slot: slot(0),
+            at: BootTime(0),
+        },
+        Record::EniReady {
+            slot: slot(1),
+            at: BootTime(0),
+        },
+        Record::Gained {
+            slot: slot(0),
+            addresses: vec![taken.address],
+            at: BootTime(0),
+        },
+    ];
+    for misfit in misfits {
+        assert!(ledger.apply(&misfit).is_err(), "{misfit:?} was applied");
+        assert_eq!(ledger, before, "{misfit:?}");
+    }
+}
+
+#[test]
+fn an_address_on_its_way_back_is_not_handed_out_and_its_ghost_is_not_believed() {
+    let mut ledger = Ledger::default();
+    ledger.apply(&primary(1)).unwrap();
+    let address = addresses(0, 1);
+    ledger
+        .apply(&Record::Unassigning {
+            slot: slot(0),
+            addresses: address.clone(),
+            at: BootTime(5),
+        })
+        .unwrap();
+    assert_eq!(ledger.pick(), None);
+    ledger
+        .apply(&Record::Unassigned {
+            slot: slot(0),
+            addresses: address.clone(),
+            at: BootTime(9),
+        })
+        .unwrap();
+    assert!(ledger.entombed(address[0], BootTime(60_000)));
+    assert!(!ledger.entombed(address[0], BootTime(130_000)));
+    ledger
+        .apply(&Record::Gained {
+            slot: slot(0),
+            addresses: address.clone(),
+            at: BootTime(99),
+        })
+        .unwrap();
+    assert!(
+        !ledger.entombed(address[0], BootTime(100)),
+        "EC2 gave it again"
+    );
+}
+
+#[test]
+fn an_eni_lives_through_its_phases() {
+    let mut ledger = Ledger::default();
+    ledger.apply(&primary(0)).unwrap();
+    let (s, at) = (slot(1), BootTime(1));
+    let life = [
+        Record::EniPlanned {
+            slot: s,
+            token: "t".into(),
+            addresses: 2,
+            at,
+        },
+        Record::EniCreated {
+            slot: s,
+            eni: facts(1),
+            addresses: addresses(1, 2),
+            at,
+        },
+        Record::EniAttaching {
+            slot: s,
+            attachment: "eni-attach-1".parse().unwrap(),
+            at,
+        },
+        Record::EniReady { slot: s, at },
+        Record::EniProtected { slot: s },
+    ];
+    for record in &life {
+        assert_eq!(ledger.available(), 0);
+        ledger.apply(record).unwrap();
+        if *record == life[3] {
+            break;
+        }
+    }
+    assert_eq!(ledger.available(), 2);
+    for record in [
+        Record::EniDraining { slot: s, at },
+        Record::EniDetaching { slot: s, at },
+        Record::EniDetached { slot: s, at },
+        Record::EniGone { slot: s, at },
+    ] {
+        ledger.apply(&record).unwrap();
+        assert_eq!(ledger.available(), 0);
+    }
+    assert!(ledger.eni(s).is_none());
+    assert_sound(&ledger);
+}
+
+#[test]
+fn a_snapshot_replays_to_the_same_ledger() {
+    let mut ledger = Ledger::default();
+    ledger.apply(&primary(5)).unwrap();
+    let at = BootTime(7);
+    for (n, records) in [
+        (1, vec!["create", "attach", "ready"]),
+        (2, vec!["create"]),
+        (3, vec!["create", "attach", "drain", "detach"]),
+        (
+            4,
+            vec!["create", "attach", "ready", "drain", "detach", "detached"],
+        ),
+        (5, vec![]),
+        (6, vec!["create", "give up"]),
+    ] {
+        let s = slot(n);
+        ledger
+            .apply(&Record::EniPlanned {
+                slot: s,
+                token: format!("t{n}"),
+                addresses: 2,
+                at,
+            })
+            .unwrap();
+        for what in records {
+            let record = match what {
+                "create" => Record::EniCreated {
+                    slot: s,
+                    eni: facts(n),
+                    addresses: addresses(n, 2),
+                    at,
+                },
+                "attach" => Record::EniAttaching {
+                    slot: s,
+                    attachment: format!("eni-attach-{n}").parse().unwrap(),
+                    at,
+                },
+                "ready" => Record::EniReady { slot: s, at },
+                "drain" => Record::EniDraining { slot: s, at },
+                "detach" => Record::EniDetaching { slot: s, at },
+                _ => Record::EniDetached { slot: s, at },
+            };
+            ledger.apply(&record).unwrap();
+        }
+    }
+    allocate(&mut ledger, 1, 10);
+    allocate(&mut ledger, 2, 11);
+    allocate(&mut ledger, 3, 12);
+    release(&mut ledger, 2, 13);
+    let free = ledger.eni(slot(0)).unwrap().free().next().unwrap();
+    ledger
+        .apply(&Record::Unassigning {
+            slot: slot(0),
+            addresses: vec![free],
+            at,
+        })
+        .unwrap();
+
+    let mut replayed = Ledger::default();
+    for record in ledger.to_records() {
+        replayed
+            .apply(&record)
+            .unwrap_or_else(|e| panic!("{record:?}: {e}"));
+    }
+    assert_eq!(replayed.next_ifindex(), ledger.next_ifindex());
+    let states = |l: &Ledger| {
+        let mut all: Vec<_> = l
+            .addresses()
+            .map(|(a, s, st)| (a, s, format!("{st:?}")))
+            .collect();
+        all.sort();
+        all
+    };
+    assert_eq!(states(&replayed), states(&ledger));
+    let phases = |l: &Ledger| {
+        l.enis()
+            .map(|e| (e.slot, e.phase.clone(), e.attachment.clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(phases(&replayed), phases(&ledger));
+    assert_eq!(
+        replayed.allocation(&attachment(3)),
+        ledger.allocation(&attachment(3))
+    );
+}

@@ -1,0 +1,465 @@
+//! The planner: what to ask of the cloud now, and why.
+//!
+//! `plan(snapshot)` is pure and deterministic. It emits at most one cloud call per ENI slot, never one for a slot
+//! that has a call in flight, and leaves the executor no choice. Several slots run side by side.
+//!
+//! It minimises calls: addresses go onto ENIs that must be made anyway before an extra `AssignPrivateIpAddresses`
+//! fills a remaining gap, and idle ENIs are freed whole before single addresses are given back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    time::Duration,
+};
+
+use super::{
+    BootTime, Counts, Eni, Ledger, Phase,
+    targets::{Grow, PoolState},
+};
+use crate::{
+    config::Targets,
+    id::{AttachmentId, EniId},
+    marks::EniSlot,
+};
+
+mod grow;
+mod shrink;
+
+/// An ENI is not freed before this age (the peer's `minENILifeTime`).
+pub const MIN_ENI_AGE: Duration = Duration::from_secs(60);
+/// How long an excess may wait for the last cooldowns to end, so that it goes back in few calls.
+pub const SHRINK_PATIENCE: Duration = Duration::from_secs(30);
+/// How long EC2 may take to attach or detach before it is asked how things stand.
+pub const TRANSITION_PATIENCE: Duration = Duration::from_secs(15);
+
+/// What the planner looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct Snapshot<'a> {
+    /// Who has what.
+    pub ledger: &'a Ledger,
+    /// What runs, what is blocked, what is in doubt.
+    pub activity: &'a Activity,
+    /// What the instance can hold.
+    pub limits: PoolLimits,
+    /// What is asked for.
+    pub settings: &'a Settings,
+    /// ADDs that wait for an address.
+    pub waiting: u32,
+    /// Now.
+    pub now: BootTime,
+}
+
+/// What the instance can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// ENIs, the primary included (`MAX_ENI` applied).
+    pub max_enis: u32,
+    /// Addresses per ENI, its primary excluded (K).
+    pub per_eni: u32,
+    /// Device indexes of the card.
+    pub device_indexes: u8,
+}
+
+/// What the planner is told to want.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The warm-pool variables.
+    pub targets: Targets,
+    /// `IP_COOLDOWN_PERIOD`.
+    pub cooldown: Duration,
+    /// The pool never grows past this.
+    pub max_pods: Option<u32>,
+    /// Whether the pool is grown and shrunk at all.
+    pub provisioning: bool,
+    /// Distinguishes this node's and this boot's tokens from all others: at most 40 characters.
+    pub token_seed: String,
+}
+
+/// What goes on beside the ledger. Not journaled: it is found out again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Cloud calls under way, by slot.
+    pub in_flight: BTreeMap<EniSlot, Step>,
+    /// Slots of which EC2 must be asked before anything is changed: a call's outcome is unknown.
+    pub doubts: BTreeSet<EniSlot>,
+    /// Slots whose link is on the node.
+    pub links: BTreeSet<EniSlot>,
+    /// ENIs attached here that are not ours to manage: their slots are taken.
+    pub foreign: BTreeSet<EniSlot>,
+    /// What must wait, and why.
+    pub blocks: BTreeMap<Blocked, Block>,
+    /// Since when there has been something to give back.
+    pub excess_since: Option<BootTime>,
+}
+
+/// What a block keeps from happening.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Blocked {
+    /// Any call: EC2 throttles.
+    Cloud,
+    /// New ENIs.
+    NewEni,
+    /// More addresses on any ENI.
+    Assign,
+    /// Giving back addresses and ENIs.
+    Shrink,
+    /// Any call on one ENI.
+    Slot(EniSlot),
+}
+
+/// Why something must wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    /// Until when.
+    pub until: BootTime,
+    /// How often in a row it failed.
+    pub attempts: u32,
+    /// A stable word: `subnet_full`, `throttled`, `denied`, `limit_reached`, `transient`, `invalid`.
+    pub kind: &'static str,
+    /// What failed and what to do next, in one line.
+    pub reason: String,
+    /// When it was first seen.
+    pub since: BootTime,
+}
+
+/// One cloud call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Create an ENI. `planned` when its intent is in the journal already.
+    CreateEni {
+        /// Its place.
+        slot: EniSlot,
+        /// The idempotency token.
+        token: String,
+        /// Secondary addresses.
+        addresses: u32,
+        /// Whether the journal has the intent.
+        planned: bool,
+    },
+    /// Attach it.
+    AttachEni {
+        /// Its place.
+        slot: EniSlot,
+        /// Which.
+        eni: EniId,
+    },
+    /// Let it go when the instance goes.
+    ProtectEni {
+        /// Its place.
+        slot: EniSlot,
+        /// Which.
+        eni: EniId,
+        /// Its attachment.
+        attachment: AttachmentId,
+    },
+    /// More addresses.
+    Assign {
+        /// Its place.
+        slot: EniSlot,
+        /// Which.
+        eni: EniId,
+        /// How many.
+        count: u32,
+    },
+    /// Fewer addresses. `announced` when its intent is in the journal already.
+    Unassign {
+        /// Its place.
+        slot: EniSlot,
+        /// Which.
+        eni: EniId,
+        /// Which addresses.
+        addresses: Vec<Ipv4Addr>,
+        /// Whether the journal has the intent.
+        announced: bool,
+    },
+    /// Detach it. `draining` when its intent is in the journal already.
+    DetachEni {
+        /// Its place.
+        slot: EniSlot,
+        /// Its attachment.
+        attachment: AttachmentId,
+        /// Whether the journal has the intent.
+        draining: bool,
+    },
+    /// Delete it.
+    DeleteEni {
+        /// Its place.
+        slot: EniSlot,
+        /// Which.
+        eni: EniId,
+    },
+    /// Ask EC2 how it stands with an ENI.
+    Observe {
+        /// Its place.
+        slot: EniSlot,
+        /// Which.
+        eni: EniId,
+    },
+}
+
+/// What to do now, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Calls to start now, all at once.
+    pub steps: Vec<Step>,
+    /// Addresses that are missing.
+    pub wanted: u32,
+    /// Addresses that could go back.
+    pub excess: u32,
+    /// Why each step, and why not others.
+    pub reasons: Vec<String>,
+    /// What is waited for.
+    pub waiting_for: Vec<String>,
+    /// When to plan again, should nothing happen before.
+    pub wake_at: Option<BootTime>,
+}
+
+/// Plans.
+#[must_use]
+pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
+    let mut plan = Plan::default();
+    plan.lifecycle(snapshot);
+    if snapshot.settings.provisioning {
+        grow::grow(&mut plan, snapshot);
+        shrink::shrink(&mut plan, snapshot);
+    } else {
+        plan.reasons.push(
+            "the pool is left as it is: DISABLE_NETWORK_RESOURCE_PROVISIONING is set".to_owned(),
+        );
+    }
+    plan.wake_by(snapshot.ledger.next_thaw(snapshot.settings.cooldown));
+    plan
+}
+
+// === impl Snapshot ===
+
+impl Snapshot<'_> {
+    /// The pool as the targets see it.
+    #[must_use]
+    pub fn pool(&self) -> PoolState {
+        let mut counts = Counts::default();
+        let mut incoming = 0;
+        for eni in self.ledger.enis() {
+            if eni.arriving() {
+                incoming += eni.promised();
+            } else if eni.in_use() {
+                counts += eni.counts();
+            }
+        }
+        incoming += self
+            .activity
+            .in_flight
+            .values()
+            .map(Step::incoming)
+            .sum::<u32>();
+        PoolState {
+            counts,
+            incoming,
+            waiting: self.waiting,
+            per_eni: self.limits.per_eni,
+            max_pods: self.settings.max_pods,
+        }
+    }
+
+    /// The block that keeps `what` from happening now, if any.
+    #[must_use]
+    pub fn blocked(&self, what: Blocked) -> Option<&Block> {
+        let active = |key| {
+            self.activity
+                .blocks
+                .get(&key)
+                .filter(|b: &&Block| b.until > self.now)
+        };
+        active(Blocked::Cloud).or_else(|| active(what))
+    }
+
+    fn idle(&self, eni: &Eni) -> bool {
+        !self.activity.in_flight.contains_key(&eni.slot)
+            && !self.activity.doubts.contains(&eni.slot)
+            && self.blocked(Blocked::Slot(eni.slot)).is_none()
+    }
+}
+
+// === impl Step ===
+
+impl Step {
+    /// The slot that it is about.
+    #[must_use]
+    pub fn slot(&self) -> EniSlot {
+        match self {
+            Self::CreateEni { slot, .. }
+            | Self::AttachEni { slot, .. }
+            | Self::ProtectEni { slot, .. }
+            | Self::Assign { slot, .. }
+            | Self::Unassign { slot, .. }
+            | Self::DetachEni { slot, .. }
+            | Self::DeleteEni { slot, .. }
+            | Self::Observe { slot, .. } => *slot,
+        }
+    }
+
+    /// Addresses that it brings and that no ENI in the ledger promises.
+    fn incoming(&self) -> u32 {
+        if let Self::Assign { count, .. } = self {
+            *count
+        } else {
+            0
+        }
+    }
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::CreateEni {
+                slot, addresses, ..
+            } => {
+                write!(
+                    f,
+                    "create an ENI with {addresses} addresses for device {}",
+                    slot.device_index()
+                )
+            }
+            Self::AttachEni { slot, eni } => {
+                write!(f, "attach {eni} as device {}", slot.device_index())
+            }
+            Self::ProtectEni { eni, .. } => write!(f, "let {eni} go when the instance goes"),
+            Self::Assign { eni, count, .. } => write!(f, "assign {count} addresses to {eni}"),
+            Self::Unassign { eni, addresses, .. } => {
+                write!(f, "give back {} addresses of {eni}", addresses.len())
+            }
+            Self::DetachEni { slot, .. } => {
+                write!(f, "detach the ENI at device {}", slot.device_index())
+            }
+            Self::DeleteEni { eni, .. } => write!(f, "delete {eni}"),
+            Self::Observe { eni, .. } => write!(f, "ask EC2 how it stands with {eni}"),
+        }
+    }
+}
+
+// === impl Plan ===
+
+impl Plan {
+    fn wake_by(&mut self, at: Option<BootTime>) {
+        if let Some(at) = at {
+            self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+        }
+    }
+
+    fn wait(&mut self, until: BootTime, what: String) {
+        self.wake_by(Some(until));
+        self.waiting_for.push(what);
+    }
+
+    /// Moves every ENI on that is between two phases, and settles doubts.
+    fn lifecycle(&mut self, snapshot: &Snapshot<'_>) {
+        for eni in snapshot.ledger.enis() {
+            if snapshot.activity.in_flight.contains_key(&eni.slot) {
+                continue;
+            }
+            if let Some(block) = snapshot.blocked(Blocked::Slot(eni.slot)) {
+                self.wait(block.until, block.reason.clone());
+                continue;
+            }
+            if let Some(step) = self.next_step(snapshot, eni) {
+                self.steps.push(step);
+            }
+        }
+    }
+
+    fn next_step(&mut self, snapshot: &Snapshot<'_>, eni: &Eni) -> Option<Step> {
+        let slot = eni.slot;
+        if let Phase::Creating { token, addresses } = &eni.phase {
+            let (token, addresses) = (token.clone(), *addresses);
+            return self
+                .unless_blocked(snapshot, Blocked::NewEni)
+                .then_some(Step::CreateEni {
+                    slot,
+                    token,
+                    addresses,
+                    planned: true,
+                });
+        }
+        let id = eni.facts.as_ref()?.id.clone();
+        if snapshot.activity.doubts.contains(&slot) {
+            self.reasons.push(format!(
+                "{id}: the outcome of a call is unknown, EC2 is asked first"
+            ));
+            return Some(Step::Observe { slot, eni: id });
+        }
+        let attachment = eni.attachment.clone();
+        match eni.phase {
+            Phase::Created => Some(Step::AttachEni { slot, eni: id }),
+            Phase::Attaching => self.await_transition(snapshot, eni, id, "attached"),
+            Phase::InUse => self.tend(snapshot, eni, id),
+            Phase::Draining => attachment.map(|attachment| Step::DetachEni {
+                slot,
+                attachment,
+                draining: true,
+            }),
+            Phase::Detaching => self.await_transition(snapshot, eni, id, "detached"),
+            Phase::Detached => Some(Step::DeleteEni { slot, eni: id }),
+            Phase::Creating { .. } => None,
+        }
+    }
+
+    fn unless_blocked(&mut self, snapshot: &Snapshot<'_>, what: Blocked) -> bool {
+        match snapshot.blocked(what) {
+            Some(block) => {
+                self.wait(block.until, block.reason.clone());
+                false
+            }
+            None => true,
+        }
+    }
+
+    fn await_transition(
+        &mut self,
+        snapshot: &Snapshot<'_>,
+        eni: &Eni,
+        id: EniId,
+        what: &str,
+    ) -> Option<Step> {
+        let patience = eni.since.after(TRANSITION_PATIENCE);
+        if patience <= snapshot.now {
+            self.reasons.push(format!(
+                "{id}: not {what} after {TRANSITION_PATIENCE:?}, EC2 is asked"
+            ));
+            return Some(Step::Observe {
+                slot: eni.slot,
+                eni: id,
+            });
+        }
+        self.wait(patience, format!("{id} is being {what}"));
+        None
+    }
+
+    /// An ENI in use: finishes an announced return of addresses, then protects it from outliving the instance.
+    fn tend(&mut self, snapshot: &Snapshot<'_>, eni: &Eni, id: EniId) -> Option<Step> {
+        let slot = eni.slot;
+        if eni.counts().releasing > 0 && snapshot.blocked(Blocked::Shrink).is_none() {
+            let mut addresses: Vec<_> = snapshot
+                .ledger
+                .addresses()
+                .filter(|(_, s, state)| *s == slot && **state == super::AddressState::Releasing)
+                .map(|(address, ..)| address)
+                .collect();
+            addresses.sort_unstable();
+            return Some(Step::Unassign {
+                slot,
+                eni: id,
+                addresses,
+                announced: true,
+            });
+        }
+        let attachment = eni.attachment.clone().filter(|_| !eni.protected)?;
+        Some(Step::ProtectEni {
+            slot,
+            eni: id,
+            attachment,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! Growing: which ENIs get how many addresses, and which ENIs must be made.
+
+use super::{Blocked, Grow, Plan, Snapshot, Step};
+use crate::marks::EniSlot;
+
+/// An ENI in use with room.
+struct Room {
+    slot: EniSlot,
+    eni: crate::id::EniId,
+    room: u32,
+}
+
+/// How a want is spread.
+#[derive(Debug, PartialEq, Eq)]
+struct Spread {
+    /// Addresses of each ENI to be made.
+    new_enis: Vec<u32>,
+    /// Addresses for each ENI with room, in their order.
+    assigned: Vec<u32>,
+    /// What fits nowhere.
+    unmet: u32,
+}
+
+pub(super) fn grow(plan: &mut Plan, snapshot: &Snapshot<'_>) {
+    let grow = snapshot.pool().grow(&snapshot.settings.targets);
+    let (wanted, whole) = match grow {
+        Grow::Enough => return,
+        Grow::Addresses(n) => (n, false),
+        Grow::WholeEnis(n) => (n, true),
+    };
+    plan.wanted = wanted;
+    let assign_block = snapshot.blocked(Blocked::Assign);
+    let rooms = if assign_block.is_some() {
+        Vec::new()
+    } else {
+        rooms(plan, snapshot)
+    };
+    let slots = free_slots(snapshot);
+    let eni_block = snapshot.blocked(Blocked::NewEni);
+    let creatable = if eni_block.is_some() { 0 } else { slots.len() };
+    for block in [assign_block, eni_block].into_iter().flatten() {
+        plan.wait(block.until, block.reason.clone());
+    }
+    let room_sizes: Vec<u32> = rooms.iter().map(|r| r.room).collect();
+    let spread = spread(
+        wanted,
+        whole,
+        &room_sizes,
+        snapshot.limits.per_eni,
+        creatable,
+    );
+    for (room, count) in rooms
+        .into_iter()
+        .zip(spread.assigned)
+        .filter(|(_, count)| *count > 0)
+    {
+        plan.reasons.push(format!(
+            "{wanted} addresses are missing: {count} fit on {}",
+            room.eni
+        ));
+        plan.steps.push(Step::Assign {
+            slot: room.slot,
+            eni: room.eni,
+            count,
+        });
+    }
+    for (slot, addresses) in slots.into_iter().zip(spread.new_enis) {
+        let token = format!(
+            "{}-{}-{}",
+            snapshot.settings.token_seed,
+            slot.get(),
+            snapshot.now.0
+        );
+        plan.reasons.push(format!(
+            "{wanted} addresses are missing: a new ENI brings {addresses}"
+        ));
+        plan.steps.push(Step::CreateEni {
+            slot,
+            token,
+            addresses,
+            planned: false,
+        });
+    }
+    if spread.unmet > 0 && creatable == 0 && eni_block.is_none() {
+        plan.reasons.push(format!(
+            "{} addresses are missing and every ENI slot is taken ({} ENIs of {} addresses)",
+            spread.unmet, snapshot.limits.max_enis, snapshot.limits.per_eni
+        ));
+    }
+}
+
+/// ENIs in use with room, roomiest first: fewest calls for the same number of addresses.
+fn rooms(plan: &Plan, snapshot: &Snapshot<'_>) -> Vec<Room> {
+    let mut rooms: Vec<_> = snapshot
+        .ledger
+        .enis()
+        .filter(|eni| {
+            eni.in_use() && snapshot.idle(eni) && !plan.steps.iter().any(|s| s.slot() == eni.slot)
+        })
+        .filter_map(|eni| {
+            let room = snapshot.limits.per_eni.saturating_sub(eni.counts().held());
+            let facts = eni.facts.as_ref().filter(|_| room > 0)?;
+            Some(Room {
+                slot: eni.slot,
+                eni: facts.id.clone(),
+                room,
+            })
+        })
+        .collect();
+    rooms.sort_by_key(|r| (std::cmp::Reverse(r.room), r.slot));
+    rooms
+}
+
+/// Slots where an ENI can be made, lowest first.
+fn free_slots(snapshot: &Snapshot<'_>) -> Vec<EniSlot> {
+    let foreign = &snapshot.activity.foreign;
+    let taken = snapshot.ledger.enis().count() + foreign.len();
+    let left = (snapshot.limits.max_enis as usize).saturating_sub(taken);
+    (0..snapshot.limits.device_indexes)
+        .filter_map(|device_index| EniSlot::new(0, device_index))
+        .filter(|slot| snapshot.ledger.eni(*slot).is_none() && !foreign.contains(slot))
+        .take(left)
+        .collect()
+}
+
+/// Spreads `wanted` addresses in as few calls as can be (an assign is one call, a new ENI three).
+fn spread(wanted: u32, whole: bool, rooms: &[u32], per_eni: u32, creatable: usize) -> Spread {
+    let on_rooms: u32 = rooms.iter().sum();
+    let creatable = u32::try_from(creatable).unwrap_or(u32::MAX);
+    let enis = wanted
+        .saturating_sub(on_rooms)
+        .div_ceil(per_eni.max(1))
+        .min(creatable);
+    let mut left = wanted;
+    let mut new_enis = Vec::new();
+    for _ in 0..enis {
+        let take = if whole { per_eni } else { left.min(per_eni) };
+        new_enis.push(take);
+        left = left.saturating_sub(take);
+    }
+    let mut assigned = Vec::new();
+    for room in rooms {
+        let take = if left == 0 {
+            0
+        } else if whole {
+            *room
+        } else {
+            left.min(*room)
+        };
+        assigned.push(take);
+        left = left.saturating_sub(take);
+    }
+    Spread {
+        new_enis,
+        assigned,
+        unmet: left,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(
+        wanted: u32,
+        whole: bool,
+        rooms: &[u32],
+        creatable: usize,
+        expect: (&[u32], &[u32], u32),
+    ) {
+        let got = spread(wanted, whole, rooms, 14, creatable);
+        let expect = Spread {
+            new_enis: expect.0.to_vec(),
+            assigned: expect.1.to_vec(),
+            unmet: expect.2,
+        };
+        assert_eq!(got, expect, "{wanted} over rooms {rooms:?}");
+    }
+
+    #[test]
+    fn a_want_is_spread_in_the_fewest_calls() {
+        check(10, false, &[14], 3, (&[], &[10], 0));
+        check(4, false, &[4], 3, (&[], &[4], 0));
+        // 25 do not fit on 4; the two ENIs that are needed anyway take them all.
+        check(25, false, &[4], 3, (&[14, 11], &[0], 0));
+        check(46, false, &[4], 3, (&[14, 14, 14], &[4], 0));
+        check(50, false, &[4], 3, (&[14, 14, 14], &[4], 4));
+        check(20, false, &[14, 14], 1, (&[], &[14, 6], 0));
+        check(20, false, &[], 0, (&[], &[], 20));
+    }
+
+    #[test]
+    fn whole_enis_are_filled_to_the_brim() {
+        check(1, true, &[14], 3, (&[], &[14], 0));
+        check(30, true, &[], 3, (&[14, 14, 14], &[], 0));
+        check(1, true, &[], 3, (&[14], &[], 0));
+    }
+}

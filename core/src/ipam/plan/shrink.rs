@@ -1,0 +1,148 @@
+//! Giving back: idle ENIs first, then single addresses.
+
+use std::collections::BTreeSet;
+
+use super::{Blocked, BootTime, MIN_ENI_AGE, Plan, PoolState, SHRINK_PATIENCE, Snapshot, Step};
+use crate::{ipam::Eni, marks::EniSlot};
+
+pub(super) fn shrink(plan: &mut Plan, snapshot: &Snapshot<'_>) {
+    let mut pool = snapshot.pool();
+    let targets = &snapshot.settings.targets;
+    // What is on its way in is not there to be given back; the next plan sees it.
+    pool.incoming = 0;
+    plan.excess = pool.excess(targets);
+    let candidates = idle_enis(plan, snapshot);
+    let any_eni = candidates.iter().any(|eni| spare(pool, snapshot, eni));
+    if plan.wanted > 0 || (plan.excess == 0 && !any_eni) {
+        return;
+    }
+    if let Some(block) = snapshot.blocked(Blocked::Shrink) {
+        plan.wait(block.until, block.reason.clone());
+        return;
+    }
+    if let Some(until) = patience(snapshot, pool) {
+        plan.wait(
+            until,
+            format!(
+                "{} addresses cool down before the pool shrinks",
+                pool.counts.cooling
+            ),
+        );
+        return;
+    }
+    let spoken_for = free_enis(plan, snapshot, &mut pool, &candidates);
+    unassign(plan, snapshot, pool, &spoken_for);
+}
+
+/// While addresses cool, an excess waits a little: the rest will follow, and one call gives all of it back.
+fn patience(snapshot: &Snapshot<'_>, pool: PoolState) -> Option<BootTime> {
+    let since = snapshot.activity.excess_since.unwrap_or(snapshot.now);
+    let until = since.after(SHRINK_PATIENCE);
+    (pool.counts.cooling > 0 && until > snapshot.now).then_some(until)
+}
+
+/// ENIs in use that no pod and no cooldown holds, fullest first, then the highest place.
+fn idle_enis<'a>(plan: &Plan, snapshot: &Snapshot<'a>) -> Vec<&'a Eni> {
+    let mut enis: Vec<_> = snapshot
+        .ledger
+        .enis()
+        .filter(|eni| {
+            let counts = eni.counts();
+            eni.in_use()
+                && !eni.primary
+                && counts.assigned + counts.cooling + counts.releasing == 0
+                && snapshot.idle(eni)
+                && !plan.steps.iter().any(|s| s.slot() == eni.slot)
+        })
+        .collect();
+    enis.sort_by_key(|eni| std::cmp::Reverse((eni.counts().free, eni.slot)));
+    enis
+}
+
+fn spare(pool: PoolState, snapshot: &Snapshot<'_>, eni: &Eni) -> bool {
+    pool.can_spare_eni(
+        &snapshot.settings.targets,
+        eni.counts().free,
+        eni.counts().total(),
+    )
+}
+
+/// Frees idle ENIs; those that are too young yet are left alone. Returns the slots of both.
+fn free_enis(
+    plan: &mut Plan,
+    snapshot: &Snapshot<'_>,
+    pool: &mut PoolState,
+    candidates: &[&Eni],
+) -> BTreeSet<EniSlot> {
+    let mut spoken_for = BTreeSet::new();
+    for eni in candidates {
+        if !spare(*pool, snapshot, eni) {
+            continue;
+        }
+        let Some((facts, attachment)) = eni.facts.as_ref().zip(eni.attachment.clone()) else {
+            continue;
+        };
+        pool.counts.free -= eni.counts().free;
+        spoken_for.insert(eni.slot);
+        let old_enough = eni.since.after(MIN_ENI_AGE);
+        if old_enough > snapshot.now {
+            plan.wait(
+                old_enough,
+                format!("{} is idle and too young to be freed", facts.id),
+            );
+            continue;
+        }
+        plan.reasons.push(format!(
+            "{} is idle and the targets hold without it",
+            facts.id
+        ));
+        plan.steps.push(Step::DetachEni {
+            slot: eni.slot,
+            attachment,
+            draining: false,
+        });
+    }
+    spoken_for
+}
+
+/// Takes what is still too much from the ENIs with the fewest pods, so that they empty.
+fn unassign(
+    plan: &mut Plan,
+    snapshot: &Snapshot<'_>,
+    pool: PoolState,
+    spoken_for: &BTreeSet<EniSlot>,
+) {
+    let mut excess = pool.excess(&snapshot.settings.targets);
+    let mut enis: Vec<_> = snapshot
+        .ledger
+        .enis()
+        .filter(|eni| eni.in_use() && snapshot.idle(eni) && !spoken_for.contains(&eni.slot))
+        .filter(|eni| !plan.steps.iter().any(|s| s.slot() == eni.slot))
+        .collect();
+    enis.sort_by_key(|eni| {
+        (
+            eni.primary,
+            eni.counts().assigned,
+            std::cmp::Reverse(eni.slot),
+        )
+    });
+    for eni in enis {
+        let take = excess.min(eni.counts().free);
+        let Some(facts) = eni.facts.as_ref().filter(|_| take > 0) else {
+            continue;
+        };
+        excess -= take;
+        plan.reasons.push(format!(
+            "{take} more addresses than the targets ask for are on {}",
+            facts.id
+        ));
+        // Those that have rested longest are the most valuable to keep.
+        let addresses = eni.free().rev().take(take as usize).collect();
+        plan.steps.push(Step::Unassign {
+            slot: eni.slot,
+            eni: facts.id.clone(),
+            addresses,
+            announced: false,
+        });
+    }
+}

@@ -1,0 +1,298 @@
+//! The planner over hand-made ledgers. `ipamd` runs it against the simulator with random faults.
+
+use super::*;
+use crate::{
+    ipam::{Allocation, EniFacts, Record},
+    wire::{Attachment, PodRef},
+};
+
+struct World {
+    ledger: Ledger,
+    activity: Activity,
+    settings: Settings,
+    waiting: u32,
+    now: BootTime,
+}
+
+fn slot(device_index: u8) -> EniSlot {
+    EniSlot::new(0, device_index).unwrap()
+}
+
+impl World {
+    fn new(targets: Targets) -> Self {
+        let settings = Settings {
+            targets,
+            cooldown: Duration::from_secs(30),
+            max_pods: None,
+            provisioning: true,
+            token_seed: "t".into(),
+        };
+        let mut world = Self {
+            ledger: Ledger::default(),
+            activity: Activity::default(),
+            settings,
+            waiting: 0,
+            now: BootTime(0),
+        };
+        world.adopt(0, 0);
+        world
+    }
+
+    fn adopt(&mut self, n: u8, addresses: u8) {
+        let eni = EniFacts {
+            id: format!("eni-{n}").parse().unwrap(),
+            mac: crate::net::Mac::local(n.into()),
+            subnet: "subnet-1".parse().unwrap(),
+            subnet_prefix: None,
+            primary_address: Ipv4Addr::new(10, 0, n, 4),
+        };
+        let at = self.now;
+        self.apply(Record::EniAdopted {
+            slot: slot(n),
+            primary: n == 0,
+            eni,
+            addresses: (0..addresses)
+                .map(|i| Ipv4Addr::new(10, 0, n, 10 + i))
+                .collect(),
+            attachment: Some(format!("eni-attach-{n}").parse().unwrap()),
+            protected: true,
+            at,
+        });
+        if n > 0 {
+            self.apply(Record::EniReady { slot: slot(n), at });
+        }
+    }
+
+    fn apply(&mut self, record: Record) {
+        self.ledger.apply(&record).unwrap();
+    }
+
+    fn attachment(n: u32) -> Attachment {
+        Attachment {
+            network: "veni".parse().unwrap(),
+            container_id: format!("c{n}").parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        }
+    }
+
+    fn allocate(&mut self, n: u32) {
+        let (slot, address) = self.ledger.pick().unwrap();
+        self.apply(Record::Assigned(Allocation {
+            attachment: Self::attachment(n),
+            pod: PodRef::default(),
+            netns: "/x".into(),
+            address,
+            slot,
+            host_ifname: format!("eni{n}").parse().unwrap(),
+            host_ifindex: self.ledger.next_ifindex(),
+            at: self.now,
+        }));
+    }
+
+    fn release(&mut self, n: u32) {
+        self.apply(Record::Released {
+            attachment: Self::attachment(n),
+            at: self.now,
+        });
+    }
+
+    fn plan(&self) -> Plan {
+        plan(&Snapshot {
+            ledger: &self.ledger,
+            activity: &self.activity,
+            limits: PoolLimits {
+                max_enis: 4,
+                per_eni: 14,
+                device_indexes: 4,
+            },
+            settings: &self.settings,
+            waiting: self.waiting,
+            now: self.now,
+        })
+    }
+
+    fn steps(&self) -> Vec<String> {
+        self.plan().steps.iter().map(ToString::to_string).collect()
+    }
+}
+
+fn by_addresses() -> Targets {
+    Targets {
+        warm_ip: 5,
+        minimum_ip: 10,
+        ..Targets::default()
+    }
+}
+
+#[test]
+fn a_fresh_node_fills_its_pool_in_one_call() {
+    assert_eq!(
+        World::new(Targets::default()).steps(),
+        ["assign 14 addresses to eni-0"]
+    );
+    assert_eq!(
+        World::new(by_addresses()).steps(),
+        ["assign 10 addresses to eni-0"]
+    );
+}
+
+#[test]
+fn a_burst_asks_at_once_for_what_all_waiters_need() {
+    let mut world = World::new(by_addresses());
+    world.apply(Record::Gained {
+        slot: slot(0),
+        addresses: (0..10).map(|i| Ipv4Addr::new(10, 0, 0, 10 + i)).collect(),
+        at: BootTime(0),
+    });
+    (0..10).for_each(|n| world.allocate(n));
+    world.waiting = 20;
+    assert_eq!(
+        world.steps(),
+        [
+            "create an ENI with 14 addresses for device 1",
+            "create an ENI with 11 addresses for device 2"
+        ]
+    );
+}
+
+#[test]
+fn what_is_in_flight_is_not_asked_for_twice() {
+    let mut world = World::new(by_addresses());
+    let step = world.plan().steps.remove(0);
+    world.activity.in_flight.insert(slot(0), step);
+    assert!(world.plan().steps.is_empty());
+    world.waiting = 30;
+    assert_eq!(
+        world.steps(),
+        [
+            "create an ENI with 14 addresses for device 1",
+            "create an ENI with 11 addresses for device 2"
+        ]
+    );
+}
+
+#[test]
+fn idle_enis_go_whole_once_the_cooldown_has_passed() {
+    let mut world = World::new(by_addresses());
+    world.adopt(1, 14);
+    world.adopt(2, 11);
+    world.apply(Record::Gained {
+        slot: slot(0),
+        addresses: (0..10).map(|i| Ipv4Addr::new(10, 0, 0, 10 + i)).collect(),
+        at: BootTime(0),
+    });
+    (0..30).for_each(|n| world.allocate(n));
+    world.now = BootTime(100_000);
+    (0..30).for_each(|n| world.release(n));
+    assert!(world.plan().steps.is_empty(), "everything cools");
+    world.now = BootTime(130_000);
+    world.ledger.thaw(world.now, world.settings.cooldown);
+    assert_eq!(
+        world.steps(),
+        ["detach the ENI at device 1", "detach the ENI at device 2"]
+    );
+}
+
+#[test]
+fn an_eni_too_young_to_be_freed_keeps_its_addresses_together() {
+    let mut world = World::new(by_addresses());
+    world.now = BootTime(1_000);
+    world.adopt(1, 14);
+    world.apply(Record::Gained {
+        slot: slot(0),
+        addresses: (0..10).map(|i| Ipv4Addr::new(10, 0, 0, 10 + i)).collect(),
+        at: BootTime(0),
+    });
+    world.now = BootTime(2_000);
+    let plan = world.plan();
+    assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+    assert_eq!(plan.wake_at, Some(BootTime(61_000)));
+    assert_eq!(
+        plan.waiting_for,
+        ["eni-1 is idle and too young to be freed"]
+    );
+}
+
+#[test]
+fn single_addresses_above_the_targets_go_back() {
+    let mut world = World::new(by_addresses());
+    world.apply(Record::Gained {
+        slot: slot(0),
+        addresses: (0..14).map(|i| Ipv4Addr::new(10, 0, 0, 10 + i)).collect(),
+        at: BootTime(0),
+    });
+    assert_eq!(world.steps(), ["give back 4 addresses of eni-0"]);
+}
+
+#[test]
+fn warm_eni_mode_keeps_one_spare_eni_and_frees_the_rest() {
+    let mut world = World::new(Targets::default());
+    for n in 1..4 {
+        world.adopt(n, 14);
+    }
+    world.apply(Record::Gained {
+        slot: slot(0),
+        addresses: (0..14).map(|i| Ipv4Addr::new(10, 0, 0, 10 + i)).collect(),
+        at: BootTime(0),
+    });
+    world.now = BootTime(100_000);
+    assert_eq!(
+        world.steps(),
+        [
+            "detach the ENI at device 3",
+            "detach the ENI at device 2",
+            "detach the ENI at device 1"
+        ]
+    );
+}
+
+#[test]
+fn a_doubt_is_settled_before_anything_else_happens_to_the_eni() {
+    let mut world = World::new(by_addresses());
+    world.activity.doubts.insert(slot(0));
+    assert_eq!(world.steps()[0], "ask EC2 how it stands with eni-0");
+    assert!(
+        !world.steps().iter().any(|s| s.starts_with("assign")),
+        "{:?}",
+        world.steps()
+    );
+}
+
+#[test]
+fn a_full_subnet_blocks_growth_until_it_is_tried_again() {
+    let mut world = World::new(by_addresses());
+    for blocked in [Blocked::Assign, Blocked::NewEni] {
+        let block = Block {
+            until: BootTime(5_000),
+            attempts: 1,
+            kind: "subnet_full",
+            reason: "subnet-1 is full".into(),
+            since: BootTime(0),
+        };
+        world.activity.blocks.insert(blocked, block);
+    }
+    let plan = world.plan();
+    assert!(plan.steps.is_empty());
+    assert_eq!((plan.wanted, plan.wake_at), (10, Some(BootTime(5_000))));
+    world.now = BootTime(5_000);
+    assert_eq!(world.steps(), ["assign 10 addresses to eni-0"]);
+}
+
+#[test]
+fn foreign_enis_take_their_place() {
+    let mut world = World::new(by_addresses());
+    world.activity.foreign.extend([slot(1), slot(2)]);
+    world.waiting = 50;
+    assert_eq!(
+        world.steps(),
+        [
+            "create an ENI with 14 addresses for device 3",
+            "assign 14 addresses to eni-0"
+        ]
+        .map(String::from)
+        .iter()
+        .rev()
+        .cloned()
+        .collect::<Vec<_>>()
+    );
+}
