@@ -1,0 +1,33 @@
+# The front door. Every target installs what it lacks (hack/setup.sh), once, and says so.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+.PHONY: help demo test lint bench build install-tools clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build ## a VPC in a box: two nodes, 60 pods, every path checked, nothing left behind (root)
+	@target/veni/veni-lab demo
+
+bench: build ## ADD and DEL latency beside the floor, in interleaved runs (root)
+	@target/veni/veni-lab bench add
+
+test: ## every test that needs no cluster, LocalStack and containerd included; ends with a table (root)
+	@hack/setup.sh test
+	@hack/test.sh
+
+lint: ## format, clippy, the house's rules, and cargo-deny where it is installed
+	@hack/setup.sh lint
+	@hack/test.sh lint
+
+build: ## the release binaries into target/veni (without the AWS SDK)
+	@hack/setup.sh demo
+	@hack/build.sh
+
+install-tools: ## everything that the other targets would install
+	@hack/setup.sh test
+
+clean: ## remove what was built; downloaded tools stay in .tools
+	@cargo clean

@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# Runs the test tiers and ends with a table of how many tests each ran.
+#
+#   hack/test.sh                 all tiers
+#   hack/test.sh unit kernel     some
+#
+# A tier passes when every command of it succeeds and at least one test ran: a tier of which nothing ran has failed.
+# Output goes to target/test-logs/<tier>.log; what failed is shown. Tests print "SKIPPED: <feature>" for a kernel
+# feature that is not there; those lines are counted and shown.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+TIERS=(lint house unit docs kernel faults property lab localstack containerd)
+[ $# -eq 0 ] || TIERS=("$@")
+LOGS=$PWD/target/test-logs
+export CARGO_TERM_COLOR=never RUST_BACKTRACE=${RUST_BACKTRACE:-1}
+mkdir -p "$LOGS"
+
+# --- the tiers: each is a function that prints what cargo test prints ("test result: ok. 3 passed; …") -------------
+
+# Everything but the two crates that need the AWS SDK: they are linted in the tier that compiles it anyway.
+NO_SDK=(--workspace --exclude veni-provider-aws --exclude veni-localstack-tests)
+
+tier_lint() {
+    check "formatted" cargo fmt --all --check
+    check "clippy" cargo clippy --locked "${NO_SDK[@]}" --all-targets -- -D warnings
+    check "shell syntax" bash -n hack/*.sh .ci/run
+    if command -v cargo-deny >/dev/null; then check "cargo deny" cargo deny check; fi
+}
+
+tier_house() { tests -p veni-house-rules; }
+
+tier_unit() {
+    tests -p veni-core -p veni-provider -p veni-provider-socket -p veni-ebpf-common -p veni-cni -p veni-ctl
+    tests -p veni-ipamd --lib --bins
+}
+
+tier_docs() {
+    RUSTDOCFLAGS="-D warnings" check "rustdoc" cargo doc --locked --no-deps "${NO_SDK[@]}" --exclude veni-ebpf
+}
+
+tier_kernel() { tests -p veni-datapath --features host,bpf; }
+
+tier_faults() { tests -p veni-ipamd --test faults; }
+
+tier_property() { tests -p veni-ipamd --test property; }
+
+tier_lab() {
+    hack/build.sh && tests -p veni-lab && check "demo" target/veni/veni-lab demo
+}
+
+tier_localstack() { hack/localstack.sh && tests -p veni-provider-aws -p veni-localstack-tests; }
+
+tier_containerd() { hack/build.sh && tests -p veni-cri-tests; }
+
+tests() { cargo test --locked --no-fail-fast "$@"; }
+
+# --- the runner -----------------------------------------------------------------------------------------------------
+
+# check NAME COMMAND…  runs a command that is one test in itself.
+check() {
+    local name=$1
+    shift
+    if "$@"; then
+        echo "test $name ... ok"
+        echo "test result: ok. 1 passed; 0 failed"
+    else
+        echo "test $name ... FAILED"
+        echo "test result: FAILED. 0 passed; 1 failed"
+        return 1
+    fi
+}
+
+sum() { grep -a '^test result:' "$1" | sed -n "s/.* \([0-9]*\) $2.*/\1/p" | awk '{n += $1} END {print n + 0}'; }
+
+# Says every 30 s what a long tier is doing, so that a person (or a CI that watches for silence) sees it live.
+heartbeat() {
+    local never
+    exec {never}<> <(:) # a read that times out, because a `sleep` would outlive this loop
+    while read -rt 30 -u "$never"; [ $? -gt 128 ]; do
+        printf '  … %s, %s s: %.100s\n' "$1" $((SECONDS - $3)) "$(tail -n 1 "$2" 2>/dev/null | tr -d '\r')"
+    done
+}
+
+passed_total=0 failed_total=0 table=() broken=()
+
+run_tier() {
+    local tier=$1 log=$LOGS/$1.log start=$SECONDS status passed failed skipped verdict beat
+    : > "$log"
+    heartbeat "$tier" "$log" "$start" &
+    beat=$!
+    # Goes on after a failed command, to show all failures, but remembers it.
+    (set -E; bad=0; trap 'bad=1' ERR; "tier_$tier"; exit $bad) > "$log" 2>&1
+    status=$?
+    kill $beat 2>/dev/null; wait $beat 2>/dev/null
+    passed=$(sum "$log" passed) failed=$(sum "$log" failed) skipped=$(grep -ac '^SKIPPED: ' "$log")
+    verdict=ok
+    if [ "$failed" -gt 0 ]; then verdict=FAILED
+    elif [ $status -ne 0 ]; then verdict=FAILED failed=1
+    elif [ "$passed" -eq 0 ]; then verdict="DID NOT RUN" failed=1
+    fi
+    printf '%-11s %5d passed %3d failed  %4d s  %s\n' "$tier" "$passed" "$failed" $((SECONDS - start)) "$verdict"
+    grep -a '^SKIPPED: ' "$log" | sort | uniq -c | sed 's/^/    /'
+    if [ "$verdict" != ok ]; then
+        broken+=("$tier")
+        grep -aE '^(test .* FAILED|error|---- )' "$log" | head -n 20 | sed 's/^/    /'
+        printf '    … the end of %s:\n' "${log#"$PWD"/}"
+        tail -n 40 "$log" | sed 's/^/    | /'
+    fi
+    passed_total=$((passed_total + passed)) failed_total=$((failed_total + failed))
+    table+=("$(printf '%-11s %7d %7d %8d %6d s  %s' "$tier" "$passed" "$failed" "$skipped" $((SECONDS - start)) "$verdict")")
+}
+
+for tier in "${TIERS[@]}"; do
+    declare -F "tier_$tier" >/dev/null || { echo "no tier '$tier'" >&2; exit 2; }
+    run_tier "$tier"
+done
+
+printf '\n%-11s %7s %7s %8s %8s\n' tier passed failed skipped time
+printf '%s\n' "${table[@]}"
+printf '\n%d passed, %d failed\n' $passed_total $failed_total
+[ ${#broken[@]} -eq 0 ] || { echo "failed: ${broken[*]} (logs in ${LOGS#"$PWD"/})"; exit 1; }
