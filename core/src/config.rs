@@ -1,10 +1,26 @@
 //! The daemon's settings, read from environment variables that are handed in.
 //!
 //! Names, defaults and meanings are those of the AWS VPC CNI where it has them; `VENI_*` beside them.
+//!
+//! Invariants: all that is wrong is found and told in one go; what can be worked around is a warning and the
+//! documented default; a value that would put pods in the wrong network or leave them unprotected is an error.
+//! Deliberately absent: reading the environment (variables are handed in), and anything that needs the instance
+//! type (`MAX_ENI` above the type's limit is cut where the limit is known).
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
-use crate::{marks::{DEFAULT_TABLE_BASE, EniMarkMask}, net::Ipv4Prefix};
+mod load;
+mod reader;
+mod report;
+mod variables;
+
+pub use report::{ConfigError, Warning};
+pub use variables::{Support, VARIABLES, Variable, find};
+
+use crate::{
+    marks::{DEFAULT_TABLE_BASE, EniMarkMask},
+    net::Ipv4Prefix,
+};
 
 /// Everything ipamd is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +90,21 @@ pub struct Targets {
     pub prefix_delegation: bool,
 }
 
+/// What decides the pool's size, the parts included that the daemon does not do yet (`venictl pool steady`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PoolSettings {
+    /// The targets.
+    pub targets: Targets,
+    /// `MAX_ENI`; `None` leaves the instance type's limit.
+    pub max_eni: Option<u32>,
+    /// `AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG`: the primary ENI gives no addresses to pods.
+    pub custom_networking: bool,
+    /// `ENABLE_POD_ENI`: a slot is kept free for the trunk ENI.
+    pub pod_eni: bool,
+    /// `DISABLE_NETWORK_RESOURCE_PROVISIONING`: the pool is neither grown nor shrunk.
+    pub disable_provisioning: bool,
+}
+
 /// How packets to outside the VPC are translated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snat {
@@ -119,9 +150,119 @@ pub enum Provider {
 /// The on-link gateway inside every pod.
 pub const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
+// === impl Config ===
+
+impl Config {
+    /// Reads everything that veni knows from `vars` (the environment: what is not ours is passed over). A name that
+    /// comes twice counts once, the last.
+    ///
+    /// # Errors
+    /// All values that cannot be worked around, together.
+    pub fn from_vars(
+        vars: impl Iterator<Item = (String, String)>,
+    ) -> Result<(Self, Vec<Warning>), Vec<ConfigError>> {
+        let mut reader = reader::Reader::new(vars, false);
+        let config = load::config(&mut reader);
+        if reader.errors.is_empty() {
+            Ok((config, reader.into_warnings()))
+        } else {
+            Err(reader.errors)
+        }
+    }
+
+    /// The settings in force by variable name, for introspection.
+    #[must_use]
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        let targets = &self.targets;
+        let list = |prefixes: &[Ipv4Prefix]| {
+            prefixes
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(",")
+        };
+        let number = |number: Option<u32>| number.map(|n| n.to_string()).unwrap_or_default();
+        let pairs: [(&str, String); 17] = [
+            ("WARM_ENI_TARGET", targets.warm_eni.to_string()),
+            ("WARM_IP_TARGET", targets.warm_ip.to_string()),
+            ("MINIMUM_IP_TARGET", targets.minimum_ip.to_string()),
+            ("MAX_ENI", number(self.max_eni)),
+            ("VENI_MAX_PODS", number(self.max_pods)),
+            ("IP_COOLDOWN_PERIOD", self.cooldown.as_secs().to_string()),
+            ("VENI_ADD_WAIT_SECS", self.add_wait.as_secs().to_string()),
+            (
+                "DISABLE_NETWORK_RESOURCE_PROVISIONING",
+                self.disable_provisioning.to_string(),
+            ),
+            ("MANAGE_UNTAGGED_ENI", self.manage_untagged_eni.to_string()),
+            (
+                "CLUSTER_NAME",
+                self.cluster_name.clone().unwrap_or_default(),
+            ),
+            (
+                "AWS_VPC_K8S_CNI_EXTERNALSNAT",
+                self.snat.external.to_string(),
+            ),
+            (
+                "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS",
+                list(&self.snat.exclude_cidrs),
+            ),
+            (
+                "AWS_EXTERNAL_SERVICE_CIDRS",
+                list(&self.snat.external_service_cidrs),
+            ),
+            (
+                "AWS_VPC_K8S_CNI_CONNMARK",
+                format!("{:#x}", self.snat.connmark),
+            ),
+            ("POD_MTU", self.pod_mtu.to_string()),
+            (
+                "VENI_ENI_MARK_MASK",
+                format!("{:#010x}", self.eni_mark_mask.bits()),
+            ),
+            ("VENI_TABLE_BASE", self.table_base.to_string()),
+        ];
+        pairs
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    }
+}
+
+// === impl PoolSettings ===
+
+impl PoolSettings {
+    /// Reads what decides the pool's size. Unlike [`Config::from_vars`] it is for a person's command line: a value
+    /// that is not a number or a boolean, and a name that nobody knows, are errors. Numbers out of range mean what
+    /// they mean to the AWS VPC CNI (a negative `WARM_ENI_TARGET` is 1), with a warning.
+    ///
+    /// # Errors
+    /// All values that are not usable, together.
+    pub fn from_vars(
+        vars: impl Iterator<Item = (String, String)>,
+    ) -> Result<(Self, Vec<Warning>), Vec<ConfigError>> {
+        let mut reader = reader::Reader::new(vars, true);
+        let settings = load::pool(&mut reader);
+        load::unknown_names(&mut reader);
+        if reader.errors.is_empty() {
+            Ok((settings, reader.into_warnings()))
+        } else {
+            Err(reader.errors)
+        }
+    }
+}
+
+// === defaults ===
+
 impl Default for Targets {
     fn default() -> Self {
-        Self { warm_eni: 1, warm_ip: 0, minimum_ip: 0, warm_prefix: 0, prefix_delegation: false }
+        Self {
+            warm_eni: 1,
+            warm_ip: 0,
+            minimum_ip: 0,
+            warm_prefix: 0,
+            prefix_delegation: false,
+        }
     }
 }
 
@@ -168,3 +309,6 @@ impl Default for Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

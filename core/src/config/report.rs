@@ -1,0 +1,49 @@
+//! What was wrong with a variable: told together, at start.
+
+/// A value that cannot be worked around.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{variable}={value:?} is not usable: {problem}")]
+pub struct ConfigError {
+    /// The variable.
+    pub variable: String,
+    /// Its value, cut to 128 characters.
+    pub value: String,
+    /// Why, what is allowed, and what to do.
+    pub problem: String,
+}
+
+/// A value that was worked around, or a combination that does not do what it seems to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{variable}={value:?}: {message}")]
+pub struct Warning {
+    /// The variable.
+    pub variable: String,
+    /// Its value, cut to 128 characters.
+    pub value: String,
+    /// What was made of it, and what to do.
+    pub message: String,
+}
+
+impl ConfigError {
+    pub(super) fn new(variable: &str, value: &str, problem: impl Into<String>) -> Self {
+        Self {
+            variable: variable.to_owned(),
+            value: cut(value),
+            problem: problem.into(),
+        }
+    }
+}
+
+impl Warning {
+    pub(super) fn new(variable: &str, value: &str, message: impl Into<String>) -> Self {
+        Self {
+            variable: variable.to_owned(),
+            value: cut(value),
+            message: message.into(),
+        }
+    }
+}
+
+fn cut(value: &str) -> String {
+    value.chars().take(128).collect()
+}

@@ -1,0 +1,428 @@
+use super::*;
+
+fn read(vars: &[(&str, &str)]) -> Result<(Config, Vec<Warning>), Vec<ConfigError>> {
+    Config::from_vars(
+        vars.iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    )
+}
+
+/// The configuration, and the variables that were warned about.
+fn accepted(vars: &[(&str, &str)]) -> (Config, Vec<String>) {
+    let (config, warnings) =
+        read(vars).unwrap_or_else(|errors| panic!("{vars:?} was refused: {errors:?}"));
+    (config, warnings.into_iter().map(|w| w.variable).collect())
+}
+
+#[test]
+fn an_empty_environment_gives_the_documented_defaults() {
+    assert_eq!(accepted(&[]), (Config::default(), vec![]));
+    let empty: Vec<_> = VARIABLES
+        .iter()
+        .filter(|v| !v.name.starts_with("VENI_SIM"))
+        .map(|v| (v.name, ""))
+        .collect();
+    assert_eq!(
+        accepted(&empty),
+        (Config::default(), vec![]),
+        "an empty value is an unset one"
+    );
+}
+
+#[test]
+fn the_registry_states_the_defaults_that_are_in_force() {
+    let stated: Vec<_> = VARIABLES
+        .iter()
+        .filter(|v| v.support == Support::Honoured && !v.default.is_empty() && v.name != "POD_MTU")
+        .map(|v| (v.name, v.default))
+        .collect();
+    let (config, warnings) = accepted(&stated);
+    assert_eq!(config, Config::default());
+    assert!(warnings.is_empty(), "{warnings:?}");
+    for (name, value) in config.settings() {
+        let default = find(&name).expect("settings are registered").default;
+        let unset = default.is_empty() || name == "POD_MTU";
+        assert!(
+            unset || value == default,
+            "{name}: {value} is in force, {default} is documented"
+        );
+    }
+}
+
+#[test]
+fn counts_are_read_as_the_aws_vpc_cni_reads_them() {
+    let targets = |config: &Config| {
+        let t = config.targets;
+        [t.warm_eni, t.warm_ip, t.minimum_ip, t.warm_prefix]
+    };
+    for (name, value, expect, max_eni, warned) in [
+        ("WARM_ENI_TARGET", "3", [3, 0, 0, 0], None, false),
+        ("WARM_ENI_TARGET", "+2", [2, 0, 0, 0], None, false),
+        ("WARM_ENI_TARGET", "-1", [1, 0, 0, 0], None, true),
+        ("WARM_ENI_TARGET", "many", [1, 0, 0, 0], None, true),
+        ("WARM_ENI_TARGET", "1.5", [1, 0, 0, 0], None, true),
+        ("WARM_ENI_TARGET", "0", [0, 0, 0, 0], None, true),
+        ("WARM_IP_TARGET", "5", [1, 5, 0, 0], None, false),
+        ("WARM_IP_TARGET", "0", [1, 0, 0, 0], None, true),
+        ("WARM_IP_TARGET", "-5", [1, 0, 0, 0], None, true),
+        (
+            "WARM_IP_TARGET",
+            "99999999999999",
+            [1, u32::MAX, 0, 0],
+            None,
+            false,
+        ),
+        (
+            "WARM_IP_TARGET",
+            "99999999999999999999",
+            [1, 0, 0, 0],
+            None,
+            true,
+        ),
+        ("MINIMUM_IP_TARGET", "10", [1, 0, 10, 0], None, true),
+        ("WARM_PREFIX_TARGET", "2", [1, 0, 0, 2], None, false),
+        ("MAX_ENI", "2", [1, 0, 0, 0], Some(2), false),
+        ("MAX_ENI", "0", [1, 0, 0, 0], None, true),
+        ("MAX_ENI", "-1", [1, 0, 0, 0], None, true),
+    ] {
+        let (config, warnings) = accepted(&[(name, value)]);
+        assert_eq!(
+            (targets(&config), config.max_eni),
+            (expect, max_eni),
+            "{name}={value}"
+        );
+        assert_eq!(
+            warnings.iter().any(|w| w == name),
+            warned,
+            "{name}={value}: {warnings:?}"
+        );
+    }
+}
+
+#[test]
+fn booleans_are_gos() {
+    for (value, expect, warned) in [
+        ("true", true, false),
+        ("T", true, false),
+        ("1", true, false),
+        ("TRUE", true, false),
+        ("False", false, false),
+        ("0", false, false),
+        ("yes", false, true),
+        ("tRUE", false, true),
+    ] {
+        let (config, warnings) = accepted(&[("AWS_VPC_K8S_CNI_EXTERNALSNAT", value)]);
+        assert_eq!(
+            (config.snat.external, !warnings.is_empty()),
+            (expect, warned),
+            "{value}"
+        );
+    }
+}
+
+#[test]
+fn values_reach_their_field() {
+    type Probe = fn(&Config) -> bool;
+    let cases: [(&str, &str, Probe); 20] = [
+        ("IP_COOLDOWN_PERIOD", "0", |c| c.cooldown.is_zero()),
+        ("IP_COOLDOWN_PERIOD", "90", |c| c.cooldown.as_secs() == 90),
+        ("VENI_MAX_PODS", "58", |c| c.max_pods == Some(58)),
+        ("VENI_ADD_WAIT_SECS", "7", |c| c.add_wait.as_secs() == 7),
+        ("DISABLE_NETWORK_RESOURCE_PROVISIONING", "true", |c| {
+            c.disable_provisioning
+        }),
+        ("DISABLE_LEAKED_ENI_CLEANUP", "true", |c| {
+            c.disable_leaked_eni_cleanup
+        }),
+        ("MANAGE_UNTAGGED_ENI", "false", |c| !c.manage_untagged_eni),
+        ("CLUSTER_NAME", "prod", |c| {
+            c.cluster_name.as_deref() == Some("prod")
+        }),
+        ("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "none", |c| {
+            c.snat.randomize == RandomizeSnat::None
+        }),
+        ("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "hashrandom", |c| {
+            c.snat.randomize == RandomizeSnat::HashRandom
+        }),
+        ("AWS_VPC_CNI_NODE_PORT_SUPPORT", "false", |c| {
+            !c.snat.node_port_support
+        }),
+        ("AWS_VPC_K8S_CNI_CONNMARK", "0x100", |c| {
+            c.snat.connmark == 0x100
+        }),
+        ("AWS_VPC_K8S_CNI_CONNMARK", "64", |c| c.snat.connmark == 64),
+        ("AWS_VPC_ENI_MTU", "1500", |c| {
+            (c.eni_mtu, c.pod_mtu) == (1500, 1500)
+        }),
+        ("POD_MTU", "576", |c| (c.eni_mtu, c.pod_mtu) == (9001, 576)),
+        ("AWS_VPC_K8S_CNI_VETHPREFIX", "veni", |c| {
+            c.veth_prefix == "veni"
+        }),
+        ("VENI_ENI_MARK_MASK", "0x0ff00000", |c| {
+            c.eni_mark_mask.bits() == 0x0ff0_0000
+        }),
+        ("DISABLE_INTROSPECTION", "true", |c| c.http_bind.is_none()),
+        ("AWS_VPC_K8S_CNI_LOGLEVEL", "DEBUG", |c| {
+            c.log_level == "debug"
+        }),
+        ("MY_NODE_NAME", "ip-10-0-0-1", |c| {
+            c.node_name.as_deref() == Some("ip-10-0-0-1")
+        }),
+    ];
+    for (name, value, probe) in cases {
+        let (config, warnings) = accepted(&[(name, value)]);
+        assert!(
+            probe(&config) && warnings.is_empty(),
+            "{name}={value}: {config:?} {warnings:?}"
+        );
+    }
+}
+
+#[test]
+fn what_can_be_worked_around_is_a_warning_and_the_default() {
+    for (name, value) in [
+        ("IP_COOLDOWN_PERIOD", "-1"),
+        ("IP_COOLDOWN_PERIOD", "30s"),
+        ("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "random"),
+        ("AWS_VPC_K8S_CNI_CONNMARK", "0"),
+        ("AWS_VPC_K8S_CNI_CONNMARK", "0x1ffffffff"),
+        ("AWS_VPC_K8S_CNI_LOGLEVEL", "loud"),
+        ("ADDITIONAL_ENI_TAGS", "team=net"),
+        ("ADDITIONAL_ENI_TAGS", r#"{"a":1}"#),
+        ("INTROSPECTION_BIND_ADDRESS", "61679"),
+        ("VENI_MAX_PODS", "0"),
+        ("ENABLE_PREFIX_DELEGATION", "true"),
+        ("ENABLE_V6_EGRESS", "true"),
+        ("ENABLE_BANDWIDTH_PLUGIN", "true"),
+        ("ANNOTATE_POD_IP", "true"),
+        ("AWS_VPC_K8S_CNI_BACKING_STORE", "/x"),
+        ("VENI_ADRESS", "1"),
+        ("WARM_IP_TARGETS", "5"),
+        ("ENABLE_IPV6", "true"),
+    ] {
+        let (config, warnings) = accepted(&[(name, value)]);
+        assert_eq!(config, Config::default(), "{name}={value}");
+        assert!(
+            warnings.iter().any(|w| w == name),
+            "{name}={value}: {warnings:?}"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_worked_around_is_an_error_that_names_all() {
+    for (name, value) in [
+        ("AWS_VPC_K8S_CNI_VETHPREFIX", "eth"),
+        ("AWS_VPC_K8S_CNI_VETHPREFIX", "lo"),
+        ("AWS_VPC_K8S_CNI_VETHPREFIX", "vlan"),
+        ("AWS_VPC_K8S_CNI_VETHPREFIX", "calico"),
+        ("AWS_VPC_K8S_CNI_VETHPREFIX", "a/b"),
+        ("AWS_VPC_ENI_MTU", "575"),
+        ("AWS_VPC_ENI_MTU", "9002"),
+        ("POD_MTU", "jumbo"),
+        ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "10.0.0.0"),
+        ("AWS_EXTERNAL_SERVICE_CIDRS", "10.0.0.0/33"),
+        ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true"),
+        ("ENABLE_POD_ENI", "true"),
+        ("ENABLE_IPv6", "true"),
+        ("ENABLE_IPv4", "false"),
+        ("NETWORK_POLICY_ENFORCING_MODE", "strict"),
+        ("AWS_VPC_K8S_CNI_CONNMARK", "0x4000"),
+        ("AWS_VPC_K8S_CNI_CONNMARK", "0x10000"),
+        ("VENI_ENI_MARK_MASK", "0x7f"),
+        ("VENI_ENI_MARK_MASK", "0x0000ff00"),
+        ("VENI_TABLE_BASE", "254"),
+        ("VENI_SOCKET", "ipamd.sock"),
+        ("VENI_PROVIDER", "gcp"),
+        ("VENI_PROVIDER", "sim:relative.sock"),
+    ] {
+        let errors = read(&[(name, value)]).expect_err(&format!("{name}={value}"));
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        let told = errors[0].to_string();
+        assert!(
+            told.contains(name) && told.contains(value) && told.len() > name.len() + 30,
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn all_errors_are_told_together() {
+    let errors = read(&[
+        ("AWS_VPC_ENI_MTU", "0"),
+        ("AWS_VPC_K8S_CNI_VETHPREFIX", "eth"),
+        ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "a,10.0.0.0/8,b"),
+        ("VENI_PROVIDER", "sim:/run/sim.sock"),
+    ])
+    .unwrap_err();
+    let variables: Vec<_> = errors.iter().map(|e| e.variable.as_str()).collect();
+    for name in [
+        "AWS_VPC_ENI_MTU",
+        "AWS_VPC_K8S_CNI_VETHPREFIX",
+        "VENI_SIM_INSTANCE",
+    ] {
+        assert!(variables.contains(&name), "{variables:?}");
+    }
+    assert_eq!(
+        variables
+            .iter()
+            .filter(|v| v.ends_with("SNAT_CIDRS"))
+            .count(),
+        2,
+        "{errors:?}"
+    );
+}
+
+#[test]
+fn cidr_lists_are_trimmed_cut_and_ipv4() {
+    let (config, warnings) = accepted(&[(
+        "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS",
+        " 10.1.2.3/16, 192.0.2.0/24,,2001:db8::/32 ",
+    )]);
+    let expect: Vec<Ipv4Prefix> = vec![
+        "10.1.0.0/16".parse().unwrap(),
+        "192.0.2.0/24".parse().unwrap(),
+    ];
+    assert_eq!(config.snat.exclude_cidrs, expect);
+    assert_eq!(warnings.len(), 2, "host bits, IPv6: {warnings:?}");
+}
+
+#[test]
+fn tags_that_are_not_ours_to_set_are_left_out() {
+    let (config, warnings) = accepted(&[(
+        "ADDITIONAL_ENI_TAGS",
+        r#"{"team":"net","node.k8s.amazonaws.com/instance_id":"i-1","aws:x":"1","cost":"42"}"#,
+    )]);
+    let pair = |k: &str, v: &str| (k.to_owned(), v.to_owned());
+    assert_eq!(
+        config.additional_eni_tags,
+        [pair("cost", "42"), pair("team", "net")]
+    );
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+}
+
+#[test]
+fn traps_are_told() {
+    let trap = |vars: &[(&str, &str)], variable: &str, word: &str| {
+        let (_, warnings) = read(vars).unwrap();
+        let told = warnings
+            .iter()
+            .any(|w| w.variable == variable && w.message.contains(word));
+        assert!(told, "{vars:?}: {warnings:?}");
+    };
+    trap(
+        &[("MINIMUM_IP_TARGET", "10")],
+        "MINIMUM_IP_TARGET",
+        "never grows",
+    );
+    trap(
+        &[("MINIMUM_IP_TARGET", "10"), ("WARM_IP_TARGET", "0")],
+        "MINIMUM_IP_TARGET",
+        "never grows",
+    );
+    trap(
+        &[("WARM_IP_TARGET", "5"), ("WARM_ENI_TARGET", "2")],
+        "WARM_ENI_TARGET",
+        "ignored",
+    );
+    trap(
+        &[("WARM_IP_TARGET", "0")],
+        "WARM_IP_TARGET",
+        "same as unset",
+    );
+    trap(
+        &[("WARM_ENI_TARGET", "0")],
+        "WARM_ENI_TARGET",
+        "last address",
+    );
+    trap(
+        &[("ENABLE_PREFIX_DELEGATION", "true")],
+        "WARM_PREFIX_TARGET",
+        "in turns",
+    );
+    trap(
+        &[("AWS_VPC_ENI_MTU", "1500"), ("POD_MTU", "9001")],
+        "POD_MTU",
+        "larger",
+    );
+    let (_, quiet) = accepted(&[("MINIMUM_IP_TARGET", "10"), ("WARM_IP_TARGET", "5")]);
+    assert!(quiet.is_empty(), "{quiet:?}");
+}
+
+#[test]
+fn a_simulator_needs_an_instance() {
+    let (config, _) = accepted(&[
+        ("VENI_PROVIDER", "sim:/run/sim.sock"),
+        ("VENI_SIM_INSTANCE", "i-0123456789abcdef0"),
+    ]);
+    let instance = "i-0123456789abcdef0".parse().unwrap();
+    assert_eq!(
+        config.provider,
+        Provider::Sim {
+            socket: "/run/sim.sock".to_owned(),
+            instance
+        }
+    );
+}
+
+#[test]
+fn the_rest_of_the_environment_and_the_aws_chart_pass_in_silence() {
+    let (config, warnings) = accepted(&[
+        ("PATH", "/usr/bin"),
+        ("KUBERNETES_SERVICE_HOST", "10.100.0.1"),
+        ("AWS_REGION", "eu-central-1"),
+        ("CLUSTER_ENDPOINT", "https://x"),
+        // values of the chart aws-vpc-cni 1.23.1
+        ("ADDITIONAL_ENI_TAGS", "{}"),
+        ("AWS_VPC_CNI_NODE_PORT_SUPPORT", "true"),
+        ("AWS_VPC_ENI_MTU", "9001"),
+        ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "false"),
+        ("AWS_VPC_K8S_CNI_EXTERNALSNAT", "false"),
+        (
+            "AWS_VPC_K8S_CNI_LOG_FILE",
+            "/host/var/log/aws-routed-eni/ipamd.log",
+        ),
+        ("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "prng"),
+        ("AWS_VPC_K8S_CNI_VETHPREFIX", "eni"),
+        ("DISABLE_METRICS", "false"),
+        ("ENABLE_IPv4", "true"),
+        ("ENABLE_IPv6", "false"),
+        ("ENABLE_POD_ENI", "false"),
+        ("ENABLE_PREFIX_DELEGATION", "false"),
+        ("NETWORK_POLICY_ENFORCING_MODE", "standard"),
+        ("WARM_ENI_TARGET", "1"),
+        ("WARM_PREFIX_TARGET", "1"),
+    ]);
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(config.targets.warm_prefix, 1);
+}
+
+#[test]
+fn a_command_line_is_read_strictly() {
+    let read = |vars: &[(&str, &str)]| {
+        PoolSettings::from_vars(vars.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())))
+    };
+    let (settings, _) = read(&[
+        ("ENABLE_PREFIX_DELEGATION", "true"),
+        ("ENABLE_POD_ENI", "1"),
+    ])
+    .unwrap();
+    assert!(settings.targets.prefix_delegation && settings.pod_eni);
+    assert_eq!(
+        read(&[("WARM_ENI_TARGET", "-3")])
+            .unwrap()
+            .0
+            .targets
+            .warm_eni,
+        1
+    );
+    for (name, value) in [
+        ("WARM_IP_TARGET", "abc"),
+        ("ENABLE_PREFIX_DELEGATION", "maybe"),
+        ("WARM_IP", "5"),
+        ("FOO", "1"),
+    ] {
+        let errors = read(&[(name, value)]).expect_err(name);
+        assert_eq!(errors[0].variable, name);
+    }
+}

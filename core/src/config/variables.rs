@@ -1,0 +1,205 @@
+//! The registry of variables: what `docs/` and `venictl config` print, and what tells a misspelt name from a
+//! foreign one.
+
+/// One environment variable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// What holds when it is unset; empty for nothing.
+    pub default: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+    /// What veni makes of it.
+    pub support: Support,
+}
+
+/// What veni makes of a variable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Support {
+    /// It does what it says.
+    Honoured,
+    /// It is known and has no meaning here; setting it is fine.
+    Ignored,
+    /// Not supported yet. A value other than the default starts with a warning.
+    Warned(&'static str),
+    /// Not supported yet. A value other than the default would put pods in the wrong network or leave them
+    /// unprotected: refused.
+    Refused(&'static str),
+}
+
+impl Support {
+    /// One word for tables: `honoured`, `ignored`, `warned` or `refused`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Honoured => "honoured",
+            Self::Ignored => "ignored",
+            Self::Warned(_) => "warned",
+            Self::Refused(_) => "refused",
+        }
+    }
+}
+
+use Support::{Honoured, Ignored, Refused, Warned};
+
+const fn v(
+    name: &'static str,
+    default: &'static str,
+    support: Support,
+    meaning: &'static str,
+) -> Variable {
+    Variable {
+        name,
+        default,
+        meaning,
+        support,
+    }
+}
+
+/// Every variable that veni knows: the pool's, the network's, veni's own, and the AWS VPC CNI's that it has no use
+/// for (yet).
+#[rustfmt::skip] // one variable a line: a table
+pub static VARIABLES: &[Variable] = &[
+    // The pool and its ENIs.
+    v("WARM_ENI_TARGET", "1", Honoured, "spare ENIs' worth of addresses to keep; ignored when WARM_IP_TARGET or MINIMUM_IP_TARGET is set, and under prefix delegation"),
+    v("WARM_IP_TARGET", "", Honoured, "unassigned addresses to keep; overrides WARM_ENI_TARGET and WARM_PREFIX_TARGET; 0 is the same as unset"),
+    v("MINIMUM_IP_TARGET", "", Honoured, "total addresses to keep at least; set WARM_IP_TARGET too, or the pool never grows past it"),
+    v("WARM_PREFIX_TARGET", "0", Honoured, "whole free /28 prefixes to keep (prefix delegation only)"),
+    v("MAX_ENI", "", Honoured, "ENIs to use at most; unset or below 1: what the instance type allows"),
+    v("ENABLE_PREFIX_DELEGATION", "false", Warned("prefix delegation is not supported yet: the pool uses single addresses, so fewer pods fit; keep the kubelet's maxPods at what `venictl pool steady` gives without it"), "give out addresses of delegated /28 prefixes"),
+    v("IP_COOLDOWN_PERIOD", "30", Honoured, "seconds that a released address is not reused"),
+    v("DISABLE_NETWORK_RESOURCE_PROVISIONING", "false", Honoured, "neither grow nor shrink the pool"),
+    v("DISABLE_LEAKED_ENI_CLEANUP", "false", Honoured, "do not look for ENIs that dead nodes left behind"),
+    v("MANAGE_UNTAGGED_ENI", "true", Honoured, "manage attached ENIs that do not carry this instance's tag too"),
+    v("ENABLE_IMDS_ONLY_MODE", "false", Warned("the pool is neither grown nor shrunk and leaked ENIs are not looked for, but EC2 is still read at start: veni does not drop an address on the word of instance metadata alone"), "no EC2 calls"),
+    v("AWS_MANAGE_ENIS_NON_SCHEDULABLE", "false", Ignored, "manage ENIs on a cordoned node too; veni always does"),
+    v("AWS_VPC_K8S_CNI_BACKING_STORE", "", Warned("it has no effect: the state is kept in VENI_STATE_DIR"), "checkpoint file"),
+    v("ENABLE_SUBNET_DISCOVERY", "true", Ignored, "spread ENIs over tagged subnets; veni uses the primary ENI's subnet for now"),
+    v("ENABLE_MULTI_NIC", "false", Warned("several network cards are not supported yet: every pod gets one interface, from card 0"), "one pool per network card"),
+    v("ADDITIONAL_ENI_TAGS", "{}", Honoured, "JSON object of tags for new ENIs; keys containing k8s.amazonaws.com are dropped"),
+    v("CLUSTER_NAME", "", Honoured, "the cluster: tagged on new ENIs, and the bound of the search for leaked ones"),
+    // Addresses, SNAT and links.
+    v("AWS_VPC_K8S_CNI_EXTERNALSNAT", "false", Honoured, "somebody else (a NAT gateway) translates what leaves the VPC"),
+    v("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "prng", Honoured, "how source ports are chosen: prng, hashrandom or none"),
+    v("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "", Honoured, "comma-separated CIDRs that are not translated either"),
+    v("AWS_EXTERNAL_SERVICE_CIDRS", "", Honoured, "comma-separated CIDRs that are reached through the primary ENI"),
+    v("AWS_VPC_CNI_NODE_PORT_SUPPORT", "true", Honoured, "send replies to NodePort traffic back through the primary ENI"),
+    v("AWS_VPC_K8S_CNI_CONNMARK", "0x80", Honoured, "the bit of packet and connection marks that leads to the main table"),
+    v("AWS_VPC_ENI_MTU", "9001", Honoured, "MTU of the ENIs, 576 to 9001"),
+    v("POD_MTU", "AWS_VPC_ENI_MTU", Honoured, "MTU of pods' links, 576 to 9001"),
+    v("AWS_VPC_K8S_CNI_VETHPREFIX", "eni", Honoured, "first letters of the names of pods' links on the node, at most 4; not eth, lo or vlan"),
+    v("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "false", Refused("custom networking (ENIConfig) is not supported yet: pods would get addresses of the node's own subnet and security groups; unset it, or stay with the AWS VPC CNI on these nodes"), "secondary ENIs take subnet and security groups from an ENIConfig"),
+    v("ENI_CONFIG_ANNOTATION_DEF", "k8s.amazonaws.com/eniConfig", Ignored, "the node annotation that names the ENIConfig"),
+    v("ENI_CONFIG_LABEL_DEF", "k8s.amazonaws.com/eniConfig", Ignored, "the node label that names the ENIConfig"),
+    v("AWS_VPC_K8S_CNI_CONFIGURE_RPFILTER", "", Ignored, "deprecated, without effect; rp_filter is 2 on every managed ENI"),
+    v("ENABLE_NFTABLES", "", Ignored, "deprecated, without effect; veni always uses nftables"),
+    // Families, security groups, policy, annotations.
+    v("ENABLE_IPv4", "true", Refused("veni is IPv4-only for now: unset it"), "IPv4 pods"),
+    v("ENABLE_IPv6", "false", Refused("IPv6 is not supported yet: unset it, and run veni on IPv4 clusters"), "IPv6 pods"),
+    v("ENABLE_V4_EGRESS", "true", Ignored, "IPv4 egress of IPv6 pods"),
+    v("ENABLE_V6_EGRESS", "false", Warned("IPv6 egress is not supported yet: pods have IPv4 only"), "IPv6 egress of IPv4 pods"),
+    v("DISABLE_POD_V6", "false", Warned("it has no effect yet: pods keep a link-local IPv6 address, and the filter drops what they send from it"), "set disable_ipv6 in pods"),
+    v("ENABLE_BANDWIDTH_PLUGIN", "false", Warned("it has no effect: veni writes no bandwidth plugin into the conflist, because that wants the same qdisc as veni's filter"), "chain the bandwidth plugin"),
+    v("ENABLE_POD_ENI", "false", Refused("security groups for pods are not supported yet: pods that a SecurityGroupPolicy selects would run with the node's groups; unset it, or stay with the AWS VPC CNI on these nodes"), "security groups for pods through branch ENIs"),
+    v("POD_SECURITY_GROUP_ENFORCING_MODE", "strict", Ignored, "how branch ENIs' traffic is led"),
+    v("DISABLE_TCP_EARLY_DEMUX", "false", Ignored, "needed by branch ENIs only"),
+    v("NETWORK_POLICY_ENFORCING_MODE", "standard", Refused("network policy is not enforced yet, so `strict` (deny until policies arrive) cannot be kept: unset it, or stay with the AWS VPC CNI on these nodes"), "none, standard or strict"),
+    v("ANNOTATE_POD_IP", "false", Warned("it has no effect yet: pods are not annotated"), "write vpc.amazonaws.com/pod-ips"),
+    // Operations.
+    v("AWS_VPC_K8S_CNI_LOGLEVEL", "info", Honoured, "error, warn, info, debug or trace"),
+    v("AWS_VPC_K8S_CNI_LOG_FILE", "", Ignored, "veni logs to stdout"),
+    v("AWS_VPC_K8S_PLUGIN_LOG_FILE", "", Ignored, "the plugin answers the runtime, which logs it"),
+    v("AWS_VPC_K8S_PLUGIN_LOG_LEVEL", "", Ignored, "the plugin answers the runtime, which logs it"),
+    v("AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_FILE", "", Ignored, "there is no egress plugin"),
+    v("AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE", "", Ignored, "there is no egress plugin"),
+    v("INTROSPECTION_BIND_ADDRESS", "127.0.0.1:61679", Honoured, "host:port of health, readiness, metrics and introspection"),
+    v("DISABLE_INTROSPECTION", "false", Honoured, "do not serve INTROSPECTION_BIND_ADDRESS at all"),
+    v("DISABLE_METRICS", "false", Warned("it has no effect: metrics are served beside introspection, on loopback; DISABLE_INTROSPECTION=true turns both off"), "do not serve metrics"),
+    v("HTTP_TIMEOUT", "10", Ignored, "timeout of AWS calls; veni has its own"),
+    v("VPC_CNI_VERSION", "", Ignored, "set by the AWS VPC CNI's image"),
+    v("HOST_CNI_BIN_PATH", "/host/opt/cni/bin", Ignored, "where the AWS VPC CNI's image copies its plugin"),
+    v("HOST_CNI_CONFDIR_PATH", "/host/etc/cni/net.d", Ignored, "where the AWS VPC CNI's image writes its conflist"),
+    v("CLUSTER_ENDPOINT", "", Ignored, "the API server; veni needs none for addresses"),
+    v("MY_NODE_NAME", "", Honoured, "the node's name in Kubernetes, for people"),
+    v("MY_POD_NAME", "", Ignored, "the daemon's own pod"),
+    v("USE_CLOUDWATCH", "true", Ignored, "of the metrics helper"),
+    v("USE_PROMETHEUS", "false", Ignored, "of the metrics helper"),
+    v("METRIC_UPDATE_INTERVAL", "30", Ignored, "of the metrics helper"),
+    v("AWS_CLUSTER_ID", "", Ignored, "of the metrics helper"),
+    // veni's own.
+    v("VENI_MAX_PODS", "", Honoured, "the kubelet's maxPods: the pool never grows past it"),
+    v("VENI_ADD_WAIT_SECS", "20", Honoured, "seconds that an ADD waits for an address at most, 1 to 120"),
+    v("VENI_ENI_MARK_MASK", "0x00ff0000", Honoured, "the bits of packet marks that name a pod's ENI: at least 8 adjacent ones, clear of 0xc000 and of AWS_VPC_K8S_CNI_CONNMARK"),
+    v("VENI_TABLE_BASE", "7600", Honoured, "the routing table of pods; the 255 tables after it are the ENIs'"),
+    v("VENI_SOCKET", "/run/veni/ipamd.sock", Honoured, "the socket that plugin and venictl speak to"),
+    v("VENI_STATE_DIR", "/var/lib/veni", Honoured, "the journal's directory"),
+    v("VENI_BPF_DIR", "/sys/fs/bpf/veni", Honoured, "where the filter's maps are pinned (a bpf file system)"),
+    v("VENI_CNI_CACHE_DIR", "/var/lib/cni", Honoured, "where libcni keeps the results of live attachments"),
+    v("VENI_PROVIDER", "aws", Honoured, "the cloud: aws, or sim:<socket> for a simulator"),
+    v("VENI_SIM_INSTANCE", "", Honoured, "the instance that this daemon runs on, with VENI_PROVIDER=sim:…"),
+];
+
+/// The variable of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Variable> {
+    VARIABLES.iter().find(|variable| variable.name == name)
+}
+
+/// The known name nearest to `name`, if it is near enough to be meant.
+pub(super) fn nearest(name: &str, most: usize) -> Option<&'static str> {
+    let distances = VARIABLES
+        .iter()
+        .map(|variable| (distance(name, variable.name), variable.name));
+    distances
+        .filter(|(distance, _)| *distance <= most)
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// Levenshtein's distance between two names, letters of either case being equal at no cost but never the same name.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(!x.eq_ignore_ascii_case(&y));
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_meanings_are_there() {
+        for (i, variable) in VARIABLES.iter().enumerate() {
+            assert!(!variable.meaning.is_empty(), "{}", variable.name);
+            assert!(
+                VARIABLES[i + 1..]
+                    .iter()
+                    .all(|other| other.name != variable.name),
+                "{}",
+                variable.name
+            );
+        }
+    }
+
+    #[test]
+    fn the_nearest_name_is_found_when_it_is_near() {
+        for (name, most, expect) in [
+            ("VENI_MAXPODS", 4, Some("VENI_MAX_PODS")),
+            ("ENABLE_IPV6", 2, Some("ENABLE_IPv6")),
+            ("WARM_IP_TARGETS", 2, Some("WARM_IP_TARGET")),
+            ("KUBERNETES_SERVICE_HOST", 2, None),
+            ("PATH", 2, None),
+        ] {
+            assert_eq!(nearest(name, most), expect, "{name}");
+        }
+    }
+}
