@@ -1,0 +1,247 @@
+//! Steady traffic that counts what it loses: a ping flood, and new TCP connections at a rate.
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    net::{Ipv4Addr, SocketAddrV4},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::{connect_seen, icmp::Pinger};
+use crate::{
+    error::{Context as _, Error, Result},
+    ns::Namespace,
+};
+
+/// An attempt that took this long lost a packet on the way: TCP repeats a lost SYN after 1 s (RFC 6298).
+const DELAYED: Duration = Duration::from_millis(900);
+/// How long the last replies are waited for.
+const DRAIN: Duration = Duration::from_secs(1);
+/// Connections a second that one thread makes with ease.
+const RATE_PER_THREAD: u32 = 125;
+
+/// A generator that runs until it is stopped.
+#[derive(Debug)]
+pub struct Generator {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Counts>>,
+}
+
+/// What became of the attempts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Attempts.
+    pub sent: u64,
+    /// Answered in time.
+    pub answered: u64,
+    /// Answered only after a packet had been repeated (TCP).
+    pub delayed: u64,
+    /// Failures by their message.
+    pub errors: BTreeMap<String, u64>,
+    /// The slowest answer.
+    pub slowest: Duration,
+}
+
+// === impl Generator ===
+
+impl Generator {
+    /// One echo request a millisecond from `from` to `to`, whether or not the last one was answered.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered.
+    pub fn ping_flood(from: &Namespace, to: Ipv4Addr) -> Result<Self> {
+        let mut generator = Self {
+            stop: Arc::default(),
+            threads: Vec::new(),
+        };
+        generator.thread(from, move |stop| flood(to, stop))?;
+        Ok(generator)
+    }
+
+    /// `rate` new connections a second from `from` to a [`Server`](super::Server) at `to`.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered.
+    pub fn connections(from: &Namespace, to: SocketAddrV4, rate: u32) -> Result<Self> {
+        let mut generator = Self {
+            stop: Arc::default(),
+            threads: Vec::new(),
+        };
+        let threads = rate.div_ceil(RATE_PER_THREAD).max(1);
+        let interval = Duration::from_secs(1) * threads / rate.max(1);
+        for _ in 0..threads {
+            generator.thread(from, move |stop| connect(to, interval, stop))?;
+        }
+        Ok(generator)
+    }
+
+    /// Ends it and counts.
+    #[must_use]
+    pub fn stop(mut self) -> Counts {
+        self.stop.store(true, Ordering::Release);
+        let mut counts = Counts::default();
+        for thread in self.threads.drain(..) {
+            match thread.join() {
+                Ok(part) => counts.merge(part),
+                Err(_) => counts.error("the generator's thread panicked"),
+            }
+        }
+        counts
+    }
+
+    fn thread(
+        &mut self,
+        from: &Namespace,
+        work: impl FnOnce(&AtomicBool) -> io::Result<Counts> + Send + 'static,
+    ) -> Result<()> {
+        let (stop, from) = (Arc::clone(&self.stop), from.clone());
+        let (entered, outcome) = std::sync::mpsc::channel();
+        self.threads.push(thread::spawn(move || {
+            let result = from.enter();
+            let failed = result.is_err();
+            if entered.send(result).is_err() || failed {
+                return Counts::default();
+            }
+            work(&stop).unwrap_or_else(|error| {
+                let mut counts = Counts::default();
+                counts.error(&error.to_string());
+                counts
+            })
+        }));
+        outcome
+            .recv()
+            .map_err(io::Error::other)
+            .context(|| "a generator's thread ended at its start".to_owned())?
+    }
+}
+
+impl Drop for Generator {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+// === impl Counts ===
+
+impl Counts {
+    /// Attempts without an answer, and those whose packets had to be repeated.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.sent - self.answered + self.delayed
+    }
+
+    /// `Ok` when there was traffic and nothing of it was lost.
+    ///
+    /// # Errors
+    /// With the counts.
+    pub fn all_answered(&self) -> Result<()> {
+        if self.sent > 0 && self.lost() == 0 && self.errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::invalid(self.to_string()))
+        }
+    }
+
+    fn error(&mut self, message: &str) {
+        *self.errors.entry(message.to_owned()).or_default() += 1;
+    }
+
+    fn answer(&mut self, after: Duration) {
+        self.answered += 1;
+        self.delayed += u64::from(after >= DELAYED);
+        self.slowest = self.slowest.max(after);
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.answered += other.answered;
+        self.delayed += other.delayed;
+        self.slowest = self.slowest.max(other.slowest);
+        for (message, count) in other.errors {
+            *self.errors.entry(message).or_default() += count;
+        }
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of {} answered, slowest {:.1} ms",
+            self.answered,
+            self.sent,
+            self.slowest.as_secs_f64() * 1e3
+        )?;
+        if self.delayed > 0 {
+            write!(f, ", {} after a repetition", self.delayed)?;
+        }
+        self.errors
+            .iter()
+            .try_for_each(|(message, count)| write!(f, ", {count} × {message}"))
+    }
+}
+
+fn flood(to: Ipv4Addr, stop: &AtomicBool) -> io::Result<Counts> {
+    let mut pinger = Pinger::new(to)?;
+    let mut counts = Counts::default();
+    // A sequence number comes round after 65 s: an answer is counted once, and late ones are lost ones.
+    let mut open = BTreeMap::new();
+    let mut tick = Instant::now();
+    while !stop.load(Ordering::Acquire) {
+        counts.sent += 1;
+        match pinger.send() {
+            Ok(sequence) => drop(open.insert(sequence, Instant::now())),
+            Err(error) => counts.error(&error.to_string()),
+        }
+        tick += Duration::from_millis(1);
+        collect(&pinger, &mut open, &mut counts, tick)?;
+    }
+    collect(&pinger, &mut open, &mut counts, Instant::now() + DRAIN)?;
+    Ok(counts)
+}
+
+/// Collects replies until `end`, or until none is missing and the generator is draining.
+fn collect(
+    pinger: &Pinger,
+    open: &mut BTreeMap<u16, Instant>,
+    counts: &mut Counts,
+    end: Instant,
+) -> io::Result<()> {
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        let sent = pinger
+            .receive(left)?
+            .and_then(|sequence| open.remove(&sequence));
+        if let Some(sent) = sent {
+            counts.answer(sent.elapsed());
+        }
+    }
+}
+
+fn connect(to: SocketAddrV4, interval: Duration, stop: &AtomicBool) -> io::Result<Counts> {
+    let mut counts = Counts::default();
+    let mut tick = Instant::now();
+    while !stop.load(Ordering::Acquire) {
+        let start = Instant::now();
+        counts.sent += 1;
+        match connect_seen(to, Duration::from_secs(5)) {
+            Ok(_) => counts.answer(start.elapsed()),
+            Err(error) => counts.error(&error.to_string()),
+        }
+        tick += interval;
+        match tick.checked_duration_since(Instant::now()) {
+            Some(left) => thread::sleep(left),
+            // Behind (the machine is busy): no burst to catch up.
+            None => tick = Instant::now(),
+        }
+    }
+    Ok(counts)
+}
