@@ -10,4 +10,5 @@ pub mod ipam;
 pub mod limits;
 pub mod marks;
 pub mod net;
+pub mod steady;
 pub mod wire;
