@@ -39,126 +39,57 @@ fn sums(outcome: &Outcome) -> Sums {
     (enis, addresses.total, addresses.assigned, prefixes, pending)
 }
 
+/// Type, variables, pods, maxPods, and what the pool settles in.
+type Case = (
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    u32,
+    Option<u32>,
+    Sums,
+);
+
+#[rustfmt::skip] // a table
+const KNOWN: &[Case] = &[
+    // Defaults: one spare ENI. AWS's own examples hold 60 and 100 addresses, primaries included.
+    ("m5.large", &[], 0, None, (1, 9, 0, 0, 0)),
+    ("m5.large", &[], 1, None, (2, 18, 1, 0, 0)),
+    ("m5.large", &[], 9, None, (2, 18, 9, 0, 0)),
+    ("m5.large", &[], 10, None, (3, 27, 10, 0, 0)),
+    ("m5.8xlarge", &[], 10, None, (2, 58, 10, 0, 0)),
+    ("m5.16xlarge", &[], 10, None, (2, 98, 10, 0, 0)),
+    ("m5.large", &[], 40, None, (3, 27, 27, 0, 13)),
+    // No spare ENI: the example of the documentation.
+    ("m5.large", &[("WARM_ENI_TARGET", "0")], 11, None, (2, 18, 11, 0, 0)),
+    ("m5.large", &[("WARM_ENI_TARGET", "0")], 0, None, (1, 9, 0, 0, 0)),
+    ("m5.large", &[("WARM_ENI_TARGET", "0")], 8, None, (1, 9, 8, 0, 0)),
+    ("m5.large", &[("WARM_ENI_TARGET", "0")], 27, None, (3, 27, 27, 0, 0)),
+    ("m5.large", &[("WARM_ENI_TARGET", "2")], 1, None, (3, 27, 1, 0, 0)),
+    ("m5.large", &[("MAX_ENI", "2")], 20, None, (2, 18, 18, 0, 2)),
+    ("m5.large", &[("MAX_ENI", "99")], 20, None, (3, 27, 20, 0, 0)),
+    // Targets.
+    ("m5.xlarge", &[("WARM_IP_TARGET", "5"), ("MINIMUM_IP_TARGET", "10")], 0, None, (1, 10, 0, 0, 0)),
+    ("m5.xlarge", &[("WARM_IP_TARGET", "5"), ("MINIMUM_IP_TARGET", "10")], 6, None, (1, 11, 6, 0, 0)),
+    ("m5.xlarge", &[("WARM_IP_TARGET", "5"), ("MINIMUM_IP_TARGET", "10")], 30, None, (3, 35, 30, 0, 0)),
+    ("m5.xlarge", &[("WARM_IP_TARGET", "5")], 60, None, (4, 56, 56, 0, 4)),
+    ("m5.large", &[("MINIMUM_IP_TARGET", "5")], 11, None, (1, 5, 5, 0, 6)),
+    ("m5.large", &[("WARM_IP_TARGET", "100")], 0, None, (3, 27, 0, 0, 0)),
+    // The clamp stops growth, not a step that is begun.
+    ("m5.large", &[], 1, Some(9), (1, 9, 1, 0, 0)),
+    ("m5.large", &[], 12, Some(10), (2, 18, 12, 0, 0)),
+    ("m5.large", &[("WARM_IP_TARGET", "5")], 20, Some(10), (2, 10, 10, 0, 10)),
+    ("m5.large", &[], 3, Some(0), (1, 0, 0, 0, 3)),
+];
+
 #[test]
 fn known_states_are_met() {
-    let check = |instance_type: &str,
-                 vars: &[(&str, &str)],
-                 pods: u32,
-                 max_pods: Option<u32>,
-                 expect: Sums| {
-        let outcome = steady(&of(instance_type), &settings(vars), pods, max_pods);
+    for (instance_type, vars, pods, max_pods, expect) in KNOWN {
+        let outcome = steady(&of(instance_type), &settings(vars), *pods, *max_pods);
         assert_eq!(
             sums(&outcome),
-            expect,
+            *expect,
             "{instance_type} {vars:?} {pods} pods, max {max_pods:?}"
         );
-    };
-    // Defaults: one spare ENI. AWS's own examples hold 60 and 100 addresses, primaries included.
-    check("m5.large", &[], 0, None, (1, 9, 0, 0, 0));
-    check("m5.large", &[], 1, None, (2, 18, 1, 0, 0));
-    check("m5.large", &[], 9, None, (2, 18, 9, 0, 0));
-    check("m5.large", &[], 10, None, (3, 27, 10, 0, 0));
-    check("m5.8xlarge", &[], 10, None, (2, 58, 10, 0, 0));
-    check("m5.16xlarge", &[], 10, None, (2, 98, 10, 0, 0));
-    check("m5.large", &[], 40, None, (3, 27, 27, 0, 13));
-    // No spare ENI: the example of the documentation.
-    check(
-        "m5.large",
-        &[("WARM_ENI_TARGET", "0")],
-        11,
-        None,
-        (2, 18, 11, 0, 0),
-    );
-    check(
-        "m5.large",
-        &[("WARM_ENI_TARGET", "0")],
-        0,
-        None,
-        (1, 9, 0, 0, 0),
-    );
-    check(
-        "m5.large",
-        &[("WARM_ENI_TARGET", "0")],
-        8,
-        None,
-        (1, 9, 8, 0, 0),
-    );
-    check(
-        "m5.large",
-        &[("WARM_ENI_TARGET", "0")],
-        27,
-        None,
-        (3, 27, 27, 0, 0),
-    );
-    check(
-        "m5.large",
-        &[("WARM_ENI_TARGET", "2")],
-        1,
-        None,
-        (3, 27, 1, 0, 0),
-    );
-    check("m5.large", &[("MAX_ENI", "2")], 20, None, (2, 18, 18, 0, 2));
-    check(
-        "m5.large",
-        &[("MAX_ENI", "99")],
-        20,
-        None,
-        (3, 27, 20, 0, 0),
-    );
-    // Targets.
-    check(
-        "m5.xlarge",
-        &[("WARM_IP_TARGET", "5"), ("MINIMUM_IP_TARGET", "10")],
-        0,
-        None,
-        (1, 10, 0, 0, 0),
-    );
-    check(
-        "m5.xlarge",
-        &[("WARM_IP_TARGET", "5"), ("MINIMUM_IP_TARGET", "10")],
-        6,
-        None,
-        (1, 11, 6, 0, 0),
-    );
-    check(
-        "m5.xlarge",
-        &[("WARM_IP_TARGET", "5"), ("MINIMUM_IP_TARGET", "10")],
-        30,
-        None,
-        (3, 35, 30, 0, 0),
-    );
-    check(
-        "m5.xlarge",
-        &[("WARM_IP_TARGET", "5")],
-        60,
-        None,
-        (4, 56, 56, 0, 4),
-    );
-    check(
-        "m5.large",
-        &[("MINIMUM_IP_TARGET", "5")],
-        11,
-        None,
-        (1, 5, 5, 0, 6),
-    );
-    check(
-        "m5.large",
-        &[("WARM_IP_TARGET", "100")],
-        0,
-        None,
-        (3, 27, 0, 0, 0),
-    );
-    // The clamp stops growth, not a step that is begun.
-    check("m5.large", &[], 1, Some(9), (1, 9, 1, 0, 0));
-    check("m5.large", &[], 12, Some(10), (2, 18, 12, 0, 0));
-    check(
-        "m5.large",
-        &[("WARM_IP_TARGET", "5")],
-        20,
-        Some(10),
-        (2, 10, 10, 0, 10),
-    );
-    check("m5.large", &[], 3, Some(0), (1, 0, 0, 0, 3));
+    }
 }
 
 #[test]
