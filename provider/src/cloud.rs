@@ -222,31 +222,71 @@ pub trait Cloud: Send + Sync + 'static {
     /// Instance metadata: who and where this instance is.
     fn identity(&self) -> impl Future<Output = CloudResult<InstanceIdentity>> + Send;
     /// Instance metadata: the attached ENIs, as far as metadata knows.
-    fn metadata_interfaces(&self) -> impl Future<Output = CloudResult<Vec<MetadataInterface>>> + Send;
+    fn metadata_interfaces(
+        &self,
+    ) -> impl Future<Output = CloudResult<Vec<MetadataInterface>>> + Send;
 
     /// `DescribeNetworkInterfaces`, all pages.
-    fn describe_interfaces(&self, filter: InterfaceFilter) -> impl Future<Output = CloudResult<Vec<Interface>>> + Send;
+    fn describe_interfaces(
+        &self,
+        filter: InterfaceFilter,
+    ) -> impl Future<Output = CloudResult<Vec<Interface>>> + Send;
     /// `DescribeSubnets`, all pages.
-    fn describe_subnets(&self, filter: SubnetFilter) -> impl Future<Output = CloudResult<Vec<Subnet>>> + Send;
+    fn describe_subnets(
+        &self,
+        filter: SubnetFilter,
+    ) -> impl Future<Output = CloudResult<Vec<Subnet>>> + Send;
     /// `DescribeInstanceTypes` of one type.
-    fn describe_instance_type(&self, instance_type: &InstanceType) -> impl Future<Output = CloudResult<InstanceLimits>> + Send;
+    fn describe_instance_type(
+        &self,
+        instance_type: &InstanceType,
+    ) -> impl Future<Output = CloudResult<InstanceLimits>> + Send;
 
     /// `CreateNetworkInterface`, idempotent by its token.
-    fn create_interface(&self, request: CreateInterface) -> impl Future<Output = CloudResult<Interface>> + Send;
+    fn create_interface(
+        &self,
+        request: CreateInterface,
+    ) -> impl Future<Output = CloudResult<Interface>> + Send;
     /// `AttachNetworkInterface`. Answers while the attachment is still under way.
-    fn attach_interface(&self, request: AttachInterface) -> impl Future<Output = CloudResult<AttachmentId>> + Send;
+    fn attach_interface(
+        &self,
+        request: AttachInterface,
+    ) -> impl Future<Output = CloudResult<AttachmentId>> + Send;
     /// `ModifyNetworkInterfaceAttribute`: the ENI goes when the instance goes.
-    fn set_delete_on_termination(&self, eni: &EniId, attachment: &AttachmentId) -> impl Future<Output = CloudResult<()>> + Send;
+    fn set_delete_on_termination(
+        &self,
+        eni: &EniId,
+        attachment: &AttachmentId,
+    ) -> impl Future<Output = CloudResult<()>> + Send;
     /// `ModifyNetworkInterfaceAttribute`: replaces the security groups.
-    fn set_security_groups(&self, eni: &EniId, groups: &[SecurityGroupId]) -> impl Future<Output = CloudResult<()>> + Send;
+    fn set_security_groups(
+        &self,
+        eni: &EniId,
+        groups: &[SecurityGroupId],
+    ) -> impl Future<Output = CloudResult<()>> + Send;
     /// `DetachNetworkInterface`. Answers while the detachment is still under way.
-    fn detach_interface(&self, attachment: &AttachmentId) -> impl Future<Output = CloudResult<()>> + Send;
+    fn detach_interface(
+        &self,
+        attachment: &AttachmentId,
+    ) -> impl Future<Output = CloudResult<()>> + Send;
     /// `DeleteNetworkInterface`. `Invalid` (`InvalidParameterValue`, "in use") while it is attached or detaching.
     fn delete_interface(&self, eni: &EniId) -> impl Future<Output = CloudResult<()>> + Send;
     /// `AssignPrivateIpAddresses` by count: exactly the new addresses. All or nothing.
-    fn assign_addresses(&self, eni: &EniId, count: u32) -> impl Future<Output = CloudResult<Vec<Ipv4Addr>>> + Send;
+    fn assign_addresses(
+        &self,
+        eni: &EniId,
+        count: u32,
+    ) -> impl Future<Output = CloudResult<Vec<Ipv4Addr>>> + Send;
     /// `UnassignPrivateIpAddresses`. All or nothing: `Invalid` when one of them is not a secondary address of the ENI.
-    fn unassign_addresses(&self, eni: &EniId, addresses: &[Ipv4Addr]) -> impl Future<Output = CloudResult<()>> + Send;
+    fn unassign_addresses(
+        &self,
+        eni: &EniId,
+        addresses: &[Ipv4Addr],
+    ) -> impl Future<Output = CloudResult<()>> + Send;
     /// `CreateTags`.
-    fn create_tags(&self, eni: &EniId, tags: &BTreeMap<String, String>) -> impl Future<Output = CloudResult<()>> + Send;
+    fn create_tags(
+        &self,
+        eni: &EniId,
+        tags: &BTreeMap<String, String>,
+    ) -> impl Future<Output = CloudResult<()>> + Send;
 }

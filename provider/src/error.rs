@@ -69,15 +69,27 @@ pub enum ErrorClass {
 impl CloudError {
     /// An error of `class`.
     #[must_use]
-    pub fn new(action: &'static str, class: ErrorClass, code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { action, class, code: code.into(), message: message.into().chars().take(512).collect() }
+    pub fn new(
+        action: &'static str,
+        class: ErrorClass,
+        code: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            action,
+            class,
+            code: code.into(),
+            message: message.into().chars().take(512).collect(),
+        }
     }
 
     /// How long the cloud asked to wait.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self.class {
-            ErrorClass::Throttled { retry_after_millis } => retry_after_millis.map(Duration::from_millis),
+            ErrorClass::Throttled { retry_after_millis } => {
+                retry_after_millis.map(Duration::from_millis)
+            }
             _ => None,
         }
     }

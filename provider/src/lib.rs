@@ -2,8 +2,10 @@
 //!
 //! Invariant: no I/O and no AWS type in here. The simulator keeps its own time, which is passed in.
 
+pub mod call;
 pub mod cloud;
 pub mod error;
+pub mod sim;
 
 pub use cloud::*;
 pub use error::{CloudError, ErrorClass};
