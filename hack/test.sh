@@ -41,9 +41,9 @@ tier_docs() {
 
 tier_kernel() { tests -p veni-datapath --features host,bpf; }
 
-tier_faults() { tests -p veni-ipamd --test faults; }
+tier_faults() { tests -p veni-ipamd --features fault-points --test faults; }
 
-tier_property() { tests -p veni-ipamd --test property; }
+tier_property() { tests -p veni-ipamd --features fault-points --test property; }
 
 tier_lab() {
     hack/build.sh && tests -p veni-lab && check "demo" target/veni/veni-lab demo

@@ -1,5 +1,5 @@
-//! Debian's containerd and runc as a private daemon: its own root, state and socket, in namespaces of its own (mount,
-//! pid) and in the network namespace of a node. Killing it leaves no shim and no mount behind.
+//! Debian's containerd and runc as a private daemon: its own root, state and socket, in mount and pid namespaces of its
+//! own, started in the network namespace of a node. Killing it leaves no shim and no mount behind.
 //!
 //! `/var/lib/cni` (where libcni keeps its result cache) and `/run/containerd` (shim sockets) are fixed in containerd
 //! 1.6: inside its mount namespace they are directories of the test.
@@ -24,8 +24,6 @@ pub struct Tools {
 /// What a containerd runs in.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// The network namespace, as a path for `nsenter --net=`.
-    pub netns: PathBuf,
     /// The CNI configuration list.
     pub conflist: String,
     /// The directory with our CNI plugins; containerd's own (`loopback`, `portmap`) are added.
@@ -91,16 +89,20 @@ impl Tools {
 // === impl Containerd ===
 
 impl Containerd {
-    /// Starts containerd on `node`, waits until its CRI answers, and imports [`image::IMAGE`].
+    /// Starts containerd for `node`, waits until its CRI answers, and imports [`image::IMAGE`]. `spawn` starts the
+    /// command in the node's network namespace.
     ///
     /// # Errors
     /// When it does not come up in 30 s; the end of its log is in the error.
-    pub async fn start(tools: &Tools, node: &Node) -> anyhow::Result<(Self, Cri)> {
+    pub async fn start(
+        tools: &Tools,
+        node: &Node,
+        spawn: impl FnOnce(Command) -> anyhow::Result<Child>,
+    ) -> anyhow::Result<(Self, Cri)> {
         let dir = tempfile::Builder::new().prefix("veni-cri-").tempdir()?;
-        let this = Self {
-            child: spawn(tools, node, dir.path())?,
-            dir,
-        };
+        let child = spawn(command(tools, node, dir.path())?)
+            .context("starting containerd with unshare (package util-linux)")?;
+        let this = Self { child, dir };
         let cri = this.connected().await.with_context(|| this.log_end())?;
         this.import_image(tools).with_context(|| this.log_end())?;
         ensure!(
@@ -180,7 +182,7 @@ impl Drop for Containerd {
     }
 }
 
-fn spawn(tools: &Tools, node: &Node, dir: &Path) -> anyhow::Result<Child> {
+fn command(tools: &Tools, node: &Node, dir: &Path) -> anyhow::Result<Command> {
     for sub in ["root", "state", "run", "conf", "bin"] {
         fs::create_dir(dir.join(sub))?;
     }
@@ -195,27 +197,18 @@ mount --bind "$CNI_CACHE" /var/lib/cni
 mount --bind "$DIR/run" /run/containerd
 exec containerd --config "$DIR/config.toml""#;
     let log = fs::File::create(dir.join("log"))?;
-    Command::new("unshare")
-        .args([
-            "--mount",
-            "--propagation",
-            "private",
-            "--pid",
-            "--fork",
-            "--mount-proc",
-            "--kill-child",
-        ])
-        .arg("nsenter")
-        .arg(format!("--net={}", node.netns.display()))
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--propagation", "private"])
+        .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
         .args(["sh", "-c", script])
         .env("DIR", dir)
         .env("CNI_CACHE", &node.cni_cache)
         .env("PATH", search_path(tools))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
-        .context("starting containerd with unshare (package util-linux)")
+        .stderr(log);
+    Ok(command)
 }
 
 fn search_path(tools: &Tools) -> String {
