@@ -96,6 +96,17 @@ pub fn max_pods(limits: &InstanceLimits) -> u32 {
     limits.enis_for_pods() * limits.pod_addresses_per_eni() + 2
 }
 
+/// Whether the type takes a trunk ENI: Nitro or bare metal, and not burstable (EKS user guide, "Security groups for
+/// Pods": "the t family is not supported").
+#[must_use]
+pub fn takes_trunk(instance_type: &InstanceType, limits: &InstanceLimits) -> bool {
+    let burstable = instance_type
+        .as_str()
+        .strip_prefix('t')
+        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    limits.supports_prefixes() && !burstable
+}
+
 fn rows() -> impl Iterator<Item = &'static str> {
     TABLE
         .lines()
@@ -245,6 +256,23 @@ mod tests {
                 of(instance_type).supports_prefixes(),
                 expected,
                 "{instance_type}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_trunk_needs_nitro_and_no_burstable_family() {
+        for (name, expected) in [
+            ("m5.large", true),
+            ("t3.small", false),
+            ("t4g.large", false),
+            ("trn1.32xlarge", true),
+            ("m4.large", false),
+        ] {
+            assert_eq!(
+                takes_trunk(&name.parse().unwrap(), &of(name)),
+                expected,
+                "{name}"
             );
         }
     }
