@@ -4,6 +4,7 @@
 
 pub mod call;
 pub mod cloud;
+pub mod conformance;
 pub mod error;
 pub mod sim;
 

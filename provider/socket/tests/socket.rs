@@ -1,5 +1,7 @@
 //! The socket carries what the simulator says, and survives what clients do.
 
+#![expect(clippy::unwrap_used, reason = "a test says what it needs by failing")]
+
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex},
