@@ -1,1 +1,40 @@
-//! Placeholder: filled by the first change to this crate.
+//! What the eBPF programs and user space share: the maps' keys and values, drop reasons, and the frame parser.
+//!
+//! Invariants: every type that goes into a map is `repr(C)`, has no implicit padding and only fixed-width fields;
+//! a change of any of them, or of a map's meaning, raises [`LAYOUT_VERSION`]. Nothing here allocates, panics or
+//! indexes with a value that comes from a packet, so that the verifier can follow all of it.
+//!
+//! Deliberately absent: the aya crates (either side), I/O.
+
+#![cfg_attr(not(test), no_std)]
+
+pub mod drop_reason;
+pub mod frame;
+
+pub use drop_reason::DropReason;
+
+/// The version of everything that is pinned. Maps of another version are not adopted.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Pods that the map can hold: above the densest instance type (15 ENIs × 49 secondary addresses) with room for
+/// entries of veths that are being deleted.
+pub const MAX_PODS: usize = 8192;
+
+/// Slots of the drop counters: more than there are reasons, so that a new reason does not change the layout.
+pub const DROP_SLOTS: usize = 32;
+
+/// What the filter knows about a pod. The key is the interface index of its host-side veth (`u32`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct PodValue {
+    /// Its only IPv4 source address, network order.
+    pub address: [u8; 4],
+    /// The MAC of the interface inside the pod.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// The mark of its ENI, already shifted into the mask.
+    pub mark: u32,
+}
+
+const _: () = assert!(size_of::<PodValue>() == 16 && DropReason::ALL.len() <= DROP_SLOTS);

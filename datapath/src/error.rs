@@ -1,0 +1,74 @@
+//! Why something in the node's network could not be done.
+
+use std::{io, path::PathBuf};
+
+use crate::netlink;
+
+/// Why something in the node's network could not be done. Each names the operation and what it was done to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The kernel refused, or could not be asked.
+    #[error("{operation}")]
+    Netlink {
+        /// What was being done, e.g. `listing routes`.
+        operation: String,
+        /// Why it failed.
+        #[source]
+        source: netlink::Error,
+    },
+    /// A system call or a file.
+    #[error("{operation}")]
+    Io {
+        /// What was being done.
+        operation: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// `nft` refused the table.
+    #[error("nft exited with {status}: {stderr} (is the nftables package installed and recent?)")]
+    Nft {
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// What it said, cut to one kibibyte.
+        stderr: String,
+    },
+    /// `nft` printed something that is not its JSON.
+    #[error("reading what `nft -j list` printed")]
+    NftOutput(#[source] serde_json::Error),
+    /// The eBPF filter could not be loaded.
+    #[cfg(feature = "bpf")]
+    #[error("loading the eBPF filter: {operation}")]
+    Bpf {
+        /// Which step.
+        operation: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No BPF file system, and none could be mounted.
+    #[error("{} is not on a BPF file system and none could be mounted; mount one with `mount -t bpf bpf /sys/fs/bpf`", path.display())]
+    NoBpfFs {
+        /// Where maps were to be pinned.
+        path: PathBuf,
+        /// Why mounting failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The result of an operation on the node's network.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn io(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let operation = operation.into();
+        move |source| Self::Io { operation, source }
+    }
+
+    pub(crate) fn netlink(operation: impl Into<String>) -> impl FnOnce(netlink::Error) -> Self {
+        let operation = operation.into();
+        move |source| Self::Netlink { operation, source }
+    }
+}

@@ -1,0 +1,189 @@
+//! Links of the node: found by MAC, brought up, given an MTU and an address.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+    link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
+};
+use veni_core::net::{Ipv4Prefix, Mac};
+
+use crate::{
+    error::{Error, Result},
+    netlink::{Request, Socket},
+};
+
+/// A link of the current network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub ifname: String,
+    /// Its MAC, for Ethernet.
+    pub mac: Option<Mac>,
+    /// Its MTU.
+    pub mtu: u32,
+    /// Whether it is up (administratively).
+    pub up: bool,
+    /// `vlan`, `macvlan`, `veth`…; `None` for hardware.
+    pub kind: Option<String>,
+}
+
+/// An IPv4 address on a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LinkAddress {
+    pub(super) ifindex: u32,
+    pub(super) address: Ipv4Addr,
+    pub(super) prefix_len: u8,
+}
+
+// === impl Link ===
+
+impl Link {
+    pub(crate) fn parse(message: &LinkMessage) -> Self {
+        let mut link = Self {
+            ifindex: message.header.index,
+            ifname: String::new(),
+            mac: None,
+            mtu: 0,
+            up: message.header.flags.contains(LinkFlags::Up),
+            kind: None,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.ifname.clone_from(name),
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Address(bytes) => {
+                    link.mac = <[u8; 6]>::try_from(&bytes[..]).ok().map(Mac)
+                }
+                LinkAttribute::LinkInfo(infos) => {
+                    link.kind = infos.iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind_name(kind)),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+
+    /// Whether this can be an ENI: links stacked on one (VLAN, macvlan, bridge…) carry its MAC too.
+    #[must_use]
+    pub fn can_be_eni(&self) -> bool {
+        // A veth stands for an ENI in the lab.
+        self.kind.as_deref().is_none_or(|kind| kind == "veth")
+    }
+}
+
+fn kind_name(kind: &InfoKind) -> String {
+    kind.to_string()
+}
+
+/// All links of the current network namespace.
+///
+/// # Errors
+/// When they cannot be listed.
+pub fn links() -> Result<Vec<Link>> {
+    dump(&mut Socket::open().map_err(Error::netlink("listing links"))?)
+}
+
+/// The link of the ENI with this MAC, `None` while it is not there.
+///
+/// # Errors
+/// When links cannot be listed.
+pub fn by_mac(mac: Mac) -> Result<Option<Link>> {
+    Ok(links()?
+        .into_iter()
+        .find(|link| link.mac == Some(mac) && link.can_be_eni()))
+}
+
+pub(super) fn dump(socket: &mut Socket) -> Result<Vec<Link>> {
+    let mut request = LinkMessage::default();
+    request
+        .attributes
+        .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    socket
+        .dump(
+            RouteNetlinkMessage::GetLink(request),
+            |message| match message {
+                RouteNetlinkMessage::NewLink(link) => Some(Link::parse(&link)),
+                _ => None,
+            },
+        )
+        .map_err(Error::netlink("listing links"))
+}
+
+pub(super) fn set_up(ifindex: u32) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    Request::plain(RouteNetlinkMessage::SetLink(message))
+}
+
+pub(super) fn set_mtu(ifindex: u32, mtu: u32) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    message.attributes.push(LinkAttribute::Mtu(mtu));
+    Request::plain(RouteNetlinkMessage::SetLink(message))
+}
+
+pub(super) fn dump_addresses(socket: &mut Socket) -> Result<Vec<LinkAddress>> {
+    let mut request = AddressMessage::default();
+    request.header.family = AddressFamily::Inet;
+    socket
+        .dump(
+            RouteNetlinkMessage::GetAddress(request),
+            |message| match message {
+                RouteNetlinkMessage::NewAddress(address) => parse_address(&address),
+                _ => None,
+            },
+        )
+        .map_err(Error::netlink("listing addresses"))
+}
+
+fn parse_address(message: &AddressMessage) -> Option<LinkAddress> {
+    let local = |attribute: &AddressAttribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+        _ => None,
+    };
+    let address = message.attributes.iter().find_map(local)?;
+    Some(LinkAddress {
+        ifindex: message.header.index,
+        address,
+        prefix_len: message.header.prefix_len,
+    })
+}
+
+/// The address with its subnet's length, and no route for the subnet (`IFA_F_NOPREFIXROUTE`, Linux 3.14 and for IPv4
+/// 4.10): the main table must not lead to the subnet through a secondary ENI.
+pub(super) fn add_address(ifindex: u32, address: Ipv4Addr, subnet: Ipv4Prefix) -> Request {
+    let mut message = address_message(ifindex, address, subnet.len());
+    message
+        .attributes
+        .push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
+    Request::replace(RouteNetlinkMessage::NewAddress(message))
+}
+
+pub(super) fn remove_address(address: &LinkAddress) -> Request {
+    let message = address_message(address.ifindex, address.address, address.prefix_len);
+    Request::plain(RouteNetlinkMessage::DelAddress(message))
+}
+
+fn address_message(ifindex: u32, address: Ipv4Addr, prefix_len: u8) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = prefix_len;
+    message.header.scope = AddressScope::Universe;
+    message.header.index = ifindex;
+    message
+        .attributes
+        .push(AddressAttribute::Local(IpAddr::V4(address)));
+    message
+        .attributes
+        .push(AddressAttribute::Address(IpAddr::V4(address)));
+    message
+}

@@ -1,0 +1,197 @@
+//! Routes as values.
+
+use std::{fmt, net::Ipv4Addr};
+
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    route::{
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
+        RouteScope, RouteType,
+    },
+};
+use veni_core::net::Ipv4Prefix;
+
+use super::PROTOCOL;
+use crate::{
+    error::{Error, Result},
+    netlink::{Request, Socket},
+};
+
+/// A unicast IPv4 route of the kinds that we make.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Route {
+    /// Its table.
+    pub table: u32,
+    /// Where to.
+    pub destination: Ipv4Prefix,
+    /// Through which router, which need not be on a connected prefix (`onlink`); `None`: the link itself (`scope link`).
+    pub gateway: Option<Ipv4Addr>,
+    /// Out of which link.
+    pub ifindex: u32,
+    /// The source of what the node itself sends.
+    pub source: Option<Ipv4Addr>,
+}
+
+/// A route as the kernel has it.
+#[derive(Debug, Clone)]
+pub(super) struct KernelRoute {
+    pub(super) message: RouteMessage,
+    pub(super) protocol: u8,
+    /// `None` when it is of no kind of ours (multipath, not unicast).
+    pub(super) route: Option<Route>,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "route {}", self.destination)?;
+        if let Some(gateway) = self.gateway {
+            write!(f, " via {gateway}")?;
+        }
+        write!(f, " dev #{}", self.ifindex)?;
+        if let Some(source) = self.source {
+            write!(f, " src {source}")?;
+        }
+        write!(f, " table {}", self.table)
+    }
+}
+
+impl Route {
+    pub(super) fn message(&self) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.destination_prefix_length = self.destination.len();
+        message.header.protocol = RouteProtocol::Other(PROTOCOL);
+        message.header.kind = RouteType::Unicast;
+        message.header.table = u8::try_from(self.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+        let attributes = &mut message.attributes;
+        attributes.push(RouteAttribute::Table(self.table));
+        if self.destination.len() > 0 {
+            attributes.push(RouteAttribute::Destination(RouteAddress::Inet(
+                self.destination.network(),
+            )));
+        }
+        attributes.push(RouteAttribute::Oif(self.ifindex));
+        if let Some(gateway) = self.gateway {
+            message.header.scope = RouteScope::Universe;
+            message.header.flags = RouteFlags::Onlink;
+            attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+        } else {
+            message.header.scope = RouteScope::Link;
+        }
+        if let Some(source) = self.source {
+            attributes.push(RouteAttribute::PrefSource(RouteAddress::Inet(source)));
+        }
+        message
+    }
+}
+
+impl KernelRoute {
+    fn parse(message: RouteMessage) -> Self {
+        let route = parse(&message);
+        Self {
+            protocol: u8::from(message.header.protocol),
+            route,
+            message,
+        }
+    }
+}
+
+fn parse(message: &RouteMessage) -> Option<Route> {
+    if message.header.kind != RouteType::Unicast || message.header.tos != 0 {
+        return None;
+    }
+    let mut table = u32::from(message.header.table);
+    let (mut destination, mut gateway, mut ifindex, mut source) =
+        (Ipv4Addr::UNSPECIFIED, None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
+            RouteAttribute::Oif(index) => ifindex = Some(*index),
+            RouteAttribute::MultiPath(_) | RouteAttribute::Encap(_) => return None,
+            _ => {}
+        }
+    }
+    let destination =
+        Ipv4Prefix::new(destination, message.header.destination_prefix_length).ok()?;
+    Some(Route {
+        table,
+        destination,
+        gateway,
+        ifindex: ifindex?,
+        source,
+    })
+}
+
+/// Every unicast route of every table.
+pub(super) fn dump(socket: &mut Socket) -> Result<Vec<KernelRoute>> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet;
+    socket
+        .dump(
+            RouteNetlinkMessage::GetRoute(request),
+            |message| match message {
+                // Local and broadcast routes are the kernel's own affair.
+                RouteNetlinkMessage::NewRoute(route)
+                    if route.header.address_family == AddressFamily::Inet
+                        && route.header.kind == RouteType::Unicast =>
+                {
+                    Some(KernelRoute::parse(route))
+                }
+                _ => None,
+            },
+        )
+        .map_err(Error::netlink("listing routes"))
+}
+
+pub(super) fn replace(route: &Route) -> Request {
+    Request::replace(RouteNetlinkMessage::NewRoute(route.message()))
+}
+
+pub(super) fn remove(route: &KernelRoute) -> Request {
+    let mut message = route.message.clone();
+    // What the kernel reports but does not take back.
+    message
+        .attributes
+        .retain(|attribute| !matches!(attribute, RouteAttribute::CacheInfo(_)));
+    message.header.flags = RouteFlags::empty();
+    Request::plain(RouteNetlinkMessage::DelRoute(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_we_make_parses_back_to_itself() {
+        let gateway = Ipv4Addr::new(10, 0, 2, 1);
+        let routes = [
+            Route {
+                table: 7602,
+                destination: "0.0.0.0/0".parse().unwrap(),
+                gateway: Some(gateway),
+                ifindex: 3,
+                source: None,
+            },
+            Route {
+                table: 7602,
+                destination: Ipv4Prefix::new(gateway, 32).unwrap(),
+                gateway: None,
+                ifindex: 3,
+                source: None,
+            },
+            Route {
+                table: 7600,
+                destination: "10.0.2.77/32".parse().unwrap(),
+                gateway: None,
+                ifindex: 0x10_0007,
+                source: Some(Ipv4Addr::new(10, 0, 1, 10)),
+            },
+        ];
+        for route in routes {
+            assert_eq!(KernelRoute::parse(route.message()).route, Some(route));
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! rtnetlink notifications.
+
+use std::{collections::HashMap, io};
+
+use netlink_packet_core::Parseable as _;
+use netlink_packet_route::link::LinkMessage;
+
+use super::{Change, RECEIVE_BUFFER};
+use crate::{
+    error::Result,
+    host::{Link, PROTOCOL, link},
+    raw::{self, Message, RawSocket},
+};
+
+/// `RTNLGRP_LINK`, `_TC`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV4_NETCONF`
+/// (include/uapi/linux/rtnetlink.h).
+const GROUPS: [u32; 6] = [1, 4, 5, 7, 8, 24];
+/// `RT_TABLE_MAIN`.
+const MAIN: u32 = 254;
+const FRA_PROTOCOL: u16 = 21;
+const TCA_KIND: u16 = 1;
+const NETCONFA_IFINDEX: u16 = 1;
+const NETCONFA_FORWARDING: u16 = 2;
+const NETCONFA_RP_FILTER: u16 = 3;
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
+const RTM_DELQDISC: u16 = 37;
+const RTM_DELTFILTER: u16 = 45;
+const RTM_NEWNETCONF: u16 = 80;
+
+/// The links as last heard of, by index.
+pub(super) struct Links(HashMap<u32, Link>);
+
+pub(super) struct Reader {
+    links: Links,
+    veth_prefix: String,
+}
+
+pub(super) fn open() -> io::Result<RawSocket> {
+    let socket = RawSocket::open(libc::NETLINK_ROUTE)?;
+    socket.receive_buffer(RECEIVE_BUFFER);
+    socket.join(&GROUPS)?;
+    Ok(socket)
+}
+
+impl Links {
+    /// Those that are there now; to be called after [`open`], so that none falls between.
+    pub(super) fn now() -> Result<Self> {
+        Ok(Self(
+            link::links()?
+                .into_iter()
+                .map(|link| (link.ifindex, link))
+                .collect(),
+        ))
+    }
+}
+
+impl Reader {
+    pub(super) fn new(links: Links, veth_prefix: String) -> Self {
+        Self { links, veth_prefix }
+    }
+
+    pub(super) fn read(&mut self, datagram: &[u8]) -> Vec<Change> {
+        raw::messages(datagram)
+            .filter_map(|message| self.change(message))
+            .collect()
+    }
+
+    fn change(&mut self, message: Message<'_>) -> Option<Change> {
+        match message.kind {
+            RTM_NEWLINK => self.link(message.body),
+            RTM_DELLINK => self.link_gone(message.body),
+            RTM_NEWADDR | RTM_DELADDR => Some(Change::Addresses),
+            RTM_NEWROUTE | RTM_DELROUTE => route_matters(message).then_some(Change::Routes),
+            RTM_NEWRULE | RTM_DELRULE => rule_matters(message).then_some(Change::Rules),
+            RTM_DELQDISC => {
+                let kind = message
+                    .body
+                    .get(20..)
+                    .and_then(|a| raw::attribute(a, TCA_KIND))
+                    .map(raw::text);
+                matches!(kind, Some("clsact" | "ingress")).then_some(Change::Qdisc)
+            }
+            RTM_DELTFILTER => Some(Change::Qdisc),
+            RTM_NEWNETCONF => self
+                .netconf_matters(message.body)
+                .then_some(Change::Netconf),
+            _ => None,
+        }
+    }
+
+    fn link(&mut self, body: &[u8]) -> Option<Change> {
+        // AF_BRIDGE and AF_INET6 views of a link say nothing new.
+        if body.first() != Some(&0) {
+            return None;
+        }
+        let link = Link::parse(&LinkMessage::parse(body).ok()?);
+        let before = self.links.0.insert(link.ifindex, link.clone());
+        let Link {
+            ifindex,
+            ifname: name,
+            mac,
+            ..
+        } = link.clone();
+        match before {
+            Some(before) if before == link => None,
+            Some(before) if before.ifname == name && before.mac == mac => {
+                Some(Change::LinkChanged { ifindex, name })
+            }
+            _ => Some(Change::LinkAdded { mac, ifindex, name }),
+        }
+    }
+
+    fn link_gone(&mut self, body: &[u8]) -> Option<Change> {
+        if body.first() != Some(&0) {
+            return None;
+        }
+        let ifindex = raw::u32_at(body, 4)?;
+        let name = self.links.0.remove(&ifindex)?.ifname;
+        Some(Change::LinkRemoved { ifindex, name })
+    }
+
+    fn netconf_matters(&self, body: &[u8]) -> bool {
+        let Some(attributes) = body.get(4..) else {
+            return false;
+        };
+        let number =
+            |kind| raw::attribute(attributes, kind).and_then(|value| raw::u32_at(value, 0));
+        let of_pod = number(NETCONFA_IFINDEX)
+            .and_then(|ifindex| self.links.0.get(&ifindex))
+            .is_some_and(|link| link.ifname.starts_with(&self.veth_prefix));
+        !of_pod && (number(NETCONFA_FORWARDING) == Some(0) || number(NETCONFA_RP_FILTER) == Some(1))
+    }
+}
+
+/// `struct rtmsg`: table at 4, protocol at 5.
+fn route_matters(message: Message<'_>) -> bool {
+    let (Some(&table), Some(&protocol)) = (message.body.get(4), message.body.get(5)) else {
+        return false;
+    };
+    if message.kind == RTM_DELROUTE {
+        protocol == PROTOCOL
+    } else {
+        u32::from(table) == MAIN && protocol != PROTOCOL
+    }
+}
+
+fn rule_matters(message: Message<'_>) -> bool {
+    let protocol = message
+        .body
+        .get(12..)
+        .and_then(|a| raw::attribute(a, FRA_PROTOCOL))
+        .and_then(|v| v.first());
+    let ours = protocol == Some(&PROTOCOL);
+    (message.kind == RTM_DELRULE) == ours
+}
