@@ -1,2 +1,9 @@
-//! Placeholder: filled by the first change to this crate.
-fn main() {}
+//! `veni-lab`: a VPC in a box, for playing, for the demo and for measuring.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -9,7 +9,7 @@
 use std::{
     fs::File,
     io::{self, Write as _},
-    os::fd::AsFd,
+    os::fd::{AsFd as _, AsRawFd as _},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{Arc, mpsc},
@@ -159,11 +159,10 @@ impl Namespace {
         &self.path
     }
 
-    /// The open namespace, for programs outside the lab (`/proc/<pid>/fd/<n>`).
+    /// The open network and mount namespaces, for programs outside the lab (`/proc/<pid>/fd/<n>`).
     #[must_use]
-    pub fn fd(&self) -> i32 {
-        use std::os::fd::AsRawFd as _;
-        self.net.as_raw_fd()
+    pub fn fds(&self) -> (i32, i32) {
+        (self.net.as_raw_fd(), self.outer.mounts.as_raw_fd())
     }
 
     /// Removes the binding. The namespace goes with its last process and socket.

@@ -162,3 +162,19 @@ pub fn ping(from: &Namespace, to: Ipv4Addr) -> Result<Duration> {
         rtt.ok_or_else(|| Error::invalid(format!("no echo reply in {} from {to}", from.name())))
     })
 }
+
+/// Sends a datagram from `from` with the source address `source`; whether an answer came within half a second.
+///
+/// # Errors
+/// When `source` is no address of the namespace.
+pub fn send_from(from: &Namespace, source: Ipv4Addr, to: SocketAddrV4) -> Result<bool> {
+    let what = || format!("cannot send from {source} in {}", from.name());
+    from.run(|| {
+        let socket = UdpSocket::bind((source, 0)).context(what)?;
+        socket
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .context(what)?;
+        socket.send_to(b"who am I", to).context(what)?;
+        Ok(socket.recv_from(&mut [0; 64]).is_ok())
+    })
+}

@@ -1,0 +1,174 @@
+//! The command line. What it prints is for people, except with `-o json`.
+
+mod bench;
+mod checks;
+mod control;
+mod demo;
+mod exec;
+mod interrupt;
+mod print;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use veni_lab::{LabConfig, NodeConfig};
+
+/// A VPC in a box: nodes, ENIs, subnets, a router and hosts outside, in network namespaces of their own. The real
+/// veni-ipamd runs on every node, and pods are added with the real veni-cni.
+#[derive(Debug, Parser)]
+#[command(name = "veni-lab", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring a lab up and leave it running
+    Up(LabArgs),
+    /// Bring a lab up in the foreground, until Ctrl-C
+    Run(LabArgs),
+    /// Run a command on a node, in a pod, on `router`, `internet` or `peer`
+    Exec {
+        #[command(flatten)]
+        lab: Name,
+        /// A node's or a pod's name, `router`, `internet` or `peer`
+        place: String,
+        /// The command, after `--`
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Add a pod through the plugin
+    Add {
+        #[command(flatten)]
+        lab: Name,
+        /// The node
+        node: String,
+        /// The pod's new name
+        pod: String,
+    },
+    /// Remove a pod through the plugin
+    Del {
+        #[command(flatten)]
+        lab: Name,
+        /// The node (may be left out: pods' names are unique in a lab)
+        #[arg(value_name = "[NODE] POD", num_args = 1..=2)]
+        names: Vec<String>,
+    },
+    /// Show the nodes, their ENIs and pools, and the pods
+    Status {
+        #[command(flatten)]
+        lab: Name,
+        /// `table` or `json`
+        #[arg(short, long, default_value = "table")]
+        output: Output,
+    },
+    /// Take a lab down
+    Down(Name),
+    /// Show and check the main job from end to end; exits with 0 only if every check held
+    Demo(demo::Options),
+    /// Measure
+    Bench {
+        #[command(subcommand)]
+        what: bench::What,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+struct Name {
+    /// The lab
+    #[arg(long, default_value = "lab", env = "VENI_LAB")]
+    name: String,
+}
+
+#[derive(Debug, Clone, Args)]
+struct LabArgs {
+    #[command(flatten)]
+    lab: Name,
+    /// Nodes as NAME=TYPE, several times; two by default
+    #[arg(long = "node", value_name = "NAME=TYPE")]
+    nodes: Vec<String>,
+    /// A variable of every node's veni-ipamd, NAME=VALUE, several times
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// EC2 answers and attaches at once
+    #[arg(long)]
+    instant: bool,
+    #[arg(long, hide = true)]
+    detached: bool,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let done = match cli.command {
+        Command::Up(args) => serve::up(&args),
+        Command::Run(args) => serve::run(&args),
+        Command::Exec {
+            lab,
+            place,
+            command,
+        } => exec::exec(&lab.name, &place, &command),
+        Command::Add { lab, node, pod } => serve::add(&lab.name, node, pod),
+        Command::Del { lab, names } => serve::del(&lab.name, &names),
+        Command::Status { lab, output } => serve::status(&lab.name, output),
+        Command::Down(lab) => serve::down(&lab.name),
+        Command::Demo(options) => demo::demo(&options),
+        Command::Bench { what } => bench::bench(&what),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            print::failure(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+// === impl LabArgs ===
+
+impl LabArgs {
+    fn config(&self) -> anyhow::Result<LabConfig> {
+        let mut config = LabConfig::two_nodes(&self.lab.name);
+        if !self.nodes.is_empty() {
+            config.nodes = self
+                .nodes
+                .iter()
+                .map(|node| parse_node(node))
+                .collect::<anyhow::Result<_>>()?;
+        }
+        for variable in &self.env {
+            let (name, value) = pair(variable, "--env", "NAME=VALUE")?;
+            config = config.with_env(name, value);
+        }
+        if self.instant {
+            config.ec2 = veni_provider::sim::SimConfig::instant();
+        }
+        Ok(config)
+    }
+}
+
+fn parse_node(text: &str) -> anyhow::Result<NodeConfig> {
+    let (name, instance_type) = pair(text, "--node", "NAME=TYPE, e.g. node-1=m5.xlarge")?;
+    Ok(NodeConfig {
+        instance_type: instance_type.parse()?,
+        ..NodeConfig::new(name, "m5.xlarge")
+    })
+}
+
+fn pair<'a>(text: &'a str, option: &str, expected: &str) -> anyhow::Result<(&'a str, &'a str)> {
+    text.split_once('=')
+        .ok_or_else(|| anyhow::anyhow!("{option} {text:?}: wants {expected}"))
+}

@@ -1,0 +1,191 @@
+//! The socket of a lab that is up: one JSON request and one answer a connection.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::Ipv4Addr,
+    os::unix::net::{UnixListener, UnixStream},
+    path::PathBuf,
+};
+
+use anyhow::{Context as _, anyhow, bail};
+use serde::{Deserialize, Serialize};
+use veni_core::wire::inspect::View;
+use veni_lab::{Lab, lab::control_socket, place};
+
+/// What is asked of a lab.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub(super) enum Request {
+    Add {
+        node: String,
+        pod: String,
+    },
+    Del {
+        pod: String,
+    },
+    Status,
+    /// Where a namespace can be entered.
+    Resolve {
+        place: String,
+    },
+    Down,
+}
+
+/// What it answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub(super) enum Answer {
+    Pod(PodView),
+    Status(Status),
+    /// Files of the lab's process.
+    Entrance {
+        net: PathBuf,
+        mounts: PathBuf,
+    },
+    Done,
+    Error {
+        message: String,
+    },
+}
+
+/// A lab.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Status {
+    pub(super) name: String,
+    pub(super) pid: u32,
+    pub(super) dir: PathBuf,
+    pub(super) nodes: Vec<NodeView>,
+    pub(super) pods: Vec<PodView>,
+    pub(super) drops: Vec<String>,
+}
+
+/// A node.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct NodeView {
+    pub(super) name: String,
+    pub(super) instance_type: String,
+    pub(super) address: Ipv4Addr,
+    pub(super) ipamd: Result<Box<View>, String>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct PodView {
+    pub(super) name: String,
+    pub(super) node: String,
+    pub(super) address: Ipv4Addr,
+    /// What the plugin took, microseconds.
+    pub(super) micros: u128,
+}
+
+/// Asks the lab `name`.
+pub(super) fn ask(name: &str, request: &Request) -> anyhow::Result<Answer> {
+    let socket = control_socket(&place::of(name));
+    let mut stream = UnixStream::connect(&socket).with_context(|| match place::living() {
+        labs if labs.is_empty() => format!("the lab {name} is not up: `veni-lab up --name {name}`"),
+        labs => format!("the lab {name} is not up (there are: {})", labs.join(", ")),
+    })?;
+    serde_json::to_writer(&mut stream, request)?;
+    stream.write_all(b"\n")?;
+    let mut line = String::new();
+    BufReader::new(stream)
+        .read_line(&mut line)
+        .context("the lab went away")?;
+    match serde_json::from_str(&line).context("the lab's answer cannot be read")? {
+        Answer::Error { message } => Err(anyhow!(message)),
+        answer => Ok(answer),
+    }
+}
+
+/// Answers until asked to end.
+pub(super) fn answer_until_down(lab: &Lab, listener: &UnixListener) -> anyhow::Result<()> {
+    for stream in listener.incoming() {
+        let mut stream = stream.context("cannot accept")?;
+        match read_request(&stream).and_then(|request| answer(lab, request)) {
+            Ok(answer @ Answer::Done) => {
+                reply(&mut stream, &answer);
+                return Ok(());
+            }
+            Ok(answer) => reply(&mut stream, &answer),
+            Err(error) => reply(
+                &mut stream,
+                &Answer::Error {
+                    message: format!("{error:#}"),
+                },
+            ),
+        }
+    }
+    bail!("the control socket ended")
+}
+
+fn read_request(stream: &UnixStream) -> anyhow::Result<Request> {
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    Ok(serde_json::from_str(&line)?)
+}
+
+fn reply(stream: &mut UnixStream, answer: &Answer) {
+    // A client that does not wait for its answer does not get one.
+    drop(serde_json::to_writer(stream, answer));
+}
+
+fn answer(lab: &Lab, request: Request) -> anyhow::Result<Answer> {
+    Ok(match request {
+        Request::Add { node, pod } => Answer::Pod(view(&lab.add_pod(&node, &pod)?)),
+        Request::Del { pod } => {
+            let before = view(&lab.pod(&pod)?);
+            Answer::Pod(PodView {
+                micros: lab.del_pod(&pod)?.as_micros(),
+                ..before
+            })
+        }
+        Request::Status => Answer::Status(status(lab)?),
+        Request::Resolve { place } => {
+            let namespace = lab.namespace(&place)?;
+            let (net, mounts) = namespace.fds();
+            let file = |fd| PathBuf::from(format!("/proc/{}/fd/{fd}", std::process::id()));
+            Answer::Entrance {
+                net: file(net),
+                mounts: file(mounts),
+            }
+        }
+        Request::Down => Answer::Done,
+    })
+}
+
+fn status(lab: &Lab) -> anyhow::Result<Status> {
+    let nodes = lab.nodes().iter().map(|node| NodeView {
+        name: node.name.clone(),
+        instance_type: node.instance_type.to_string(),
+        address: node.address,
+        ipamd: node
+            .inspect()
+            .map(Box::new)
+            .map_err(|error| error.to_string()),
+    });
+    let drops = lab.vpc.drops()?;
+    let mut dropped = drops.offenders;
+    if drops.no_public_address > 0 {
+        dropped.push(format!(
+            "{} packets to or from the internet without a public address",
+            drops.no_public_address
+        ));
+    }
+    Ok(Status {
+        name: lab.name.clone(),
+        pid: std::process::id(),
+        dir: lab.dir.clone(),
+        nodes: nodes.collect(),
+        pods: lab.pods().iter().map(view).collect(),
+        drops: dropped,
+    })
+}
+
+fn view(pod: &veni_lab::Pod) -> PodView {
+    PodView {
+        name: pod.name.clone(),
+        node: pod.node.name.clone(),
+        address: pod.added.address,
+        micros: pod.added.elapsed.as_micros(),
+    }
+}

@@ -1,0 +1,34 @@
+//! `veni-lab exec`: this process moves into the lab and becomes the command.
+
+use std::{
+    fs::File,
+    os::unix::process::CommandExt as _,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, bail};
+use nix::sched::{CloneFlags, setns};
+
+use super::control::{Answer, Request, ask};
+
+pub(super) fn exec(lab: &str, place: &str, command: &[String]) -> anyhow::Result<ExitCode> {
+    let Answer::Entrance { net, mounts } = ask(
+        lab,
+        &Request::Resolve {
+            place: place.to_owned(),
+        },
+    )?
+    else {
+        bail!("the lab {lab} answered something else: is it of another version?");
+    };
+    let [program, args @ ..] = command else {
+        bail!("no command")
+    };
+    let open = |path| File::open(path).with_context(|| format!("cannot open {place}'s namespace"));
+    let (net, mounts) = (open(net)?, open(mounts)?);
+    // This process has one thread: the mount namespace can be changed.
+    setns(mounts, CloneFlags::CLONE_NEWNS).context("cannot enter the lab's mounts")?;
+    setns(net, CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter {place}"))?;
+    Err(Command::new(program).args(args).exec())
+        .with_context(|| format!("cannot execute {program} on {place}"))
+}

@@ -1,0 +1,62 @@
+//! What the terminal gets: colour only where there is one.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the command line's own output"
+)]
+
+use std::{fmt, io::IsTerminal as _, time::Duration};
+
+use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
+
+/// A line of progress.
+pub(super) fn step(text: impl fmt::Display) {
+    println!("{} {text}", paint("==>", "1;34"));
+}
+
+/// A line under a step.
+pub(super) fn note(text: impl fmt::Display) {
+    println!("    {text}");
+}
+
+/// As it is.
+pub(super) fn line(text: impl fmt::Display) {
+    println!("{text}");
+}
+
+/// A check's outcome in one word.
+pub(super) fn verdict(passed: bool) -> String {
+    if passed {
+        paint("ok", "32")
+    } else {
+        paint("FAILED", "1;31")
+    }
+}
+
+/// An error with its causes.
+pub(super) fn failure(error: &anyhow::Error) {
+    let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
+    eprintln!("veni-lab: {}", causes.join(": "));
+}
+
+/// An empty table with these headings.
+pub(super) fn table<const N: usize>(headings: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_header(headings);
+    table
+}
+
+/// Milliseconds with two digits.
+pub(super) fn millis(duration: Duration) -> String {
+    format!("{:.2} ms", duration.as_secs_f64() * 1e3)
+}
+
+fn paint(text: &str, colour: &str) -> String {
+    let plain = !std::io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some();
+    if plain {
+        text.to_owned()
+    } else {
+        format!("\x1b[{colour}m{text}\x1b[0m")
+    }
+}

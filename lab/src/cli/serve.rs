@@ -1,0 +1,232 @@
+//! `up`, `run`, `add`, `del`, `status`, `down`.
+
+use std::{
+    fs::File,
+    os::unix::net::UnixListener,
+    process::{Command, ExitCode, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, setsid},
+};
+use veni_core::wire::inspect::View;
+use veni_lab::{Lab, lab::control_socket, place};
+
+use super::{
+    LabArgs, Output,
+    control::{self, Answer, Request, Status, ask},
+    interrupt, print,
+};
+
+/// How long a lab may take to come up.
+const UP: Duration = Duration::from_secs(60);
+/// How long it may take to go.
+const DOWN: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(20);
+
+/// `up`: a `run` of its own session, waited for until it answers.
+pub(super) fn up(args: &LabArgs) -> anyhow::Result<ExitCode> {
+    let name = &args.lab.name;
+    args.config()?;
+    if let Some(pid) = place::holder(name) {
+        bail!(
+            "the lab {name} is up (process {pid}): `veni-lab status --name {name}`, `veni-lab down --name {name}`"
+        );
+    }
+    let log = std::env::temp_dir().join(format!("veni-lab-{name}.log"));
+    let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .args(["run", "--detached", "--name", name])
+        .stdin(Stdio::null())
+        .stderr(output.try_clone()?)
+        .stdout(output);
+    for (option, values) in [("--node", &args.nodes), ("--env", &args.env)] {
+        command.args(values.iter().flat_map(|value| [option, value]));
+    }
+    command.args(args.instant.then_some("--instant"));
+    print::step(format!(
+        "bringing up the lab {name} (log: {})",
+        log.display()
+    ));
+    let mut child = command.spawn().context("cannot start the lab's process")?;
+    let start = Instant::now();
+    loop {
+        if let Ok(Answer::Status(status)) = ask(name, &Request::Status) {
+            show(&status);
+            return Ok(ExitCode::SUCCESS);
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!(
+                "the lab did not come up ({status}): {}",
+                std::fs::read_to_string(&log).unwrap_or_default().trim()
+            );
+        }
+        if start.elapsed() > UP {
+            child.kill()?;
+            bail!(
+                "the lab did not come up within {UP:?}; its log is {}",
+                log.display()
+            );
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// `run`: holds the lab.
+pub(super) fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
+    let name = &args.lab.name;
+    interrupt::remove_on_signal(name)?;
+    if args.detached {
+        setsid().context("cannot leave the terminal")?;
+    }
+    let lab = Lab::up(&args.config()?)?;
+    let listener =
+        UnixListener::bind(control_socket(&lab.dir)).context("cannot make the control socket")?;
+    print::step(format!(
+        "the lab {name} is up; `veni-lab status --name {name}`"
+    ));
+    control::answer_until_down(&lab, &listener)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn add(lab: &str, node: String, pod: String) -> anyhow::Result<ExitCode> {
+    let Answer::Pod(pod) = ask(lab, &Request::Add { node, pod })? else {
+        bail!("the lab answered something else")
+    };
+    print::line(format!(
+        "{} on {}: {} ({} µs)",
+        pod.name, pod.node, pod.address, pod.micros
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn del(lab: &str, names: &[String]) -> anyhow::Result<ExitCode> {
+    let pod = names.last().context("which pod?")?.clone();
+    let Answer::Pod(pod) = ask(lab, &Request::Del { pod })? else {
+        bail!("the lab answered something else")
+    };
+    print::line(format!(
+        "{} ({}) is gone ({} µs)",
+        pod.name, pod.address, pod.micros
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn status(lab: &str, output: Output) -> anyhow::Result<ExitCode> {
+    let Answer::Status(status) = ask(lab, &Request::Status)? else {
+        bail!("the lab answered something else")
+    };
+    match output {
+        Output::Table => show(&status),
+        Output::Json => print::line(serde_json::to_string_pretty(&status)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn down(lab: &str) -> anyhow::Result<ExitCode> {
+    let Some(pid) = place::holder(lab) else {
+        print::line(format!("the lab {lab} is not up"));
+        return Ok(ExitCode::SUCCESS);
+    };
+    if ask(lab, &Request::Down).is_err() {
+        // It is on its way up, or does not answer: everything of it goes with its process.
+        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)
+            .context("cannot end the lab's process")?;
+    }
+    let start = Instant::now();
+    while place::holder(lab).is_some() {
+        if start.elapsed() > DOWN {
+            bail!(
+                "the lab {lab} (process {pid}) is still there after {DOWN:?}: kill it, the rest goes with it"
+            );
+        }
+        thread::sleep(POLL);
+    }
+    print::line(format!("the lab {lab} is down"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(status: &Status) {
+    print::line(format!(
+        "lab {} (process {}, files in {})",
+        status.name,
+        status.pid,
+        status.dir.display()
+    ));
+    let views = status.nodes.iter().map(|node| {
+        (
+            node.name.as_str(),
+            node.instance_type.as_str(),
+            node.ipamd.as_deref(),
+        )
+    });
+    pools(views.map(|(name, kind, view)| (name, kind, view.map_err(String::as_str))));
+    if !status.pods.is_empty() {
+        let mut table = print::table(["pod", "node", "address"]);
+        for pod in &status.pods {
+            table.add_row([&pod.name, &pod.node, &pod.address.to_string()]);
+        }
+        print::line(table);
+    }
+    for drop in &status.drops {
+        print::note(format!("dropped by the VPC: {drop}"));
+    }
+}
+
+/// Each node's ENIs and pool.
+pub(super) fn pools<'a>(
+    nodes: impl Iterator<Item = (&'a str, &'a str, Result<&'a View, &'a str>)>,
+) {
+    let mut table = print::table([
+        "node",
+        "type",
+        "ENI",
+        "id",
+        "state",
+        "primary address",
+        "held",
+        "pods",
+        "free",
+        "cooling",
+    ]);
+    for (name, kind, view) in nodes {
+        let view = match view {
+            Ok(view) => view,
+            Err(error) => {
+                table.add_row([name, kind, "-", error]);
+                continue;
+            }
+        };
+        for eni in &view.enis {
+            table.add_row([
+                name.to_owned(),
+                kind.to_owned(),
+                eni.ifname
+                    .as_ref()
+                    .map_or_else(|| eni.device_index.to_string(), ToString::to_string),
+                eni.id
+                    .as_ref()
+                    .map_or_else(|| "-".to_owned(), ToString::to_string),
+                eni.phase.clone(),
+                eni.primary_address
+                    .map_or_else(|| "-".to_owned(), |address| address.to_string()),
+                eni.pool.total.to_string(),
+                eni.pool.assigned.to_string(),
+                eni.pool.available.to_string(),
+                eni.pool.cooling.to_string(),
+            ]);
+        }
+        let pool = &view.pool;
+        let sums = [pool.total, pool.assigned, pool.available, pool.cooling].map(|n| n.to_string());
+        let mut row = vec![name.to_owned(), kind.to_owned(), "all".to_owned()];
+        row.extend([String::new(), String::new(), String::new()]);
+        row.extend(sums);
+        table.add_row(row);
+    }
+    print::line(table);
+}

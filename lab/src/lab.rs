@@ -1,0 +1,434 @@
+//! A whole lab: fabric, account, nodes, pods.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use veni_core::id::InstanceType;
+use veni_provider::sim::{InstanceSpec, SimConfig};
+
+use crate::{
+    account::{Account, subnet_of},
+    binaries, dhcp,
+    error::{Error, Result, make_dir},
+    node::{self, Daemon, Node},
+    ns::{Namespace, Outer, Worker},
+    place,
+    runtime::{Added, Runtime, Sandbox},
+    vpc::{Port, Vpc},
+};
+
+/// How long a daemon may take to be ready: several slow attachments.
+pub const READY: Duration = Duration::from_secs(30);
+
+/// What a lab is to be.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LabConfig {
+    /// Its name, one per machine.
+    pub name: String,
+    /// Its nodes.
+    pub nodes: Vec<NodeConfig>,
+    /// How EC2 behaves.
+    pub ec2: SimConfig,
+}
+
+/// What a node is to be.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeConfig {
+    /// Its name: at most 9 letters, digits and `-`.
+    pub name: String,
+    /// Its type.
+    pub instance_type: InstanceType,
+    /// Variables of its daemon.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// Whether its daemon starts with it.
+    #[serde(default = "yes")]
+    pub ipamd: bool,
+}
+
+/// A lab that is up. It is down when dropped.
+#[derive(Debug)]
+pub struct Lab {
+    /// Its name.
+    pub name: String,
+    /// Its files.
+    pub dir: PathBuf,
+    /// The router and the hosts outside.
+    pub vpc: Arc<Vpc>,
+    /// EC2.
+    pub account: Account,
+    nodes: Vec<Arc<Node>>,
+    pods: Mutex<BTreeMap<String, Pod>>,
+    outer: Outer,
+    containers: AtomicU64,
+    _lease: place::Lease,
+}
+
+/// A pod that was added.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// Its node.
+    pub node: Arc<Node>,
+    /// Its network namespace.
+    pub namespace: Namespace,
+    /// What the runtime knows of it.
+    pub sandbox: Sandbox,
+    /// What the plugin said.
+    pub added: Added,
+}
+
+// === impl LabConfig ===
+
+impl LabConfig {
+    /// Two nodes of different types in different subnets, each with room for 30 pods.
+    #[must_use]
+    pub fn two_nodes(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            nodes: vec![
+                NodeConfig::new("node-1", "m5.xlarge"),
+                NodeConfig::new("node-2", "t3.large"),
+            ],
+            ec2: SimConfig::default(),
+        }
+    }
+
+    /// One node.
+    #[must_use]
+    pub fn one_node(name: &str, instance_type: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            nodes: vec![NodeConfig::new("node-1", instance_type)],
+            ec2: SimConfig::default(),
+        }
+    }
+
+    /// With this variable for every daemon.
+    #[must_use]
+    pub fn with_env(mut self, name: &str, value: &str) -> Self {
+        for node in &mut self.nodes {
+            node.environment.insert(name.to_owned(), value.to_owned());
+        }
+        self
+    }
+}
+
+impl NodeConfig {
+    /// A node of a type, with its daemon.
+    ///
+    /// # Panics
+    /// When `instance_type` is not the name of a type.
+    #[must_use]
+    pub fn new(name: &str, instance_type: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            instance_type: instance_type
+                .parse()
+                .expect("an instance type is a family and a size"),
+            environment: BTreeMap::new(),
+            ipamd: true,
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+// === impl Lab ===
+
+impl Lab {
+    /// Brings a lab up: the fabric, EC2, the nodes, and their daemons until each is ready. What a lab that was killed
+    /// has left is removed first.
+    ///
+    /// # Errors
+    /// When a lab of that name is up, or something cannot be made; then nothing is left.
+    pub fn up(config: &LabConfig) -> Result<Self> {
+        let (lease, dir) = place::take(&config.name)?;
+        let outer = Outer::new()?;
+        let vpc = Arc::new(Vpc::build(&dir, &outer)?);
+        let account = Account::open(config.ec2.clone(), dir.join("ec2.sock"), Arc::clone(&vpc))?;
+        let mut lab = Self {
+            name: config.name.clone(),
+            dir,
+            vpc,
+            account,
+            nodes: Vec::new(),
+            pods: Mutex::default(),
+            outer,
+            containers: AtomicU64::new(1),
+            _lease: lease,
+        };
+        for node in &config.nodes {
+            lab.add_node(node)?;
+        }
+        for (node, _) in lab
+            .nodes
+            .iter()
+            .zip(&config.nodes)
+            .filter(|(_, config)| config.ipamd)
+        {
+            node.spawn_ipamd(&[])?;
+        }
+        for (node, _) in lab
+            .nodes
+            .iter()
+            .zip(&config.nodes)
+            .filter(|(_, config)| config.ipamd)
+        {
+            node.wait_ready(READY)?;
+        }
+        Ok(lab)
+    }
+
+    /// The nodes.
+    #[must_use]
+    pub fn nodes(&self) -> &[Arc<Node>] {
+        &self.nodes
+    }
+
+    /// A node.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn node(&self, name: &str) -> Result<&Arc<Node>> {
+        self.nodes
+            .iter()
+            .find(|node| node.name == name)
+            .ok_or_else(|| {
+                let names: Vec<_> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+                Error::invalid(format!(
+                    "there is no node {name:?} in the lab {}: it has {}",
+                    self.name,
+                    names.join(", ")
+                ))
+            })
+    }
+
+    /// The pods, by name.
+    #[must_use]
+    pub fn pods(&self) -> Vec<Pod> {
+        self.locked_pods().values().cloned().collect()
+    }
+
+    /// A pod.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn pod(&self, name: &str) -> Result<Pod> {
+        let pod = self.locked_pods().get(name).cloned();
+        pod.ok_or_else(|| {
+            Error::invalid(format!("there is no pod {name:?} in the lab {}", self.name))
+        })
+    }
+
+    /// A namespace by its name: a node, a pod, `router`, `internet` or `peer`.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn namespace(&self, name: &str) -> Result<Namespace> {
+        match name {
+            "router" => Ok(self.vpc.router.clone()),
+            "internet" => Ok(self.vpc.internet.clone()),
+            "peer" => Ok(self.vpc.peer.clone()),
+            name => match self.node(name) {
+                Ok(node) => Ok(node.namespace.clone()),
+                Err(_) => self.pod(name).map(|pod| pod.namespace),
+            },
+        }
+    }
+
+    /// An empty sandbox for a pod: its namespace, and a container id of its own.
+    ///
+    /// # Errors
+    /// When the namespace cannot be made.
+    pub fn sandbox(&self, pod: &str) -> Result<(Namespace, Sandbox)> {
+        let number = self.containers.fetch_add(1, Ordering::Relaxed);
+        let container_id = format!("{number:08x}{:056x}", std::process::id());
+        let path = self.dir.join("netns").join(format!("pod-{number}"));
+        let namespace = Namespace::create(pod, path.clone(), &self.outer)?;
+        Ok((
+            namespace,
+            Sandbox {
+                container_id,
+                netns: path,
+                pod: pod.to_owned(),
+            },
+        ))
+    }
+
+    /// Adds a pod through the plugin. A refused one leaves no namespace behind.
+    ///
+    /// # Errors
+    /// When the name is taken, or the plugin refuses.
+    pub fn add_pod(&self, node: &str, name: &str) -> Result<Pod> {
+        let node = Arc::clone(self.node(node)?);
+        if self.namespace(name).is_ok() {
+            return Err(Error::invalid(format!(
+                "{name:?} is taken in the lab {}",
+                self.name
+            )));
+        }
+        let (namespace, sandbox) = self.sandbox(name)?;
+        match node.runtime.add(&sandbox) {
+            Ok(added) => Ok(self.keep(Pod {
+                name: name.to_owned(),
+                node,
+                namespace,
+                sandbox,
+                added,
+            })),
+            Err(error) => {
+                // What the runtime does after a failed ADD; the ADD's error is the one to tell.
+                drop(node.runtime.del(&sandbox));
+                namespace.unbind()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Adds pods at once, each from a thread of its own, as a kubelet does; in the order of `names`.
+    #[must_use]
+    pub fn add_pods(&self, names: &[(String, String)]) -> Vec<Result<Pod>> {
+        thread::scope(|scope| {
+            let adding: Vec<_> = names
+                .iter()
+                .map(|(node, name)| scope.spawn(move || self.add_pod(node, name)))
+                .collect();
+            adding
+                .into_iter()
+                .map(|thread| {
+                    thread
+                        .join()
+                        .unwrap_or_else(|p| std::panic::resume_unwind(p))
+                })
+                .collect()
+        })
+    }
+
+    /// Removes a pod through the plugin, and its namespace; returns how long the plugin took.
+    ///
+    /// # Errors
+    /// When there is none, or the plugin refuses.
+    pub fn del_pod(&self, name: &str) -> Result<Duration> {
+        let pod = self.pod(name)?;
+        let elapsed = pod.node.runtime.del(&pod.sandbox)?;
+        self.locked_pods().remove(name);
+        pod.namespace.unbind()?;
+        Ok(elapsed)
+    }
+
+    /// Remembers a pod that was added by other means than [`Lab::add_pod`].
+    pub fn keep(&self, pod: Pod) -> Pod {
+        self.locked_pods().insert(pod.name.clone(), pod.clone());
+        pod
+    }
+
+    fn add_node(&mut self, config: &NodeConfig) -> Result<()> {
+        check_name(&config.name)?;
+        if self.namespace(&config.name).is_ok() {
+            return Err(Error::invalid(format!(
+                "two nodes are called {}",
+                config.name
+            )));
+        }
+        let (subnet, cidr) = subnet_of(self.nodes.len());
+        let dir = self.dir.join("nodes").join(&config.name);
+        let bpf = dir.join("bpf");
+        for dir in [&bpf, &dir.join("state"), &dir.join("cni")] {
+            make_dir(dir)?;
+        }
+        self.outer.mount_bpf(&bpf)?;
+        let namespace = Namespace::create(
+            &config.name,
+            self.dir.join("netns").join(&config.name),
+            &self.outer,
+        )?;
+        let instance = format!("i-0lab{}", self.nodes.len())
+            .parse()
+            .map_err(|e| Error::invalid(format!("{e}")))?;
+        self.account.place(&instance, &namespace);
+        let spec = InstanceSpec {
+            id: instance.clone(),
+            instance_type: config.instance_type.clone(),
+            subnet_id: subnet.clone(),
+            security_groups: Vec::new(),
+        };
+        let primary = self.account.sim().run_instance(self.account.now(), spec);
+        let primary =
+            primary.map_err(|e| Error::invalid(format!("cannot run {}: {e}", config.name)))?;
+        let address = primary.primary_address;
+        let port = Port {
+            node: config.name.clone(),
+            device_index: 0,
+            mac: primary.mac,
+            addresses: [address].into(),
+        };
+        self.vpc.plug(&namespace, &port)?;
+        self.vpc.make_public(address)?;
+        let cidr = cidr.parse().map_err(|e| Error::invalid(format!("{e}")))?;
+        dhcp::configure(&namespace, address, cidr)?;
+
+        let mut environment =
+            node::environment(&dir, &config.name, self.account.socket(), &instance);
+        environment.extend(config.environment.clone());
+        let runtime = Runtime {
+            node: namespace.clone(),
+            plugin: binaries::find("veni-cni")?.path,
+            cache_dir: dir.join("cni"),
+            socket: dir.join("ipamd.sock"),
+        };
+        let daemon = Daemon {
+            program: binaries::find("veni-ipamd")?.path,
+            environment,
+            worker: Worker::start(&namespace)?,
+            process: Mutex::default(),
+        };
+        self.nodes.push(Arc::new(Node {
+            name: config.name.clone(),
+            namespace,
+            dir,
+            instance,
+            instance_type: config.instance_type.clone(),
+            subnet,
+            address,
+            runtime,
+            daemon,
+        }));
+        Ok(())
+    }
+
+    fn locked_pods(&self) -> MutexGuard<'_, BTreeMap<String, Pod>> {
+        // The map is whole between any two statements.
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let fits = (1..=9).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let free = !["router", "internet", "peer"].contains(&name);
+    if fits && free {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "a node cannot be called {name:?}: 1 to 9 letters, digits and `-`, not `router`, `internet` or `peer`"
+    )))
+}
+
+/// The file in which a lab's namespaces can be found by other processes.
+#[must_use]
+pub fn control_socket(dir: &Path) -> PathBuf {
+    dir.join("control.sock")
+}

@@ -1,0 +1,290 @@
+//! A node: a namespace with a first interface, a BPF filesystem, and veni's daemon in it.
+//!
+//! Invariants: all that the daemon writes is below the node's directory. The daemon dies with the lab's process
+//! (`PR_SET_PDEATHSIG`), whatever ends it.
+
+use std::{
+    collections::BTreeMap,
+    fs::OpenOptions,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use veni_core::{
+    id::{InstanceId, InstanceType, SubnetId},
+    wire::{ReplyBody, RequestBody, inspect::View},
+};
+
+use crate::{
+    error::{Context as _, Error, Result, succeeded},
+    ns::{Namespace, Worker},
+    runtime::Runtime,
+    wire,
+};
+
+/// How often a condition is looked at again that nothing announces.
+const POLL: Duration = Duration::from_millis(5);
+
+/// A node of the lab.
+#[derive(Debug)]
+pub struct Node {
+    /// Its name in the lab.
+    pub name: String,
+    /// Its network namespace.
+    pub namespace: Namespace,
+    /// Its files.
+    pub dir: PathBuf,
+    /// Its EC2 instance.
+    pub instance: InstanceId,
+    /// Its type.
+    pub instance_type: InstanceType,
+    /// Its subnet.
+    pub subnet: SubnetId,
+    /// Its primary ENI's address.
+    pub address: Ipv4Addr,
+    /// The container runtime on it.
+    pub runtime: Runtime,
+    pub(crate) daemon: Daemon,
+}
+
+/// The daemon of a node.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    pub(crate) program: PathBuf,
+    pub(crate) environment: BTreeMap<String, String>,
+    /// Starts it: a process dies with the thread that started it.
+    pub(crate) worker: Worker,
+    pub(crate) process: Mutex<Option<Child>>,
+}
+
+// === impl Node ===
+
+impl Node {
+    /// The daemon's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("ipamd.sock")
+    }
+
+    /// The daemon's log.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("ipamd.log")
+    }
+
+    /// Runs a command on the node and collects its output.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn exec(&self, program: &str, args: &[&str]) -> Result<Output> {
+        self.namespace.output(Command::new(program).args(args))
+    }
+
+    /// Starts the daemon, with `extra` variables over the node's. Does not wait: see [`Node::wait_ready`].
+    ///
+    /// # Errors
+    /// When it runs already, or cannot be started.
+    pub fn spawn_ipamd(&self, extra: &[(&str, &str)]) -> Result<()> {
+        let mut process = self.daemon.process();
+        if matches!(process.as_mut().map(Child::try_wait), Some(Ok(None))) {
+            return Err(self.trouble("runs already"));
+        }
+        *process = Some(self.start_ipamd(extra)?);
+        Ok(())
+    }
+
+    /// Starts a further daemon beside the one that runs, as a rolling update does. It is the caller's.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_ipamd(&self, extra: &[(&str, &str)]) -> Result<Child> {
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log());
+        let log = log.context(|| format!("cannot open {}", self.log().display()))?;
+        let errors = log
+            .try_clone()
+            .context(|| format!("cannot share {}", self.log().display()))?;
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(&self.daemon.program);
+        command
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .envs(&self.daemon.environment);
+        command
+            .envs(extra.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors);
+        let what = format!(
+            "cannot start {} on {}",
+            self.daemon.program.display(),
+            self.name
+        );
+        self.daemon
+            .worker
+            .run(move || command.spawn().context(|| what))
+    }
+
+    /// Waits until the daemon can serve an ADD; returns how long that took from now.
+    ///
+    /// # Errors
+    /// When it ends, or is not ready within `timeout`.
+    pub fn wait_ready(&self, timeout: Duration) -> Result<Duration> {
+        let start = Instant::now();
+        let socket = self.socket();
+        loop {
+            let ended = self.daemon.process().as_mut().map(Child::try_wait);
+            if let Some(Ok(Some(status))) = ended {
+                return Err(self.trouble(&format!("ended ({status}) before it was ready")));
+            }
+            let last = match wire::ask(&socket, RequestBody::Status) {
+                Ok(ReplyBody::Ready) => return Ok(start.elapsed()),
+                Ok(ReplyBody::Error(error)) => error.message,
+                Ok(other) => format!("{other:?}"),
+                Err(error) => error.to_string(),
+            };
+            if start.elapsed() > timeout {
+                return Err(self.trouble(&format!("is not ready after {timeout:?}: {last}")));
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until the daemon's view of itself is as `expected` says.
+    ///
+    /// # Errors
+    /// When it is not within `timeout`: with the last view's pool.
+    pub fn wait_for(
+        &self,
+        what: &str,
+        timeout: Duration,
+        expected: impl Fn(&View) -> bool,
+    ) -> Result<View> {
+        let start = Instant::now();
+        loop {
+            let view = self.inspect()?;
+            if expected(&view) {
+                return Ok(view);
+            }
+            if start.elapsed() > timeout {
+                let enis: Vec<_> = view.enis.iter().map(|e| e.phase.clone()).collect();
+                return Err(self.trouble(&format!(
+                    "{what}: not after {timeout:?}; ENIs {enis:?}, {:?}",
+                    view.pool
+                )));
+            }
+            thread::sleep(POLL * 4);
+        }
+    }
+
+    /// The daemon's view of itself.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn inspect(&self) -> Result<View> {
+        wire::inspect(&self.socket())
+    }
+
+    /// Runs `veni-ipamd --uninstall` with the node's environment: what the daemon has left on the node goes.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn uninstall(&self) -> Result<()> {
+        let mut command = Command::new(&self.daemon.program);
+        command
+            .arg("--uninstall")
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        let output = self
+            .namespace
+            .output(command.envs(&self.daemon.environment))?;
+        succeeded("veni-ipamd --uninstall", Ok(output)).map(drop)
+    }
+
+    /// The daemon's process id, while it runs.
+    #[must_use]
+    pub fn ipamd_pid(&self) -> Option<u32> {
+        let mut process = self.daemon.process();
+        let child = process.as_mut()?;
+        matches!(child.try_wait(), Ok(None)).then(|| child.id())
+    }
+
+    /// Sends the daemon `signal` and waits for its end.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn stop_ipamd(&self, signal: Signal) -> Result<ExitStatus> {
+        let mut child = self
+            .daemon
+            .process()
+            .take()
+            .ok_or_else(|| self.trouble("does not run"))?;
+        let pid = i32::try_from(child.id())
+            .map_err(std::io::Error::other)
+            .context(|| "a process id".to_owned())?;
+        kill(Pid::from_raw(pid), signal)
+            .context(|| format!("cannot signal ipamd on {}", self.name))?;
+        child
+            .wait()
+            .context(|| format!("cannot wait for ipamd on {}", self.name))
+    }
+
+    fn trouble(&self, message: &str) -> Error {
+        Error::Daemon {
+            node: self.name.clone(),
+            message: format!("{message} (log: {})", self.log().display()),
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.ipamd_pid().is_some() {
+            drop(self.stop_ipamd(Signal::SIGKILL));
+        }
+    }
+}
+
+// === impl Daemon ===
+
+impl Daemon {
+    fn process(&self) -> MutexGuard<'_, Option<Child>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The daemon's environment on the node that keeps its files in `dir`, without settings of the pool.
+pub(crate) fn environment(
+    dir: &Path,
+    name: &str,
+    ec2: &Path,
+    instance: &InstanceId,
+) -> BTreeMap<String, String> {
+    let below = |file: &str| dir.join(file).display().to_string();
+    [
+        ("VENI_PROVIDER", format!("sim:{}", ec2.display())),
+        ("VENI_SIM_INSTANCE", instance.to_string()),
+        ("VENI_SOCKET", below("ipamd.sock")),
+        ("VENI_STATE_DIR", below("state")),
+        ("VENI_BPF_DIR", below("bpf/veni")),
+        ("VENI_CNI_CACHE_DIR", below("cni")),
+        ("MY_NODE_NAME", name.to_owned()),
+        ("CLUSTER_NAME", "lab".to_owned()),
+        ("RUST_BACKTRACE", "1".to_owned()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
