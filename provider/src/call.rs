@@ -197,11 +197,7 @@ impl Failure {
     /// A failure of `class`.
     #[must_use]
     pub fn new(class: ErrorClass, code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            class,
-            code: code.into(),
-            message: message.into(),
-        }
+        Self { class, code: code.into(), message: message.into() }
     }
 
     /// The error of a call of `action`.
@@ -213,11 +209,7 @@ impl Failure {
 
 impl From<CloudError> for Failure {
     fn from(error: CloudError) -> Self {
-        Self {
-            class: error.class,
-            code: error.code,
-            message: error.message,
-        }
+        Self { class: error.class, code: error.code, message: error.message }
     }
 }
 
@@ -228,44 +220,35 @@ impl From<CloudError> for Failure {
 pub async fn dispatch(cloud: &impl Cloud, call: Call) -> CloudResult<Answer> {
     let done = |()| Answer::Done;
     match call {
-        Call::Identity => cloud
-            .identity()
-            .await
-            .map(|id| Answer::Identity(Box::new(id))),
-        Call::MetadataInterfaces => cloud
-            .metadata_interfaces()
-            .await
-            .map(Answer::MetadataInterfaces),
-        Call::DescribeInterfaces(filter) => cloud
-            .describe_interfaces(filter)
-            .await
-            .map(Answer::Interfaces),
+        Call::Identity => cloud.identity().await.map(|id| Answer::Identity(Box::new(id))),
+        Call::MetadataInterfaces => {
+            cloud.metadata_interfaces().await.map(Answer::MetadataInterfaces)
+        }
+        Call::DescribeInterfaces(filter) => {
+            cloud.describe_interfaces(filter).await.map(Answer::Interfaces)
+        }
         Call::DescribeSubnets(filter) => cloud.describe_subnets(filter).await.map(Answer::Subnets),
-        Call::DescribeInstanceType(kind) => cloud
-            .describe_instance_type(&kind)
-            .await
-            .map(Answer::InstanceType),
+        Call::DescribeInstanceType(kind) => {
+            cloud.describe_instance_type(&kind).await.map(Answer::InstanceType)
+        }
         Call::CreateInterface(request) => cloud
             .create_interface(request)
             .await
             .map(|interface| Answer::Interface(Box::new(interface))),
-        Call::AttachInterface(request) => cloud
-            .attach_interface(request)
-            .await
-            .map(Answer::Attachment),
-        Call::SetDeleteOnTermination { eni, attachment } => cloud
-            .set_delete_on_termination(&eni, &attachment)
-            .await
-            .map(done),
+        Call::AttachInterface(request) => {
+            cloud.attach_interface(request).await.map(Answer::Attachment)
+        }
+        Call::SetDeleteOnTermination { eni, attachment } => {
+            cloud.set_delete_on_termination(&eni, &attachment).await.map(done)
+        }
         Call::SetSecurityGroups { eni, groups } => {
             cloud.set_security_groups(&eni, &groups).await.map(done)
         }
         Call::DetachInterface(attachment) => cloud.detach_interface(&attachment).await.map(done),
         Call::DeleteInterface(eni) => cloud.delete_interface(&eni).await.map(done),
-        Call::AssignAddresses { eni, count } => cloud
-            .assign_addresses(&eni, count)
-            .await
-            .map(Answer::Addresses),
+        Call::AssignAddresses { eni, count } => {
+            cloud.assign_addresses(&eni, count).await.map(Answer::Addresses)
+        }
         Call::UnassignAddresses { eni, addresses } => {
             cloud.unassign_addresses(&eni, &addresses).await.map(done)
         }
@@ -332,10 +315,8 @@ impl<T: Transport> Cloud for T {
         eni: &EniId,
         attachment: &AttachmentId,
     ) -> CloudResult<()> {
-        let call = Call::SetDeleteOnTermination {
-            eni: eni.clone(),
-            attachment: attachment.clone(),
-        };
+        let call =
+            Call::SetDeleteOnTermination { eni: eni.clone(), attachment: attachment.clone() };
         carry!(self, call, Answer::Done => ())
     }
 
@@ -381,10 +362,7 @@ mod tests {
             Call::MetadataInterfaces,
             Call::DescribeInterfaces(InterfaceFilter::Ids(vec![eni.clone()])),
             Call::DescribeInstanceType("m5.large".parse().unwrap()),
-            Call::SetDeleteOnTermination {
-                eni: eni.clone(),
-                attachment: attachment.clone(),
-            },
+            Call::SetDeleteOnTermination { eni: eni.clone(), attachment: attachment.clone() },
             Call::DetachInterface(attachment),
             Call::DeleteInterface(eni.clone()),
             Call::AssignAddresses { eni, count: 1 },

@@ -13,6 +13,7 @@ mod looks;
 use std::{
     fmt,
     future::Future,
+    net::Ipv4Addr,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -252,7 +253,14 @@ impl<C: Cloud, T: Timer> Stage<'_, C, T> {
     /// Describes one ENI.
     async fn look(&self, eni: &EniId) -> CloudResult<Interface> {
         let found = self.cloud.describe_interfaces(InterfaceFilter::Ids(vec![eni.clone()])).await?;
-        let missing = || CloudError::new("DescribeNetworkInterfaces", ErrorClass::NotFound, "", "an empty answer");
+        let missing = || {
+            CloudError::new(
+                "DescribeNetworkInterfaces",
+                ErrorClass::NotFound,
+                "",
+                "an empty answer",
+            )
+        };
         found.into_iter().next().ok_or_else(missing)
     }
 
@@ -263,21 +271,33 @@ impl<C: Cloud, T: Timer> Stage<'_, C, T> {
     }
 
     /// Waits until an ENI is as `is` wants it.
-    async fn becomes(&self, eni: &EniId, what: &str, is: impl Fn(&Interface) -> bool) -> Result<Interface, Stop> {
+    async fn becomes(
+        &self,
+        eni: &EniId,
+        what: &str,
+        is: impl Fn(&Interface) -> bool,
+    ) -> Result<Interface, Stop> {
         let end = self.timer.now() + self.world.patience;
         loop {
             let seen = self.look(eni).await;
             match seen {
                 Ok(interface) if is(&interface) => return Ok(interface),
                 _ if self.timer.now() < end => self.timer.sleep(self.world.pause).await,
-                Ok(interface) => return Err(Stop::Fail(format!("{eni} is not {what} but {interface:?}"))),
+                Ok(interface) => {
+                    return Err(Stop::Fail(format!("{eni} is not {what} but {interface:?}")));
+                }
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
     /// Whether an ENI shows a change that is done: at once where the provider says so, else after a while.
-    async fn shows(&self, eni: &EniId, what: &str, is: impl Fn(&Interface) -> bool) -> Result<Interface, Stop> {
+    async fn shows(
+        &self,
+        eni: &EniId,
+        what: &str,
+        is: impl Fn(&Interface) -> bool,
+    ) -> Result<Interface, Stop> {
         if !self.world.describe_is_consistent {
             return self.becomes(eni, what, is).await;
         }
@@ -303,7 +323,10 @@ impl<C: Cloud, T: Timer> Stage<'_, C, T> {
     /// Waits until a new ENI can be seen, where that takes time.
     async fn settle(&self, eni: &EniId) {
         let end = self.timer.now() + self.world.patience;
-        while !self.world.describe_is_consistent && self.look(eni).await.is_err() && self.timer.now() < end {
+        while !self.world.describe_is_consistent
+            && self.look(eni).await.is_err()
+            && self.timer.now() < end
+        {
             self.timer.sleep(self.world.pause).await;
         }
     }
@@ -316,7 +339,9 @@ impl<C: Cloud, T: Timer> Stage<'_, C, T> {
     async fn clear(&self) -> Case {
         let made = std::mem::take(&mut *self.made());
         for eni in &made {
-            let Ok(interface) = self.look(eni).await else { continue };
+            let Ok(interface) = self.look(eni).await else {
+                continue;
+            };
             if interface.attachment.is_some() {
                 self.take_off(eni).await?;
             }
@@ -330,8 +355,12 @@ impl<C: Cloud, T: Timer> Stage<'_, C, T> {
 
     /// Detaches an ENI and waits until it is available.
     async fn take_off(&self, eni: &EniId) -> Result<Interface, Stop> {
-        let attached = self.becomes(eni, "attached or free", |i| i.status != InterfaceStatus::Attaching).await?;
-        if let Some(attachment) = attached.attachment.filter(|_| attached.status == InterfaceStatus::InUse) {
+        let attached = self
+            .becomes(eni, "attached or free", |i| i.status != InterfaceStatus::Attaching)
+            .await?;
+        if let Some(attachment) =
+            attached.attachment.filter(|_| attached.status == InterfaceStatus::InUse)
+        {
             self.cloud.detach_interface(&attachment.id).await?;
         }
         self.becomes(eni, "available", |i| i.status == InterfaceStatus::Available).await
@@ -359,8 +388,17 @@ async fn refuses_as_not_found<R: fmt::Debug>(call: impl Future<Output = CloudRes
     refuses(call, "not found", |class| *class == ErrorClass::NotFound).await
 }
 
-/// Whether AWS keeps `address` for itself (VPC user guide, "Subnet CIDR blocks": the first four and the last).
-fn is_reserved(subnet: Ipv4Prefix, address: std::net::Ipv4Addr) -> bool {
-    let offset = u32::from(address) - u32::from(subnet.network());
-    offset < 4 || u64::from(offset) + 1 == 1_u64 << (32 - u32::from(subnet.len()))
+/// Whether AWS keeps `address` for itself (VPC user guide, "Subnet CIDR blocks": the first four and the last), or it
+/// is outside the subnet.
+fn is_reserved(subnet: Ipv4Prefix, address: Ipv4Addr) -> bool {
+    let offset = u64::from(u32::from(address)).checked_sub(u32::from(subnet.network()).into());
+    let size = 1_u64 << (32 - u32::from(subnet.len()));
+    !offset.is_some_and(|offset| (4..size - 1).contains(&offset))
+}
+
+/// The first `count` secondary addresses of an ENI that was made with so many.
+fn secondary(interface: &Interface, count: usize) -> Result<&[Ipv4Addr], Stop> {
+    let fewer =
+        || Stop::Fail(format!("an ENI lacks the {count} addresses asked for: {interface:?}"));
+    interface.secondary_addresses.get(..count).ok_or_else(fewer)
 }

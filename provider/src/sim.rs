@@ -237,10 +237,7 @@ impl Sim {
     /// What a type holds: as registered, else as in the public table.
     #[must_use]
     pub fn limits_of(&self, kind: &InstanceType) -> Option<InstanceLimits> {
-        self.types
-            .get(kind)
-            .cloned()
-            .or_else(|| limits::lookup(kind))
+        self.types.get(kind).cloned().or_else(|| limits::lookup(kind))
     }
 }
 

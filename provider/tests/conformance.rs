@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what it needs by failing")]
 
+#[path = "common/clock.rs"]
+mod clock;
 #[path = "common/region.rs"]
 mod region;
 
@@ -14,7 +16,10 @@ use veni_provider::{
     sim::{Consistency, Latency, SimCloud, SimConfig},
 };
 
-use crate::region::{Clock, cloud, instance, region};
+use crate::{
+    clock::{Clock, cloud},
+    region::{instance, region},
+};
 
 fn world() -> World {
     World {
@@ -57,8 +62,11 @@ async fn a_simulator_as_slow_as_ec2_conforms() {
 
 #[tokio::test(start_paused = true)]
 async fn a_simulator_that_answers_late_conforms_to_whoever_waits() {
-    let consistency =
-        Consistency { describe_delay_millis: 0, metadata_delay_millis: 5_000, ..Consistency::default() };
+    let consistency = Consistency {
+        describe_delay_millis: 0,
+        metadata_delay_millis: 5_000,
+        ..Consistency::default()
+    };
     let latency = Latency::fixed(50, 2_000);
     let config = SimConfig { latency, consistency, ..SimConfig::instant() };
     check(config, World { describe_is_consistent: false, ..world() }).await;

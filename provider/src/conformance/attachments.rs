@@ -7,7 +7,9 @@ fn attachment_limit(class: &ErrorClass) -> bool {
     *class == ErrorClass::AttachmentLimit
 }
 
-pub(super) async fn an_attached_interface_is_in_use<C: Cloud, T: Timer>(stage: &Stage<'_, C, T>) -> Case {
+pub(super) async fn an_attached_interface_is_in_use<C: Cloud, T: Timer>(
+    stage: &Stage<'_, C, T>,
+) -> Case {
     let interface = stage.roomy("a", 0).await?;
     ensure!(interface.status != InterfaceStatus::InUse, "a new ENI is in use: {interface:?}");
     let id = stage.attach(&interface.id, 1).await?;
@@ -24,7 +26,9 @@ pub(super) async fn an_attached_interface_is_in_use<C: Cloud, T: Timer>(stage: &
     Ok(())
 }
 
-pub(super) async fn a_taken_device_index_is_refused<C: Cloud, T: Timer>(stage: &Stage<'_, C, T>) -> Case {
+pub(super) async fn a_taken_device_index_is_refused<C: Cloud, T: Timer>(
+    stage: &Stage<'_, C, T>,
+) -> Case {
     let interface = stage.roomy("a", 0).await?;
     let other = stage.roomy("b", 0).await?;
     stage.attach(&interface.id, 1).await?;
@@ -52,19 +56,25 @@ pub(super) async fn the_instances_limit_holds<C: Cloud, T: Timer>(stage: &Stage<
     refuses(call, "attachment limit", attachment_limit).await
 }
 
-pub(super) async fn an_interface_is_attached_once<C: Cloud, T: Timer>(stage: &Stage<'_, C, T>) -> Case {
+pub(super) async fn an_interface_is_attached_once<C: Cloud, T: Timer>(
+    stage: &Stage<'_, C, T>,
+) -> Case {
     let interface = stage.roomy("a", 0).await?;
     stage.attach(&interface.id, 1).await?;
     refuses_as_invalid(stage.cloud.attach_interface(stage.attachment(&interface.id, 2))).await
 }
 
-pub(super) async fn an_unknown_network_card_is_refused<C: Cloud, T: Timer>(stage: &Stage<'_, C, T>) -> Case {
+pub(super) async fn an_unknown_network_card_is_refused<C: Cloud, T: Timer>(
+    stage: &Stage<'_, C, T>,
+) -> Case {
     let interface = stage.roomy("a", 0).await?;
     let request = AttachInterface { network_card: 77, ..stage.attachment(&interface.id, 1) };
     refuses_as_invalid(stage.cloud.attach_interface(request)).await
 }
 
-pub(super) async fn an_interface_in_use_cannot_be_deleted<C: Cloud, T: Timer>(stage: &Stage<'_, C, T>) -> Case {
+pub(super) async fn an_interface_in_use_cannot_be_deleted<C: Cloud, T: Timer>(
+    stage: &Stage<'_, C, T>,
+) -> Case {
     let interface = stage.roomy("a", 0).await?;
     stage.attach(&interface.id, 1).await?;
     refuses_as_invalid(stage.cloud.delete_interface(&interface.id)).await?;
@@ -73,7 +83,9 @@ pub(super) async fn an_interface_in_use_cannot_be_deleted<C: Cloud, T: Timer>(st
     Ok(())
 }
 
-pub(super) async fn a_detached_interface_keeps_its_addresses<C: Cloud, T: Timer>(stage: &Stage<'_, C, T>) -> Case {
+pub(super) async fn a_detached_interface_keeps_its_addresses<C: Cloud, T: Timer>(
+    stage: &Stage<'_, C, T>,
+) -> Case {
     let interface = stage.roomy("a", 3).await?;
     let attachment = stage.attach(&interface.id, 1).await?;
     let free = stage.take_off(&interface.id).await?;
@@ -85,10 +97,13 @@ pub(super) async fn a_detached_interface_keeps_its_addresses<C: Cloud, T: Timer>
     Ok(stage.cloud.delete_interface(&interface.id).await?)
 }
 
-pub(super) async fn the_primary_interface_stays<C: Cloud, T: Timer>(stage: &Stage<'_, C, T>) -> Case {
+pub(super) async fn the_primary_interface_stays<C: Cloud, T: Timer>(
+    stage: &Stage<'_, C, T>,
+) -> Case {
     let filter = InterfaceFilter::AttachedTo(stage.world.instance.clone());
     let attached = stage.cloud.describe_interfaces(filter).await?;
-    let mut attachments = attached.into_iter().filter_map(|interface| Some((interface.id, interface.attachment?)));
+    let mut attachments =
+        attached.into_iter().filter_map(|interface| Some((interface.id, interface.attachment?)));
     let primary = attachments.find(|(_, attachment)| attachment.device_index == 0);
     let Some((eni, attachment)) = primary else {
         ensure!(false, "the instance has no primary ENI");
@@ -98,7 +113,9 @@ pub(super) async fn the_primary_interface_stays<C: Cloud, T: Timer>(stage: &Stag
     refuses_as_invalid(stage.cloud.delete_interface(&eni)).await
 }
 
-pub(super) async fn deletion_on_termination_is_shown<C: Cloud, T: Timer>(stage: &Stage<'_, C, T>) -> Case {
+pub(super) async fn deletion_on_termination_is_shown<C: Cloud, T: Timer>(
+    stage: &Stage<'_, C, T>,
+) -> Case {
     let interface = stage.roomy("a", 0).await?;
     let attachment = stage.attach(&interface.id, 1).await?;
     let unknown = "eni-attach-0".parse().map_err(|_| super::Stop::Skip("no id to ask for"))?;
@@ -106,7 +123,8 @@ pub(super) async fn deletion_on_termination_is_shown<C: Cloud, T: Timer>(stage: 
     let fits_not = |class: &ErrorClass| matches!(class, ErrorClass::NotFound | ErrorClass::Invalid);
     refuses(wrong, "not found or invalid", fits_not).await?;
     stage.cloud.set_delete_on_termination(&interface.id, &attachment).await?;
-    let goes = |i: &crate::Interface| i.attachment.as_ref().is_some_and(|a| a.delete_on_termination);
+    let goes =
+        |i: &crate::Interface| i.attachment.as_ref().is_some_and(|a| a.delete_on_termination);
     stage.shows(&interface.id, "going with its instance", goes).await?;
     Ok(())
 }

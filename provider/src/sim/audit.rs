@@ -21,10 +21,7 @@ impl Sim {
                     .get(&interface.subnet_id)
                     .is_some_and(|s| s.cidr.contains(address));
                 if !inside {
-                    wrong.push(format!(
-                        "{address} of {} is outside its subnet",
-                        interface.id
-                    ));
+                    wrong.push(format!("{address} of {} is outside its subnet", interface.id));
                 }
             }
         }
@@ -36,17 +33,12 @@ impl Sim {
     /// Free and used addresses are together all of a subnet (occupied ones can only add to the used).
     fn audit_subnets(&self, wrong: &mut Vec<String>) {
         for (id, subnet) in &self.subnets {
-            let own = self
-                .interfaces()
-                .filter(|interface| interface.subnet_id == *id);
+            let own = self.interfaces().filter(|interface| interface.subnet_id == *id);
             let used: usize = own.map(|interface| addresses(interface).count()).sum();
             let sum =
                 used as u64 + u64::from(subnet.space.free()) + u64::from(space::RESERVED_ADDRESSES);
             if sum > u64::from(subnet.space.size()) {
-                wrong.push(format!(
-                    "{id} counts {sum} addresses of {}",
-                    subnet.space.size()
-                ));
+                wrong.push(format!("{id} counts {sum} addresses of {}", subnet.space.size()));
             }
         }
     }
@@ -54,10 +46,7 @@ impl Sim {
     fn audit_instances(&self, wrong: &mut Vec<String>) {
         for (id, instance) in &self.instances {
             let mut places = BTreeSet::new();
-            let attached: Vec<_> = self
-                .attached()
-                .filter(|(_, a)| a.instance_id == *id)
-                .collect();
+            let attached: Vec<_> = self.attached().filter(|(_, a)| a.instance_id == *id).collect();
             if attached.len() > instance.limits.max_enis as usize {
                 wrong.push(format!("{id} has {} ENIs", attached.len()));
             }
@@ -69,10 +58,8 @@ impl Sim {
                     ));
                 }
                 if effect::held(interface) > instance.limits.addresses_per_eni {
-                    wrong.push(format!(
-                        "{} holds more than {} allows",
-                        interface.id, instance.kind
-                    ));
+                    wrong
+                        .push(format!("{} holds more than {} allows", interface.id, instance.kind));
                 }
             }
         }

@@ -16,10 +16,7 @@ const NANO: u128 = 1_000_000_000;
 
 impl Bucket {
     pub(super) fn full(size: BucketSize, now: Duration) -> Self {
-        Self {
-            nano_tokens: u128::from(size.capacity) * NANO,
-            at: now,
-        }
+        Self { nano_tokens: u128::from(size.capacity) * NANO, at: now }
     }
 
     /// Takes one token, if there is one.
@@ -39,16 +36,10 @@ mod tests {
 
     #[test]
     fn a_bucket_gives_its_capacity_and_then_its_rate() {
-        let size = BucketSize {
-            capacity: 3,
-            refill_per_sec: 2,
-        };
+        let size = BucketSize { capacity: 3, refill_per_sec: 2 };
         let mut bucket = Bucket::full(size, Duration::ZERO);
-        let mut taken = |millis| {
-            (0..10)
-                .filter(|_| bucket.take(size, Duration::from_millis(millis)))
-                .count()
-        };
+        let mut taken =
+            |millis| (0..10).filter(|_| bucket.take(size, Duration::from_millis(millis))).count();
         assert_eq!(taken(0), 3);
         assert_eq!(taken(499), 0);
         assert_eq!(taken(500), 1);

@@ -38,11 +38,7 @@ impl<T: Timer> SimCloud<T> {
     /// The view of `instance`, which need not be running yet.
     #[must_use]
     pub fn new(sim: Arc<Mutex<Sim>>, timer: Arc<T>, instance: InstanceId) -> Self {
-        Self {
-            sim,
-            timer,
-            instance,
-        }
+        Self { sim, timer, instance }
     }
 
     /// Waits until `at`; a virtual clock that is already past it does not wait.

@@ -112,11 +112,7 @@ impl SimConfig {
     /// No latency, no throttling: every effect at once.
     #[must_use]
     pub fn instant() -> Self {
-        Self {
-            latency: Latency::none(),
-            throttling: None,
-            ..Self::default()
-        }
+        Self { latency: Latency::none(), throttling: None, ..Self::default() }
     }
 
     /// The same with another seed.
@@ -186,14 +182,8 @@ impl Default for Throttling {
     /// 50 and 5 a second.
     fn default() -> Self {
         Self {
-            describe: BucketSize {
-                capacity: 100,
-                refill_per_sec: 20,
-            },
-            mutating: BucketSize {
-                capacity: 50,
-                refill_per_sec: 5,
-            },
+            describe: BucketSize { capacity: 100, refill_per_sec: 20 },
+            mutating: BucketSize { capacity: 50, refill_per_sec: 5 },
         }
     }
 }

@@ -26,9 +26,7 @@ impl Sim {
     /// Makes `call` happen now.
     pub(super) fn apply(&mut self, caller: &InstanceId, call: Call) -> Result<Answer, Failure> {
         match call {
-            Call::Identity => self
-                .identity(caller)
-                .map(|id| Answer::Identity(Box::new(id))),
+            Call::Identity => self.identity(caller).map(|id| Answer::Identity(Box::new(id))),
             Call::MetadataInterfaces => self.metadata(caller).map(Answer::MetadataInterfaces),
             Call::DescribeInterfaces(filter) => self.describe(&filter).map(Answer::Interfaces),
             Call::DescribeSubnets(filter) => self.describe_subnets(&filter).map(Answer::Subnets),
@@ -36,13 +34,13 @@ impl Sim {
                 .limits_of(&kind)
                 .map(Answer::InstanceType)
                 .ok_or_else(|| refusal::no_type(&kind)),
-            Call::CreateInterface(request) => self
-                .create(request)
-                .map(|interface| Answer::Interface(Box::new(interface))),
+            Call::CreateInterface(request) => {
+                self.create(request).map(|interface| Answer::Interface(Box::new(interface)))
+            }
             Call::AttachInterface(request) => self.attach(&request).map(Answer::Attachment),
-            Call::SetDeleteOnTermination { eni, attachment } => self
-                .keep_no_longer(&eni, &attachment)
-                .map(|()| Answer::Done),
+            Call::SetDeleteOnTermination { eni, attachment } => {
+                self.keep_no_longer(&eni, &attachment).map(|()| Answer::Done)
+            }
             Call::SetSecurityGroups { eni, groups } => {
                 self.set_groups(&eni, groups).map(|()| Answer::Done)
             }
@@ -67,10 +65,7 @@ impl Sim {
             if token.request != request {
                 return Err(refusal::token_reused());
             }
-            return self
-                .interface(&token.eni)
-                .cloned()
-                .ok_or_else(|| refusal::no_eni(&token.eni));
+            return self.interface(&token.eni).cloned().ok_or_else(|| refusal::no_eni(&token.eni));
         }
         check_request(&request)?;
         let vpc_id = match self.subnets.get(&request.subnet_id) {
@@ -85,20 +80,10 @@ impl Sim {
         if self.interface_count() >= self.config.max_enis as usize {
             return Err(refusal::quota());
         }
-        let interface = self.make(NewInterface {
-            request: &request,
-            vpc_id,
-            groups,
-        })?;
+        let interface = self.make(NewInterface { request: &request, vpc_id, groups })?;
         if !request.client_token.is_empty() {
             let token = request.client_token.clone();
-            self.tokens.insert(
-                token,
-                Token {
-                    request,
-                    eni: interface.id.clone(),
-                },
-            );
+            self.tokens.insert(token, Token { request, eni: interface.id.clone() });
         }
         Ok(interface)
     }
@@ -117,10 +102,7 @@ impl Sim {
         });
         self.put(interface);
         let takes = self.jittered(Duration::from_millis(self.config.latency.attach_millis));
-        self.schedule(
-            takes,
-            Transition::Attached(request.eni.clone(), attachment.clone()),
-        );
+        self.schedule(takes, Transition::Attached(request.eni.clone(), attachment.clone()));
         Ok(attachment)
     }
 
@@ -129,37 +111,23 @@ impl Sim {
         request: &AttachInterface,
         interface: &Interface,
     ) -> Result<(), Failure> {
-        let AttachInterface {
-            instance,
-            device_index,
-            network_card,
-            ..
-        } = request;
+        let AttachInterface { instance, device_index, network_card, .. } = request;
         let Some(host) = self.instances.get(instance) else {
             return Err(refusal::no_instance(instance));
         };
         if interface.attachment.is_some() {
             return Err(refusal::in_use(&interface.id));
         }
-        let zone = self
-            .subnets
-            .get(&interface.subnet_id)
-            .map(|subnet| subnet.zone.as_str());
+        let zone = self.subnets.get(&interface.subnet_id).map(|subnet| subnet.zone.as_str());
         if zone != Some(host.zone.as_str()) {
             let message =
                 "The network interface and the instance are not in the same availability zone.";
             return Err(refusal::invalid("InvalidParameterCombination", message));
         }
-        let card = host
-            .limits
-            .network_cards
-            .iter()
-            .find(|card| card.index == *network_card);
+        let card = host.limits.network_cards.iter().find(|card| card.index == *network_card);
         let Some(card) = card else {
-            let message = format!(
-                "Network card index {network_card} is not valid for {}",
-                host.kind
-            );
+            let message =
+                format!("Network card index {network_card} is not valid for {}", host.kind);
             return Err(refusal::invalid("InvalidParameterValue", message));
         };
         let attached: Vec<_> = self.attachments_of(instance).collect();
@@ -170,10 +138,7 @@ impl Sim {
         if on_card.count() >= card.max_enis as usize
             || attached.len() >= host.limits.max_enis as usize
         {
-            return Err(refusal::too_many_attachments(
-                host.limits.max_enis,
-                &host.kind,
-            ));
+            return Err(refusal::too_many_attachments(host.limits.max_enis, &host.kind));
         }
         if held(interface) > host.limits.addresses_per_eni {
             return Err(refusal::too_many_addresses(Some(&interface.id)));
@@ -183,13 +148,8 @@ impl Sim {
 
     fn keep_no_longer(&mut self, eni: &EniId, attachment: &AttachmentId) -> Result<(), Failure> {
         let mut interface = self.named(eni)?;
-        let attached = interface
-            .attachment
-            .as_mut()
-            .filter(|a| a.id == *attachment);
-        attached
-            .ok_or_else(|| refusal::no_attachment(attachment))?
-            .delete_on_termination = true;
+        let attached = interface.attachment.as_mut().filter(|a| a.id == *attachment);
+        attached.ok_or_else(|| refusal::no_attachment(attachment))?.delete_on_termination = true;
         self.put(interface);
         Ok(())
     }
@@ -266,12 +226,7 @@ impl Sim {
         let instance = interface.attachment.as_ref().map(|a| a.instance_id.clone());
         self.put(interface);
         let (eni, new) = (eni.clone(), addresses.clone());
-        self.emit(EventKind::Assigned {
-            eni,
-            instance,
-            addresses: new,
-            prefixes: Vec::new(),
-        });
+        self.emit(EventKind::Assigned { eni, instance, addresses: new, prefixes: Vec::new() });
         Ok(addresses)
     }
 
@@ -283,15 +238,11 @@ impl Sim {
                 "The request must contain privateIpAddress",
             ));
         }
-        if let Some(foreign) = addresses
-            .iter()
-            .find(|a| !interface.secondary_addresses.contains(a))
+        if let Some(foreign) = addresses.iter().find(|a| !interface.secondary_addresses.contains(a))
         {
             return Err(refusal::not_assigned(eni, *foreign));
         }
-        interface
-            .secondary_addresses
-            .retain(|address| !addresses.contains(address));
+        interface.secondary_addresses.retain(|address| !addresses.contains(address));
         self.give_back(&interface.subnet_id, addresses);
         let instance = interface.attachment.as_ref().map(|a| a.instance_id.clone());
         self.put(interface);
@@ -304,13 +255,9 @@ impl Sim {
     }
 
     fn address_limit(&self, interface: &Interface) -> u32 {
-        let instance = interface
-            .attachment
-            .as_ref()
-            .and_then(|a| self.instances.get(&a.instance_id));
-        instance.map_or(UNATTACHED_ADDRESSES, |instance| {
-            instance.limits.addresses_per_eni
-        })
+        let instance =
+            interface.attachment.as_ref().and_then(|a| self.instances.get(&a.instance_id));
+        instance.map_or(UNATTACHED_ADDRESSES, |instance| instance.limits.addresses_per_eni)
     }
 }
 
@@ -318,9 +265,7 @@ impl Sim {
 /// as one each.
 pub(super) fn held(interface: &Interface) -> u32 {
     let addresses = u32::try_from(interface.secondary_addresses.len()).unwrap_or(u32::MAX);
-    addresses
-        .saturating_add(prefix_slots(interface))
-        .saturating_add(1)
+    addresses.saturating_add(prefix_slots(interface)).saturating_add(1)
 }
 
 fn check_request(request: &CreateInterface) -> Result<(), Failure> {
@@ -359,10 +304,7 @@ fn check_tags(interface: &Interface) -> Result<(), Failure> {
 pub(super) fn check_group_count(groups: &[SecurityGroupId]) -> Result<(), Failure> {
     if groups.len() > GROUPS_PER_ENI {
         let message = "The maximum number of security groups per interface has been reached.";
-        return Err(refusal::invalid(
-            "SecurityGroupsPerInterfaceLimitExceeded",
-            message,
-        ));
+        return Err(refusal::invalid("SecurityGroupsPerInterfaceLimitExceeded", message));
     }
     Ok(())
 }

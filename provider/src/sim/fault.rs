@@ -150,20 +150,13 @@ impl Fault {
     /// Strikes this often only.
     #[must_use]
     pub fn times(self, count: u32) -> Self {
-        Self {
-            count: Some(count),
-            ..self
-        }
+        Self { count: Some(count), ..self }
     }
 
     /// Strikes only after so many matching calls have passed: `nth(1)` is the first one.
     #[must_use]
     pub fn nth(self, nth: u32) -> Self {
-        Self {
-            skip: nth.saturating_sub(1),
-            count: Some(1),
-            ..self
-        }
+        Self { skip: nth.saturating_sub(1), count: Some(1), ..self }
     }
 
     /// Strikes so many of 100 calls.
@@ -175,10 +168,7 @@ impl Fault {
     /// Strikes the calls of one instance only.
     #[must_use]
     pub fn by(self, instance: InstanceId) -> Self {
-        Self {
-            instance: Some(instance),
-            ..self
-        }
+        Self { instance: Some(instance), ..self }
     }
 }
 
@@ -198,12 +188,7 @@ impl Failure {
 
 impl ArmedFault {
     pub(super) fn new(id: u64, fault: Fault) -> Self {
-        Self {
-            id,
-            fault,
-            seen: 0,
-            struck: 0,
-        }
+        Self { id, fault, seen: 0, struck: 0 }
     }
 
     pub(super) fn is_spent(&self) -> bool {

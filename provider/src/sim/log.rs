@@ -66,38 +66,25 @@ impl CallCounts {
     /// Calls of `action` by all instances.
     #[must_use]
     pub fn of(&self, action: &str) -> CallCount {
-        let each = self
-            .by_instance
-            .values()
-            .filter_map(|actions| actions.get(action));
+        let each = self.by_instance.values().filter_map(|actions| actions.get(action));
         each.fold(CallCount::default(), |sum, count| sum.plus(*count))
     }
 
     /// All EC2 calls by all instances. Instance metadata does not count: EC2 does not see it.
     #[must_use]
     pub fn ec2(&self) -> u64 {
-        self.by_instance
-            .keys()
-            .map(|instance| self.ec2_of(instance))
-            .sum()
+        self.by_instance.keys().map(|instance| self.ec2_of(instance)).sum()
     }
 
     /// All EC2 calls of one instance.
     #[must_use]
     pub fn ec2_of(&self, instance: &InstanceId) -> u64 {
         let actions = self.by_instance.get(instance).into_iter().flatten();
-        actions
-            .filter(|(action, _)| !is_metadata(action))
-            .map(|(_, count)| count.calls)
-            .sum()
+        actions.filter(|(action, _)| !is_metadata(action)).map(|(_, count)| count.calls).sum()
     }
 
     fn entry(&mut self, instance: &InstanceId, action: &str) -> &mut CallCount {
-        self.by_instance
-            .entry(instance.clone())
-            .or_default()
-            .entry(action.into())
-            .or_default()
+        self.by_instance.entry(instance.clone()).or_default().entry(action.into()).or_default()
     }
 }
 
@@ -144,9 +131,7 @@ impl Log {
             count.errors += 1;
             count.throttled += u64::from(throttled);
         }
-        let index = number
-            .checked_sub(self.first)
-            .and_then(|index| usize::try_from(index).ok());
+        let index = number.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
         if let Some(record) = index.and_then(|index| self.records.get_mut(index)) {
             record.outcome = failed.map_or(Outcome::Done, |(code, _)| Outcome::Failed(code.into()));
         }

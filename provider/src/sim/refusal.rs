@@ -7,11 +7,7 @@ use veni_core::id::{AttachmentId, EniId, InstanceId, InstanceType, SecurityGroup
 use crate::{ErrorClass, call::Failure};
 
 fn not_found(code: &str, kind: &str, id: &str) -> Failure {
-    Failure::new(
-        ErrorClass::NotFound,
-        code,
-        format!("The {kind} '{id}' does not exist"),
-    )
+    Failure::new(ErrorClass::NotFound, code, format!("The {kind} '{id}' does not exist"))
 }
 
 pub(super) fn invalid(code: &str, message: impl Into<String>) -> Failure {
@@ -19,19 +15,11 @@ pub(super) fn invalid(code: &str, message: impl Into<String>) -> Failure {
 }
 
 pub(super) fn no_eni(eni: &EniId) -> Failure {
-    not_found(
-        "InvalidNetworkInterfaceID.NotFound",
-        "networkInterface ID",
-        eni.as_str(),
-    )
+    not_found("InvalidNetworkInterfaceID.NotFound", "networkInterface ID", eni.as_str())
 }
 
 pub(super) fn no_attachment(attachment: &AttachmentId) -> Failure {
-    not_found(
-        "InvalidAttachmentID.NotFound",
-        "attachment ID",
-        attachment.as_str(),
-    )
+    not_found("InvalidAttachmentID.NotFound", "attachment ID", attachment.as_str())
 }
 
 pub(super) fn no_subnet(subnet: &SubnetId) -> Failure {
@@ -43,11 +31,7 @@ pub(super) fn no_group(group: &SecurityGroupId) -> Failure {
 }
 
 pub(super) fn no_instance(instance: &InstanceId) -> Failure {
-    not_found(
-        "InvalidInstanceID.NotFound",
-        "instance ID",
-        instance.as_str(),
-    )
+    not_found("InvalidInstanceID.NotFound", "instance ID", instance.as_str())
 }
 
 pub(super) fn no_type(kind: &InstanceType) -> Failure {
@@ -60,18 +44,14 @@ pub(super) fn no_type(kind: &InstanceType) -> Failure {
 }
 
 pub(super) fn subnet_full(subnet: &SubnetId) -> Failure {
-    let class = ErrorClass::SubnetExhausted {
-        subnet: Some(subnet.clone()),
-    };
+    let class = ErrorClass::SubnetExhausted { subnet: Some(subnet.clone()) };
     let message =
         "The specified subnet does not have enough free addresses to satisfy the request.";
     Failure::new(class, "InsufficientFreeAddressesInSubnet", message)
 }
 
 pub(super) fn no_prefix(subnet: &SubnetId) -> Failure {
-    let class = ErrorClass::SubnetExhausted {
-        subnet: Some(subnet.clone()),
-    };
+    let class = ErrorClass::SubnetExhausted { subnet: Some(subnet.clone()) };
     let message =
         "The specified subnet does not have enough free cidr blocks to satisfy the request.";
     Failure::new(class, "InsufficientCidrBlocks", message)
@@ -87,33 +67,19 @@ pub(super) fn too_many_addresses(eni: Option<&EniId>) -> Failure {
 }
 
 pub(super) fn too_many_attachments(limit: u32, kind: &InstanceType) -> Failure {
-    let message = format!(
-        "Interface count {} exceeds the limit for {kind}",
-        u64::from(limit) + 1
-    );
-    Failure::new(
-        ErrorClass::AttachmentLimit,
-        "AttachmentLimitExceeded",
-        message,
-    )
+    let message = format!("Interface count {} exceeds the limit for {kind}", u64::from(limit) + 1);
+    Failure::new(ErrorClass::AttachmentLimit, "AttachmentLimitExceeded", message)
 }
 
 pub(super) fn index_taken(instance: &InstanceId, index: u8) -> Failure {
     let message = format!(
         "Instance '{instance}' already has an interface attached at device index '{index}'."
     );
-    Failure::new(
-        ErrorClass::AttachmentLimit,
-        "InvalidParameterValue",
-        message,
-    )
+    Failure::new(ErrorClass::AttachmentLimit, "InvalidParameterValue", message)
 }
 
 pub(super) fn in_use(eni: &EniId) -> Failure {
-    invalid(
-        "InvalidParameterValue",
-        format!("Network interface '{eni}' is currently in use."),
-    )
+    invalid("InvalidParameterValue", format!("Network interface '{eni}' is currently in use."))
 }
 
 pub(super) fn not_assigned(eni: &EniId, address: Ipv4Addr) -> Failure {
@@ -140,9 +106,7 @@ pub(super) fn throttled(retry_after_millis: Option<u64>) -> Failure {
 }
 
 pub(super) fn denied(action: &str) -> Failure {
-    let class = ErrorClass::Denied {
-        action: action.into(),
-    };
+    let class = ErrorClass::Denied { action: action.into() };
     Failure::new(
         class,
         "UnauthorizedOperation",

@@ -27,12 +27,8 @@ impl Space {
     pub(super) fn new(cidr: Ipv4Prefix) -> Self {
         let size = 1_u32 << (32 - u32::from(cidr.len()));
         let words = size.div_ceil(64) as usize;
-        let mut space = Self {
-            base: cidr.network().into(),
-            size,
-            taken: vec![0; words],
-            free: size,
-        };
+        let mut space =
+            Self { base: cidr.network().into(), size, taken: vec![0; words], free: size };
         for reserved in [0, 1, 2, 3, size - 1] {
             space.mark(reserved);
         }
@@ -104,18 +100,13 @@ impl Space {
 
     /// Takes exactly this address. False when it is not free or not of this subnet.
     pub(super) fn take_exactly(&mut self, address: Ipv4Addr) -> bool {
-        let free = self
-            .offset(address)
-            .filter(|offset| !self.is_taken(*offset));
+        let free = self.offset(address).filter(|offset| !self.is_taken(*offset));
         free.map(|offset| self.mark(offset)).is_some()
     }
 
     /// Gives an address back. A reserved one stays reserved.
     pub(super) fn give_back(&mut self, address: Ipv4Addr) {
-        let Some(offset) = self
-            .offset(address)
-            .filter(|o| (4..self.size - 1).contains(o))
-        else {
+        let Some(offset) = self.offset(address).filter(|o| (4..self.size - 1).contains(o)) else {
             return;
         };
         if self.is_taken(offset) {
@@ -131,9 +122,7 @@ impl Space {
     }
 
     fn offset(&self, address: Ipv4Addr) -> Option<u32> {
-        u32::from(address)
-            .checked_sub(self.base)
-            .filter(|offset| *offset < self.size)
+        u32::from(address).checked_sub(self.base).filter(|offset| *offset < self.size)
     }
 
     fn is_taken(&self, offset: u32) -> bool {
@@ -160,10 +149,7 @@ mod tests {
     fn a_subnet_gives_each_address_once_and_no_reserved_one() {
         let mut rng = Rng::new(1);
         let mut space = space("10.0.0.0/28");
-        assert!(
-            space.take(12, AddressChoice::Scattered, &mut rng).is_none(),
-            "all or none"
-        );
+        assert!(space.take(12, AddressChoice::Scattered, &mut rng).is_none(), "all or none");
         let taken = space.take(11, AddressChoice::Scattered, &mut rng).unwrap();
         let expected: BTreeSet<Ipv4Addr> =
             (4..15).map(|host| Ipv4Addr::new(10, 0, 0, host)).collect();
@@ -182,14 +168,8 @@ mod tests {
         );
         assert!(space.take_exactly(Ipv4Addr::new(10, 0, 0, 20)));
         assert!(!space.take_exactly(Ipv4Addr::new(10, 0, 0, 20)));
-        assert!(
-            space
-                .take_prefixes(2, AddressChoice::Lowest, &mut rng)
-                .is_none()
-        );
-        let prefixes = space
-            .take_prefixes(1, AddressChoice::Lowest, &mut rng)
-            .unwrap();
+        assert!(space.take_prefixes(2, AddressChoice::Lowest, &mut rng).is_none());
+        let prefixes = space.take_prefixes(1, AddressChoice::Lowest, &mut rng).unwrap();
         assert_eq!(prefixes, ["10.0.0.32/28".parse().unwrap()]);
         assert_eq!(space.free(), 64 - 5 - 1 - 16);
         space.give_back_prefix(prefixes[0]);

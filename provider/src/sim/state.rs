@@ -59,17 +59,11 @@ impl Sim {
         let hidden = Duration::from_millis(self.config.consistency.new_interface_hidden_millis);
         let born = self.born.get(eni).copied().unwrap_or(Duration::ZERO);
         let visible = hidden.is_zero() || born + hidden <= self.now;
-        self.interface(eni)
-            .filter(|_| visible)
-            .cloned()
-            .ok_or_else(|| refusal::no_eni(eni))
+        self.interface(eni).filter(|_| visible).cloned().ok_or_else(|| refusal::no_eni(eni))
     }
 
     pub(super) fn interface_count(&self) -> usize {
-        self.enis
-            .values()
-            .filter(|eni| eni.current().is_some())
-            .count()
+        self.enis.values().filter(|eni| eni.current().is_some()).count()
     }
 
     /// The ENIs that are attached, or on their way to or from an instance.
@@ -94,24 +88,14 @@ impl Sim {
         vpc_id: &VpcId,
     ) -> Result<Vec<SecurityGroupId>, Failure> {
         effect::check_group_count(groups)?;
-        if let Some(unknown) = groups
-            .iter()
-            .find(|group| self.security_groups.get(group) != Some(vpc_id))
+        if let Some(unknown) =
+            groups.iter().find(|group| self.security_groups.get(group) != Some(vpc_id))
         {
             return Err(refusal::no_group(unknown));
         }
-        let default = || {
-            self.vpcs
-                .get(vpc_id)
-                .map(|vpc| vpc.default_group.clone())
-                .into_iter()
-                .collect()
-        };
-        Ok(if groups.is_empty() {
-            default()
-        } else {
-            groups.to_vec()
-        })
+        let default =
+            || self.vpcs.get(vpc_id).map(|vpc| vpc.default_group.clone()).into_iter().collect();
+        Ok(if groups.is_empty() { default() } else { groups.to_vec() })
     }
 
     /// Makes an unattached ENI; takes nothing from the subnet when something is missing.
@@ -144,9 +128,7 @@ impl Sim {
         };
         self.born.insert(interface.id.clone(), self.now);
         self.put(interface.clone());
-        self.emit(EventKind::Created {
-            interface: Box::new(interface.clone()),
-        });
+        self.emit(EventKind::Created { interface: Box::new(interface.clone()) });
         Ok(interface)
     }
 
@@ -156,8 +138,7 @@ impl Sim {
         match self.enis.get_mut(&interface.id) {
             Some(history) => history.set(now, Some(interface), horizon),
             None => {
-                self.enis
-                    .insert(interface.id.clone(), History::new(now, interface));
+                self.enis.insert(interface.id.clone(), History::new(now, interface));
             }
         }
     }
@@ -166,10 +147,7 @@ impl Sim {
     pub(super) fn remove(&mut self, interface: &Interface) {
         let (now, horizon) = (self.now, self.config.consistency.horizon());
         if let Some(subnet) = self.subnets.get_mut(&interface.subnet_id) {
-            interface
-                .prefixes
-                .iter()
-                .for_each(|prefix| subnet.space.give_back_prefix(*prefix));
+            interface.prefixes.iter().for_each(|prefix| subnet.space.give_back_prefix(*prefix));
         }
         let mut addresses = interface.secondary_addresses.clone();
         addresses.push(interface.primary_address);
@@ -179,9 +157,7 @@ impl Sim {
         }
         self.enis.retain(|_, history| !history.prune(now, horizon));
         self.born.remove(&interface.id);
-        self.emit(EventKind::Deleted {
-            eni: interface.id.clone(),
-        });
+        self.emit(EventKind::Deleted { eni: interface.id.clone() });
     }
 
     pub(super) fn take_addresses(
@@ -190,10 +166,7 @@ impl Sim {
         count: u32,
     ) -> Result<Vec<Ipv4Addr>, Failure> {
         let choice = self.config.address_choice;
-        let subnet = self
-            .subnets
-            .get_mut(id)
-            .ok_or_else(|| refusal::no_subnet(id))?;
+        let subnet = self.subnets.get_mut(id).ok_or_else(|| refusal::no_subnet(id))?;
         let taken = subnet.space.take(count, choice, &mut self.rng);
         self.note_free(id);
         taken.ok_or_else(|| refusal::subnet_full(id))
@@ -201,10 +174,7 @@ impl Sim {
 
     fn take_prefixes(&mut self, id: &SubnetId, count: u32) -> Result<Vec<Ipv4Prefix>, Failure> {
         let choice = self.config.address_choice;
-        let subnet = self
-            .subnets
-            .get_mut(id)
-            .ok_or_else(|| refusal::no_subnet(id))?;
+        let subnet = self.subnets.get_mut(id).ok_or_else(|| refusal::no_subnet(id))?;
         let taken = subnet.space.take_prefixes(count, choice, &mut self.rng);
         self.note_free(id);
         taken.ok_or_else(|| refusal::no_prefix(id))
@@ -212,9 +182,7 @@ impl Sim {
 
     pub(super) fn give_back(&mut self, id: &SubnetId, addresses: &[Ipv4Addr]) {
         if let Some(subnet) = self.subnets.get_mut(id) {
-            addresses
-                .iter()
-                .for_each(|address| subnet.space.give_back(*address));
+            addresses.iter().for_each(|address| subnet.space.give_back(*address));
         }
         self.note_free(id);
     }
@@ -229,8 +197,7 @@ impl Sim {
 
     pub(super) fn schedule(&mut self, after: Duration, transition: Transition) {
         self.sequence += 1;
-        self.transitions
-            .insert((self.now + after, self.sequence), transition);
+        self.transitions.insert((self.now + after, self.sequence), transition);
         let now = self.now;
         self.advance(now);
     }
@@ -238,9 +205,8 @@ impl Sim {
     /// An attachment's or detachment's end.
     pub(super) fn complete(&mut self, transition: &Transition) {
         let (Transition::Attached(eni, id) | Transition::Detached(eni, id)) = transition;
-        let current = self
-            .interface(eni)
-            .filter(|i| i.attachment.as_ref().is_some_and(|a| a.id == *id));
+        let current =
+            self.interface(eni).filter(|i| i.attachment.as_ref().is_some_and(|a| a.id == *id));
         let Some(mut interface) = current.cloned() else {
             return;
         };
@@ -251,18 +217,12 @@ impl Sim {
         let kind = match transition {
             Transition::Attached(..) => {
                 interface.status = InterfaceStatus::InUse;
-                EventKind::Attached {
-                    instance,
-                    interface: Box::new(interface.clone()),
-                }
+                EventKind::Attached { instance, interface: Box::new(interface.clone()) }
             }
             Transition::Detached(..) => {
                 interface.status = InterfaceStatus::Available;
                 interface.attachment = None;
-                EventKind::Detached {
-                    instance,
-                    interface: Box::new(interface.clone()),
-                }
+                EventKind::Detached { instance, interface: Box::new(interface.clone()) }
             }
         };
         self.put(interface);
@@ -270,10 +230,7 @@ impl Sim {
     }
 
     pub(super) fn emit(&mut self, kind: EventKind) {
-        self.events.push(Event {
-            at_millis: millis(self.now),
-            kind,
-        });
+        self.events.push(Event { at_millis: millis(self.now), kind });
     }
 
     fn new_eni_id(&mut self) -> EniId {
@@ -283,8 +240,7 @@ impl Sim {
 
     pub(super) fn new_attachment_id(&mut self) -> AttachmentId {
         let id = format!("eni-attach-{:017x}", self.rng.next());
-        id.parse()
-            .expect("17 hexadecimal digits make an attachment id")
+        id.parse().expect("17 hexadecimal digits make an attachment id")
     }
 
     /// A new MAC: 24 bits that count and 16 by chance, so that none comes twice.

@@ -85,12 +85,8 @@ impl Sim {
             None => outcome,
         };
         let failed = outcome.as_ref().err();
-        let failed = failed.map(|f| {
-            (
-                f.code.as_str(),
-                matches!(f.class, ErrorClass::Throttled { .. }),
-            )
-        });
+        let failed =
+            failed.map(|f| (f.code.as_str(), matches!(f.class, ErrorClass::Throttled { .. })));
         self.log.end(ticket.number, &ticket.caller, action, failed);
         self.wake();
         outcome.map_err(|failure| failure.of(action))
@@ -107,10 +103,7 @@ impl Sim {
 
     fn throttle(&mut self, action: &'static str, class: ActionClass) -> Option<Failure> {
         let size = self.config.throttling.as_ref()?.of(class)?;
-        let bucket = self
-            .buckets
-            .entry(action)
-            .or_insert_with(|| Bucket::full(size, self.now));
+        let bucket = self.buckets.entry(action).or_insert_with(|| Bucket::full(size, self.now));
         (!bucket.take(size, self.now)).then(|| refusal::throttled(None))
     }
 

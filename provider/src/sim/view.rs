@@ -17,13 +17,9 @@ use crate::{
 
 impl Sim {
     pub(super) fn identity(&self, caller: &InstanceId) -> Result<InstanceIdentity, Failure> {
-        let instance = self
-            .instances
-            .get(caller)
-            .ok_or_else(|| refusal::no_instance(caller))?;
-        let primary = self
-            .interface(&instance.primary)
-            .ok_or_else(|| refusal::no_eni(&instance.primary))?;
+        let instance = self.instances.get(caller).ok_or_else(|| refusal::no_instance(caller))?;
+        let primary =
+            self.interface(&instance.primary).ok_or_else(|| refusal::no_eni(&instance.primary))?;
         Ok(InstanceIdentity {
             instance_id: caller.clone(),
             instance_type: instance.kind.clone(),
@@ -39,19 +35,12 @@ impl Sim {
         let seen = self.enis.values().filter_map(|eni| eni.at(at));
         Ok(match filter {
             InterfaceFilter::AttachedTo(instance) => seen
-                .filter(|i| {
-                    i.attachment
-                        .as_ref()
-                        .is_some_and(|a| a.instance_id == *instance)
-                })
+                .filter(|i| i.attachment.as_ref().is_some_and(|a| a.instance_id == *instance))
                 .cloned()
                 .collect(),
             InterfaceFilter::AvailableWithTag { key, value } => {
                 let available = seen.filter(|i| i.status == InterfaceStatus::Available);
-                available
-                    .filter(|i| i.tags.get(key) == Some(value))
-                    .cloned()
-                    .collect()
+                available.filter(|i| i.tags.get(key) == Some(value)).cloned().collect()
             }
             InterfaceFilter::Ids(ids) => {
                 let find = |id| {
@@ -81,10 +70,7 @@ impl Sim {
                 };
                 ids.iter().map(find).collect()
             }
-            SubnetFilter::InZone {
-                vpc_id,
-                availability_zone,
-            } => {
+            SubnetFilter::InZone { vpc_id, availability_zone } => {
                 let matching = self
                     .subnets
                     .iter()
@@ -111,15 +97,10 @@ impl Sim {
             let born = || eni.current().filter(|_| primary == Some(id));
             eni.at(at).or_else(born)
         });
-        let mut interfaces: Vec<_> = seen
-            .filter_map(|interface| self.metadata_of(interface, caller))
-            .collect();
+        let mut interfaces: Vec<_> =
+            seen.filter_map(|interface| self.metadata_of(interface, caller)).collect();
         interfaces.sort_by_key(|i| (i.network_card, i.device_index));
-        for (_, distortion) in self
-            .distortions
-            .iter()
-            .filter(|(_, d)| d.instance == *caller)
-        {
+        for (_, distortion) in self.distortions.iter().filter(|(_, d)| d.instance == *caller) {
             distort(&mut interfaces, distortion);
         }
         Ok(interfaces)
@@ -130,10 +111,7 @@ impl Sim {
         interface: &Interface,
         instance: &InstanceId,
     ) -> Option<MetadataInterface> {
-        let attachment = interface
-            .attachment
-            .as_ref()
-            .filter(|a| a.instance_id == *instance)?;
+        let attachment = interface.attachment.as_ref().filter(|a| a.instance_id == *instance)?;
         // The guest sees the device from the attachment's end to the detachment's start.
         if interface.status != InterfaceStatus::InUse {
             return None;
@@ -165,11 +143,7 @@ impl Sim {
         let consistency = &self.config.consistency;
         let delay = Duration::from_millis(consistency.describe_delay_millis);
         let stale = !delay.is_zero() && self.rng.percent(consistency.describe_stale_percent);
-        if stale {
-            self.now.saturating_sub(delay)
-        } else {
-            self.now
-        }
+        if stale { self.now.saturating_sub(delay) } else { self.now }
     }
 }
 
@@ -179,11 +153,7 @@ fn seen(id: &SubnetId, subnet: &SubnetState, at: Duration) -> Subnet {
         vpc_id: subnet.vpc_id.clone(),
         availability_zone: subnet.zone.clone(),
         cidr: subnet.cidr,
-        available_addresses: subnet
-            .free
-            .at(at)
-            .copied()
-            .unwrap_or_else(|| subnet.space.free()),
+        available_addresses: subnet.free.at(at).copied().unwrap_or_else(|| subnet.space.free()),
         tags: subnet.tags.clone(),
     }
 }
@@ -193,9 +163,7 @@ fn distort(interfaces: &mut Vec<MetadataInterface>, distortion: &Distortion) {
     match distortion.kind {
         DistortionKind::Omit => interfaces.retain(|interface| !meant(&interface.id)),
         DistortionKind::Short { addresses } => {
-            let matching = interfaces
-                .iter_mut()
-                .filter(|interface| meant(&interface.id));
+            let matching = interfaces.iter_mut().filter(|interface| meant(&interface.id));
             matching.for_each(|interface| interface.addresses.truncate(addresses as usize));
         }
     }

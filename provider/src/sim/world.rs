@@ -127,16 +127,9 @@ impl Sim {
             return Err(WorldError::Exists(id.to_string()));
         }
         let group = id.as_str().replacen("vpc-", "sg-", 1);
-        let default_group: SecurityGroupId = group
-            .parse()
-            .expect("the rest of a VPC's id is the rest of a group's");
-        self.vpcs.insert(
-            id.clone(),
-            Vpc {
-                cidrs,
-                default_group: default_group.clone(),
-            },
-        );
+        let default_group: SecurityGroupId =
+            group.parse().expect("the rest of a VPC's id is the rest of a group's");
+        self.vpcs.insert(id.clone(), Vpc { cidrs, default_group: default_group.clone() });
         self.security_groups.insert(default_group.clone(), id);
         Ok(default_group)
     }
@@ -172,11 +165,8 @@ impl Sim {
         if self.subnets.contains_key(&spec.id) {
             return Err(WorldError::Exists(spec.id.to_string()));
         }
-        let wrong = |expected| WorldError::Cidr {
-            subnet: spec.id.clone(),
-            cidr: spec.cidr,
-            expected,
-        };
+        let wrong =
+            |expected| WorldError::Cidr { subnet: spec.id.clone(), cidr: spec.cidr, expected };
         if !(16..=28).contains(&spec.cidr.len()) {
             return Err(wrong("a /16 to a /28"));
         }
@@ -186,34 +176,15 @@ impl Sim {
         if !vpc.cidrs.iter().any(|cidr| inside(*cidr)) {
             return Err(wrong("inside one of the VPC's CIDRs"));
         }
-        let mut others = self
-            .subnets
-            .values()
-            .filter(|other| other.vpc_id == spec.vpc_id);
+        let mut others = self.subnets.values().filter(|other| other.vpc_id == spec.vpc_id);
         let overlaps = |other: Ipv4Prefix| inside(other) || spec.cidr.contains(other.network());
         if others.any(|other| overlaps(other.cidr)) {
             return Err(wrong("apart from the VPC's other subnets"));
         }
         let space = Space::new(spec.cidr);
         let free = History::new(self.now, space.free());
-        let SubnetSpec {
-            id,
-            vpc_id,
-            availability_zone: zone,
-            cidr,
-            tags,
-        } = spec;
-        self.subnets.insert(
-            id,
-            SubnetState {
-                vpc_id,
-                zone,
-                cidr,
-                tags,
-                space,
-                free,
-            },
-        );
+        let SubnetSpec { id, vpc_id, availability_zone: zone, cidr, tags } = spec;
+        self.subnets.insert(id, SubnetState { vpc_id, zone, cidr, tags, space, free });
         Ok(())
     }
 
@@ -222,10 +193,7 @@ impl Sim {
     /// # Errors
     /// When it does not exist.
     pub fn tag_subnet(&mut self, id: &SubnetId, key: &str, value: &str) -> Result<(), WorldError> {
-        let subnet = self
-            .subnets
-            .get_mut(id)
-            .ok_or_else(|| WorldError::Missing(id.to_string()))?;
+        let subnet = self.subnets.get_mut(id).ok_or_else(|| WorldError::Missing(id.to_string()))?;
         subnet.tags.insert(key.into(), value.into());
         Ok(())
     }
@@ -253,15 +221,10 @@ impl Sim {
         let subnet = self.subnets.get(&spec.subnet_id);
         let subnet = subnet.ok_or_else(|| WorldError::Missing(spec.subnet_id.to_string()))?;
         let (vpc_id, zone) = (subnet.vpc_id.clone(), subnet.zone.clone());
-        let primary = self
-            .make_primary(&spec, vpc_id, limits.default_network_card)
-            .map_err(refused)?;
-        let state = InstanceState {
-            kind: spec.instance_type,
-            limits,
-            zone,
-            primary: primary.id.clone(),
-        };
+        let primary =
+            self.make_primary(&spec, vpc_id, limits.default_network_card).map_err(refused)?;
+        let state =
+            InstanceState { kind: spec.instance_type, limits, zone, primary: primary.id.clone() };
         self.instances.insert(spec.id, state);
         self.wake();
         Ok(primary)
@@ -283,11 +246,7 @@ impl Sim {
             tags: BTreeMap::new(),
             client_token: String::new(),
         };
-        let mut primary = self.make(NewInterface {
-            request: &request,
-            vpc_id,
-            groups,
-        })?;
+        let mut primary = self.make(NewInterface { request: &request, vpc_id, groups })?;
         primary.status = InterfaceStatus::InUse;
         primary.attachment = Some(InterfaceAttachment {
             id: self.new_attachment_id(),
@@ -310,13 +269,10 @@ impl Sim {
     /// When it does not exist.
     pub fn terminate_instance(&mut self, now: Duration, id: &InstanceId) -> Result<(), WorldError> {
         self.advance(now);
-        self.instances
-            .remove(id)
-            .ok_or_else(|| WorldError::Missing(id.to_string()))?;
+        self.instances.remove(id).ok_or_else(|| WorldError::Missing(id.to_string()))?;
         let attached = self.attached().filter(|(_, a)| a.instance_id == *id);
-        let attached: Vec<_> = attached
-            .map(|(interface, a)| (interface.clone(), a.delete_on_termination))
-            .collect();
+        let attached: Vec<_> =
+            attached.map(|(interface, a)| (interface.clone(), a.delete_on_termination)).collect();
         for (mut interface, goes) in attached {
             interface.attachment = None;
             interface.status = InterfaceStatus::Available;
@@ -343,10 +299,8 @@ impl Sim {
 
     /// Takes exactly this address for others. False when it is not free.
     pub fn occupy_exactly(&mut self, id: &SubnetId, address: Ipv4Addr) -> bool {
-        let taken = self
-            .subnets
-            .get_mut(id)
-            .is_some_and(|subnet| subnet.space.take_exactly(address));
+        let taken =
+            self.subnets.get_mut(id).is_some_and(|subnet| subnet.space.take_exactly(address));
         self.note_free(id);
         taken
     }
@@ -365,9 +319,7 @@ impl Sim {
     /// Wholly free /28 blocks of a subnet.
     #[must_use]
     pub fn free_prefixes(&self, id: &SubnetId) -> Option<usize> {
-        self.subnets
-            .get(id)
-            .map(|subnet| subnet.space.free_blocks().len())
+        self.subnets.get(id).map(|subnet| subnet.space.free_blocks().len())
     }
 
     /// The whole region as it really is.
@@ -397,9 +349,5 @@ impl Sim {
 }
 
 fn refused(failure: Failure) -> WorldError {
-    WorldError::Refused {
-        action: "RunInstances",
-        code: failure.code,
-        message: failure.message,
-    }
+    WorldError::Refused { action: "RunInstances", code: failure.code, message: failure.message }
 }

@@ -1,44 +1,19 @@
-//! A small region and virtual time for the tests.
+//! A small region for the tests.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use tokio::time::Instant;
 use veni_core::id::{InstanceId, SubnetId};
 use veni_provider::{
     CreateInterface,
-    sim::{InstanceSpec, Sim, SimCloud, SimConfig, SubnetSpec, Timer},
+    sim::{InstanceSpec, Sim, SimConfig, SubnetSpec},
 };
 
-/// tokio's clock, which the tests pause.
-#[derive(Debug)]
-pub struct Clock(Instant);
-
-impl Clock {
-    pub fn start() -> Arc<Self> {
-        Arc::new(Self(Instant::now()))
-    }
-}
-
-impl Timer for Clock {
-    fn now(&self) -> Duration {
-        self.0.elapsed()
-    }
-
-    async fn sleep(&self, duration: Duration) {
-        tokio::time::sleep(duration).await;
-    }
-}
-
-pub fn instance() -> InstanceId {
+pub(crate) fn instance() -> InstanceId {
     "i-1".parse().unwrap()
 }
 
 /// `subnet-a` (/22) and `subnet-small` (/28), an m5.large `i-1` in the first, security groups `sg-1`, `sg-2`.
-pub fn region(config: SimConfig) -> Sim {
+pub(crate) fn region(config: SimConfig) -> Sim {
     let mut sim = Sim::new(config);
     let vpc_id: veni_core::id::VpcId = "vpc-1".parse().unwrap();
     sim.add_vpc(vpc_id.clone(), vec!["10.0.0.0/16".parse().unwrap()]).unwrap();
@@ -58,7 +33,7 @@ pub fn region(config: SimConfig) -> Sim {
     sim
 }
 
-pub fn run(sim: &mut Sim, id: &str, kind: &str) {
+pub(crate) fn run(sim: &mut Sim, id: &str, kind: &str) {
     let spec = InstanceSpec {
         id: id.parse().unwrap(),
         instance_type: kind.parse().unwrap(),
@@ -68,11 +43,8 @@ pub fn run(sim: &mut Sim, id: &str, kind: &str) {
     sim.run_instance(Duration::ZERO, spec).unwrap();
 }
 
-pub fn cloud(sim: Sim, clock: Arc<Clock>) -> SimCloud<Clock> {
-    SimCloud::new(Arc::new(Mutex::new(sim)), clock, instance())
-}
-
-pub fn request(subnet: &SubnetId, token: &str, secondary: u32) -> CreateInterface {
+#[allow(dead_code, reason = "not every test makes ENIs")]
+pub(crate) fn request(subnet: &SubnetId, token: &str, secondary: u32) -> CreateInterface {
     CreateInterface {
         subnet_id: subnet.clone(),
         security_groups: Vec::new(),
