@@ -1,2 +1,7 @@
-//! Placeholder: filled by the first change to this crate.
-fn main() {}
+//! `venictl`: see, explain and simulate what veni does on this node.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    veni_ctl::main()
+}

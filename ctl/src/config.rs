@@ -1,0 +1,78 @@
+//! `venictl config`: every variable.
+
+use serde::Serialize;
+use veni_core::config::{Support, VARIABLES};
+
+use crate::{Report, cli::Format, text};
+
+/// An element of what `-o json` prints (docs/venictl.md).
+#[derive(Debug, Serialize)]
+struct Document {
+    name: &'static str,
+    default: &'static str,
+    meaning: &'static str,
+    /// `honoured`, `ignored`, `warned` or `refused`.
+    support: &'static str,
+    /// What happens when it is set to something else than the default, where it is not supported yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consequence: Option<&'static str>,
+}
+
+pub(crate) fn report(format: Format) -> anyhow::Result<Report> {
+    let document: Vec<_> = VARIABLES
+        .iter()
+        .map(|variable| Document {
+            name: variable.name,
+            default: variable.default,
+            meaning: variable.meaning,
+            support: variable.support.word(),
+            consequence: match variable.support {
+                Support::Warned(sentence) | Support::Refused(sentence) => Some(sentence),
+                Support::Honoured | Support::Ignored => None,
+            },
+        })
+        .collect();
+    Report::of(format, &document, || {
+        let rows = document.iter().map(|v| {
+            let default = if v.default.is_empty() { "-" } else { v.default };
+            let meaning = match v.consequence {
+                Some(consequence) => format!("{}; {consequence}", v.meaning),
+                None => v.meaning.to_owned(),
+            };
+            vec![
+                v.name.to_owned(),
+                default.to_owned(),
+                v.support.to_owned(),
+                meaning,
+            ]
+        });
+        text::table(
+            &["VARIABLE", "DEFAULT", "VENI", "MEANING"],
+            0..0,
+            rows.collect(),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variable_is_listed_in_both_forms() {
+        let human = report(Format::Human).unwrap().text;
+        assert_eq!(human.lines().count(), VARIABLES.len() + 1);
+        let json: Vec<serde_json::Value> =
+            serde_json::from_str(&report(Format::Json).unwrap().text).unwrap();
+        assert_eq!(json.len(), VARIABLES.len());
+        let prefixes = json
+            .iter()
+            .find(|v| v["name"] == "ENABLE_PREFIX_DELEGATION")
+            .unwrap();
+        assert_eq!(
+            (&prefixes["support"], &prefixes["default"]),
+            (&"warned".into(), &"false".into())
+        );
+        assert!(prefixes["consequence"].is_string());
+    }
+}

@@ -1,0 +1,201 @@
+use std::collections::BTreeMap;
+
+use super::{
+    facts::{Facts, Route, Rule},
+    *,
+};
+use crate::fixtures::{busy, calm};
+
+/// A node where nothing is wrong.
+fn healthy() -> Facts {
+    let rules = r#"[
+        {"priority":0,"src":"all","table":"local"},
+        {"priority":512,"src":"all","table":"7600","protocol":"118"},
+        {"priority":1024,"src":"all","fwmark":"0x80","fwmask":"0x80","table":"main","protocol":"118"},
+        {"priority":1536,"src":"all","fwmark":"0x20000","fwmask":"0xff0000","table":"7602","protocol":"118"},
+        {"priority":32765,"src":"10.0.1.77","table":"7602","protocol":"118"},
+        {"priority":32766,"src":"all","table":"main"}]"#;
+    let pods = (0..16)
+        .map(|n| Route {
+            dst: format!("10.0.1.{n}"),
+        })
+        .collect();
+    let options = "BPF_SYSCALL NET_CLS_ACT NET_CLS_BPF NET_SCH_INGRESS VETH IP_MULTIPLE_TABLES NF_CONNTRACK \
+                   NF_CONNTRACK_MARK NF_NAT NF_TABLES NFT_CT NFT_NAT NFT_FIB_IPV4";
+    let sysctl = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    Facts {
+        kernel: Ok("6.1.0-18-amd64".to_owned()),
+        kernel_config: Ok(options
+            .split_whitespace()
+            .map(|option| format!("CONFIG_{option}=m\n"))
+            .collect()),
+        mounts: Ok("proc /proc proc rw 0 0\nbpf /sys/fs/bpf bpf rw,nosuid 0 0\n".to_owned()),
+        bpf_dir: "/sys/fs/bpf/veni".into(),
+        pins: Ok(vec!["PODS".to_owned(), "DROPS".to_owned()]),
+        sysctls: BTreeMap::from([
+            sysctl("net/ipv4/ip_forward", "1"),
+            sysctl("net/ipv4/conf/all/rp_filter", "1"),
+            sysctl("net/ipv4/conf/eth0/rp_filter", "2"),
+            sysctl("net/ipv4/conf/eth1/rp_filter", "2"),
+        ]),
+        socket: "/run/veni/ipamd.sock".into(),
+        view: Ok(calm()),
+        nft_table: Ok(true),
+        rules: Ok(serde_json::from_str::<Vec<Rule>>(rules).unwrap()),
+        routes: BTreeMap::from([
+            (7600, Ok(pods)),
+            (
+                7602,
+                Ok(vec![Route {
+                    dst: "default".to_owned(),
+                }]),
+            ),
+        ]),
+        cni_conf_dir: "/etc/cni/net.d".into(),
+        conflists: Ok(vec![(
+            "10-veni.conflist".to_owned(),
+            r#"{"name":"veni","plugins":[{"type":"veni-cni"},{"type":"portmap"}]}"#.to_owned(),
+        )]),
+        cni_bin_dir: "/opt/cni/bin".into(),
+        plugins: vec!["portmap".to_owned(), "veni-cni".to_owned()],
+    }
+}
+
+#[test]
+fn a_healthy_node_passes() {
+    let report = written(&judge::all(&healthy()), Format::Human).unwrap();
+    assert!(!report.failed);
+    insta::assert_snapshot!(report.text);
+}
+
+/// Breaks one thing, and expects exactly this check to be as said and to name a next step.
+fn broken(name: &str, status: Status, breaking: impl FnOnce(&mut Facts)) {
+    let mut facts = healthy();
+    breaking(&mut facts);
+    let checks = judge::all(&facts);
+    let wrong: Vec<_> = checks
+        .iter()
+        .filter(|check| check.status != Status::Ok)
+        .collect();
+    assert_eq!(
+        wrong.iter().map(|c| (c.name, c.status)).collect::<Vec<_>>(),
+        [(name, status)],
+        "{wrong:?}"
+    );
+    assert_eq!(
+        wrong[0].next_step.is_some(),
+        status != Status::Skipped,
+        "{wrong:?}"
+    );
+    assert_eq!(
+        written(&checks, Format::Json).unwrap().failed,
+        status == Status::Failed
+    );
+}
+
+fn view(facts: &mut Facts) -> &mut veni_core::wire::inspect::View {
+    facts.view.as_mut().unwrap()
+}
+
+#[test]
+fn each_thing_that_is_wrong_is_found_alone_with_its_next_step() {
+    use Status::{Failed, Skipped, Warning};
+    broken("kernel", Failed, |f| {
+        f.kernel = Ok("5.15.0-1051-aws".to_owned())
+    });
+    broken("kernel", Warning, |f| f.kernel = Ok("linux".to_owned()));
+    broken("features", Failed, |f| {
+        f.kernel_config = Ok("CONFIG_VETH=y\n".to_owned())
+    });
+    broken("features", Skipped, |f| {
+        f.kernel_config = Err("no".to_owned())
+    });
+    broken("bpffs", Failed, |f| {
+        f.mounts = Ok("tmpfs /sys/fs/bpf tmpfs rw 0 0\n".to_owned())
+    });
+    broken("bpffs", Failed, |f| f.pins = Ok(vec![]));
+    broken("ready", Failed, |f| view(f).daemon.ready = false);
+    broken("cloud", Failed, |f| view(f).problems = busy().problems);
+    broken("forward", Failed, |f| {
+        f.sysctls
+            .insert("net/ipv4/ip_forward".to_owned(), "0".to_owned());
+    });
+    broken("rp_filter", Failed, |f| {
+        f.sysctls
+            .insert("net/ipv4/conf/eth1/rp_filter".to_owned(), "0".to_owned());
+    });
+    broken("rules", Skipped, |f| {
+        f.rules = Err("`ip` is not installed".to_owned())
+    });
+    broken("routes", Failed, |f| {
+        f.routes.insert(7602, Ok(vec![]));
+    });
+    broken("routes", Failed, |f| {
+        f.routes.insert(7600, Ok(vec![]));
+    });
+    broken("nftables", Failed, |f| f.nft_table = Ok(false));
+    broken("nftables", Skipped, |f| {
+        f.nft_table = Err("`nft` is not installed".to_owned())
+    });
+    broken("conflist", Failed, |f| f.conflists = Ok(vec![]));
+    broken("conflist", Failed, |f| {
+        f.conflists = Err("cannot read".to_owned())
+    });
+    broken("conflist", Failed, |f| {
+        f.conflists
+            .as_mut()
+            .unwrap()
+            .insert(0, ("05-cilium.conflist".to_owned(), "{}".to_owned()));
+    });
+    broken("plugin", Failed, |f| f.plugins = vec!["portmap".to_owned()]);
+    broken("plugin", Warning, |f| {
+        f.plugins = vec!["veni-cni".to_owned()]
+    });
+}
+
+#[test]
+fn every_rule_of_ours_is_missed() {
+    for priority in [512, 1024, 1536, 32765] {
+        broken("rules", Status::Failed, |f| {
+            f.rules.as_mut().unwrap().retain(|r| r.priority != priority)
+        });
+    }
+    broken("rules", Status::Failed, |f| {
+        view(f).settings.insert(
+            "AWS_EXTERNAL_SERVICE_CIDRS".to_owned(),
+            "10.9.0.0/16".to_owned(),
+        );
+    });
+}
+
+#[test]
+fn without_ipamd_the_rest_is_still_looked_at() {
+    let mut facts = healthy();
+    facts.view = Err("there is no socket at /run/veni/ipamd.sock".to_owned());
+    facts.nft_table = Ok(false);
+    let report = written(&judge::all(&facts), Format::Human).unwrap();
+    assert!(report.failed);
+    insta::assert_snapshot!(report.text);
+}
+
+#[test]
+fn findings_for_programs() {
+    let mut facts = healthy();
+    facts.nft_table = Ok(false);
+    let document: serde_json::Value =
+        serde_json::from_str(&written(&judge::all(&facts), Format::Json).unwrap().text).unwrap();
+    insta::assert_json_snapshot!(document);
+}
+
+#[test]
+fn looking_at_any_machine_never_fails() {
+    let paths = Paths {
+        cni_conf_dir: "/nonexistent/net.d".into(),
+        cni_bin_dir: "/nonexistent/bin".into(),
+        bpf_dir: "/sys/fs/bpf/veni-nonexistent".into(),
+    };
+    let report = report(Path::new("/nonexistent/ipamd.sock"), &paths, Format::Json).unwrap();
+    let document: serde_json::Value = serde_json::from_str(&report.text).unwrap();
+    assert!(report.failed);
+    assert_eq!(document["checks"].as_array().unwrap().len(), 13);
+}

@@ -1,0 +1,168 @@
+//! `venictl pool show` and `venictl pool explain`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use veni_core::wire::inspect::{Address, Eni, PlanView, Pool, Problem, View};
+
+use crate::{Report, cli::Format, text};
+
+/// What `pool show -o json` prints (docs/venictl.md).
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    pool: &'a Pool,
+    enis: &'a [Eni],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    addresses: Option<&'a [Address]>,
+}
+
+/// What `pool explain -o json` prints (docs/venictl.md).
+#[derive(Debug, Serialize)]
+struct Explained<'a> {
+    pool: &'a Pool,
+    plan: &'a PlanView,
+    problems: &'a [Problem],
+    settings: &'a BTreeMap<String, String>,
+}
+
+pub(crate) fn show(view: &View, addresses: bool, format: Format) -> anyhow::Result<Report> {
+    let shown = Shown {
+        pool: &view.pool,
+        enis: &view.enis,
+        addresses: addresses.then_some(&view.addresses),
+    };
+    Report::of(format, &shown, || {
+        let mut out = text::bar(&view.pool, &view.node) + "\n" + &text::enis(&view.enis);
+        if addresses {
+            out += "\n";
+            out += &owners(&view.addresses);
+        }
+        out
+    })
+}
+
+/// Every address with its state and owner.
+fn owners(addresses: &[Address]) -> String {
+    let dash = || "-".to_owned();
+    let rows = addresses.iter().map(|address| {
+        let state = match address.cooling_millis {
+            Some(millis) => format!("{} ({} s left)", address.state, millis.div_ceil(1000)),
+            None => address.state.clone(),
+        };
+        let pod = address.pod.as_ref().filter(|pod| !pod.name.is_empty());
+        let container = address
+            .attachment
+            .as_ref()
+            .map(|attachment| attachment.container_id.as_str());
+        vec![
+            address.address.to_string(),
+            address.eni.to_string(),
+            state,
+            pod.map_or_else(dash, |pod| format!("{}/{}", pod.namespace, pod.name)),
+            container.map_or_else(dash, |id| id.chars().take(13).collect()),
+            address
+                .host_ifname
+                .as_ref()
+                .map_or_else(dash, ToString::to_string),
+        ]
+    });
+    text::table(
+        &["ADDRESS", "ENI", "STATE", "POD", "CONTAINER", "LINK"],
+        0..0,
+        rows.collect(),
+    )
+}
+
+pub(crate) fn explain(view: &View, format: Format) -> anyhow::Result<Report> {
+    let View {
+        pool,
+        plan,
+        problems,
+        settings,
+        ..
+    } = view;
+    Report::of(
+        format,
+        &Explained {
+            pool,
+            plan,
+            problems,
+            settings,
+        },
+        || {
+            let problems: Vec<_> = problems
+                .iter()
+                .map(|problem| format!("{}: {}", problem.kind, problem.message))
+                .collect();
+            let wants = match plan.wanted {
+                0 => "nothing: the pool is as large as it should be\n".to_owned(),
+                1 => "1 more address\n".to_owned(),
+                n => format!("{n} more addresses\n"),
+            };
+            let mut out = format!("Wants {wants}");
+            out += &text::section("Because", &plan.reasons, "no reason was given");
+            out += &text::section("Does now", &plan.running, "nothing");
+            out += &text::section("Waits for", &plan.waiting_for, "nothing");
+            out += &text::section("Wrong", &problems, "nothing");
+            out += &text::section("Settings", &targets(settings), "unknown (an older ipamd)");
+            out
+        },
+    )
+}
+
+/// The settings that decide the pool's size.
+fn targets(settings: &BTreeMap<String, String>) -> Vec<String> {
+    let names = [
+        "WARM_ENI_TARGET",
+        "WARM_IP_TARGET",
+        "MINIMUM_IP_TARGET",
+        "MAX_ENI",
+        "VENI_MAX_PODS",
+        "IP_COOLDOWN_PERIOD",
+    ];
+    let set = names
+        .iter()
+        .filter_map(|name| Some((name, settings.get(*name).filter(|value| !value.is_empty())?)));
+    set.map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{busy, calm};
+
+    fn json(report: &Report) -> serde_json::Value {
+        serde_json::from_str(&report.text).unwrap()
+    }
+
+    #[test]
+    fn the_pool_with_owners_for_people() {
+        insta::assert_snapshot!(show(&busy(), true, Format::Human).unwrap().text);
+    }
+
+    #[test]
+    fn addresses_are_in_the_document_only_when_asked_for() {
+        assert!(
+            json(&show(&busy(), false, Format::Json).unwrap())
+                .get("addresses")
+                .is_none()
+        );
+        insta::assert_json_snapshot!(json(&show(&busy(), true, Format::Json).unwrap()));
+    }
+
+    #[test]
+    fn what_the_planner_wants_for_people() {
+        insta::assert_snapshot!(explain(&busy(), Format::Human).unwrap().text);
+    }
+
+    #[test]
+    fn a_pool_at_rest_wants_nothing() {
+        let text = explain(&calm(), Format::Human).unwrap().text;
+        assert!(text.starts_with("Wants nothing"), "{text}");
+    }
+
+    #[test]
+    fn what_the_planner_wants_for_programs() {
+        insta::assert_json_snapshot!(json(&explain(&busy(), Format::Json).unwrap()));
+    }
+}
