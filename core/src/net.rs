@@ -31,11 +31,18 @@ impl Mac {
 impl FromStr for Mac {
     type Err = ParseIdError;
     fn from_str(value: &str) -> Result<Self, ParseIdError> {
-        let error = || ParseIdError::new("MAC address", value, "six pairs of hexadecimal digits separated by `:`");
+        let error = || {
+            ParseIdError::new(
+                "MAC address",
+                value,
+                "six pairs of hexadecimal digits separated by `:`",
+            )
+        };
         let mut bytes = [0u8; 6];
         let mut parts = value.split(':');
         for byte in &mut bytes {
-            let part = parts.next().filter(|p| p.len() == 2 && !p.starts_with('+')).ok_or_else(error)?;
+            let part =
+                parts.next().filter(|p| p.len() == 2 && !p.starts_with('+')).ok_or_else(error)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| error())?;
         }
         if parts.next().is_some() { Err(error()) } else { Ok(Self(bytes)) }
@@ -87,6 +94,7 @@ impl Ipv4Prefix {
 
     /// The number of leading bits that are fixed.
     #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a prefix's length is not a container's")]
     pub fn len(self) -> u8 {
         self.0.prefix_len()
     }
@@ -108,7 +116,13 @@ impl Ipv4Prefix {
 impl FromStr for Ipv4Prefix {
     type Err = ParseIdError;
     fn from_str(value: &str) -> Result<Self, ParseIdError> {
-        let error = || ParseIdError::new("IPv4 prefix", value, "address/length with no bits set after the length");
+        let error = || {
+            ParseIdError::new(
+                "IPv4 prefix",
+                value,
+                "address/length with no bits set after the length",
+            )
+        };
         let net: Ipv4Net = value.parse().map_err(|_| error())?;
         if net.network() == net.addr() { Ok(Self(net)) } else { Err(error()) }
     }
@@ -161,7 +175,9 @@ mod tests {
     fn macs_round_trip() {
         let mac: Mac = "02:00:0a:ff:00:01".parse().unwrap();
         assert_eq!(mac.to_string(), "02:00:0a:ff:00:01");
-        for bad in ["", "02:00:0a:ff:00", "02:00:0a:ff:00:01:02", "2:0:a:f:0:1", "+2:00:0a:ff:00:01"] {
+        for bad in
+            ["", "02:00:0a:ff:00", "02:00:0a:ff:00:01:02", "2:0:a:f:0:1", "+2:00:0a:ff:00:01"]
+        {
             assert!(bad.parse::<Mac>().is_err(), "{bad:?} was accepted");
         }
         assert_eq!(Mac::local(1).0[0] & 0x03, 0x02, "locally administered, unicast");

@@ -1,2 +1,158 @@
-//! Placeholder: filled by the first change to this crate.
-fn main() {}
+//! The daemon: reads its settings, puts the parts together, and runs until it is told to end.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use veni_core::config::{Config, Provider};
+use veni_ipamd::{
+    clock::BootClock,
+    host::kernel::Kernel,
+    http,
+    journal::{self, Journal},
+    metrics::Metrics,
+    server,
+    start::{self, Channels, KernelPod, Start},
+};
+use veni_provider::Cloud;
+
+fn main() -> ExitCode {
+    let config = match Config::from_vars(std::env::vars()) {
+        Ok((config, warnings)) => {
+            init_logs(&config);
+            for warning in warnings {
+                tracing::warn!(%warning, "setting");
+            }
+            config
+        }
+        Err(errors) => {
+            init_logs(&Config::default());
+            for error in &errors {
+                tracing::error!(%error, "setting");
+            }
+            tracing::error!(
+                errors = errors.len(),
+                "ipamd does not start with wrong settings: correct them all"
+            );
+            return ExitCode::from(2);
+        }
+    };
+    // One thread: the owner's work is microseconds, and memory is shared with the pods.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime
+        .context("starting the runtime")
+        .and_then(|runtime| runtime.block_on(run(Arc::new(config))))
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn init_logs(config: &Config) {
+    let filter = EnvFilter::try_new(&config.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_env_filter(filter)
+        .with_writer(std::io::stdout)
+        .init();
+}
+
+async fn run(config: Arc<Config>) -> Result<()> {
+    match &config.provider {
+        Provider::Sim { socket, instance } => {
+            let cloud = veni_provider_socket::Client::new(PathBuf::from(socket), instance.clone());
+            serve(config.clone(), Arc::new(cloud), "sim").await
+        }
+        #[cfg(feature = "aws")]
+        Provider::Aws => {
+            let cloud =
+                veni_provider_aws::AwsCloud::from_env().await.context("starting the AWS client")?;
+            serve(config.clone(), Arc::new(cloud), "aws").await
+        }
+        #[cfg(not(feature = "aws"))]
+        Provider::Aws => {
+            bail!(
+                "this ipamd was built without the AWS provider: set VENI_PROVIDER=sim:<socket>, or build it with `--features aws`"
+            )
+        }
+    }
+}
+
+async fn serve<C: Cloud>(
+    config: Arc<Config>,
+    cloud: Arc<C>,
+    provider_name: &'static str,
+) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    tokio::select! {
+        ended = until_stopped(config, cloud, provider_name) => ended,
+        _ = terminate.recv() => stopped("SIGTERM"),
+        _ = interrupt.recv() => stopped("SIGINT"),
+    }
+}
+
+/// The journal is written already, the kernel keeps filter, routes and rules: there is nothing to undo.
+#[expect(clippy::unnecessary_wraps, reason = "one of three ends that are compared")]
+fn stopped(signal: &str) -> Result<()> {
+    tracing::info!(signal, "ipamd ends; pods keep their addresses, traffic and filter");
+    Ok(())
+}
+
+async fn until_stopped<C: Cloud>(
+    config: Arc<Config>,
+    cloud: Arc<C>,
+    provider_name: &'static str,
+) -> Result<()> {
+    let state_dir = PathBuf::from(&config.state_dir);
+    let _lock = start::lock(&state_dir).await?;
+    let boot_id = journal::boot_id().context("reading the boot id")?;
+    let (store, recovered) = Journal::open(&state_dir, &boot_id)
+        .with_context(|| format!("opening the journal in {}", state_dir.display()))?;
+    let Channels { commands: (commands, requests), events: (events, news) } = Channels::default();
+    let host = Kernel::start(config.clone(), events).context("preparing the node's network")?;
+    let kernel_pods = host
+        .pods()
+        .into_iter()
+        .map(|(host_ifindex, (pod, host_ifname))| KernelPod {
+            address: pod.address,
+            host_ifname,
+            host_ifindex,
+        })
+        .collect();
+    let whereabouts = start::whereabouts(&*cloud).await;
+    let metrics = Arc::new(Metrics::new());
+    let owner = start::owner(Start {
+        cloud,
+        host,
+        store,
+        recovered,
+        config: config.clone(),
+        clock: Arc::new(BootClock),
+        whereabouts,
+        kernel_pods,
+        metrics: metrics.clone(),
+        provider_name,
+        booted_at_secs: start::booted_at_secs().context("reading the time of boot")?,
+    })
+    .await;
+    let listener = server::bind(&PathBuf::from(&config.socket))
+        .with_context(|| format!("listening on {}", config.socket))?;
+    tokio::spawn(server::serve(listener, commands.clone()));
+    if let Some(address) = &config.http_bind {
+        let listener = tokio::net::TcpListener::bind(address)
+            .await
+            .with_context(|| format!("listening on {address} (INTROSPECTION_BIND_ADDRESS)"))?;
+        let router = http::router(metrics, commands.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+    }
+    drop(commands);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = config.socket, "ipamd serves");
+    owner.run(requests, news).await;
+    Ok(())
+}

@@ -56,10 +56,9 @@ fn check_allocations(ledger: &Ledger, violations: &mut Vec<Violation>) {
         if !held || !claimed.insert(allocation.address) {
             violations.push(Violation::Assignment(allocation.address));
         }
-        for interface in [
-            allocation.host_ifname.to_string(),
-            format!("index {}", allocation.host_ifindex),
-        ] {
+        for interface in
+            [allocation.host_ifname.to_string(), format!("index {}", allocation.host_ifindex)]
+        {
             if !interfaces.insert(interface.clone()) {
                 violations.push(Violation::HostInterface(interface));
             }
@@ -99,10 +98,7 @@ fn check_enis(ledger: &Ledger, limits: PoolLimits, violations: &mut Vec<Violatio
                 limit: limits.per_eni,
             });
         }
-        let leaving = matches!(
-            eni.phase,
-            Phase::Draining | Phase::Detaching | Phase::Detached
-        );
+        let leaving = matches!(eni.phase, Phase::Draining | Phase::Detaching | Phase::Detached);
         if leaving && sum.assigned > 0 {
             violations.push(Violation::LeavingWithPods(slot));
         }

@@ -196,10 +196,7 @@ impl Eni {
     /// Whether it is on its way in: its addresses will be there soon.
     #[must_use]
     pub fn arriving(&self) -> bool {
-        matches!(
-            self.phase,
-            Phase::Creating { .. } | Phase::Created | Phase::Attaching
-        )
+        matches!(self.phase, Phase::Creating { .. } | Phase::Created | Phase::Attaching)
     }
 
     /// Secondary addresses that it will have once it is in use.
@@ -250,17 +247,13 @@ impl Ledger {
 
     /// All addresses with their ENI's slot and state, in no order.
     pub fn addresses(&self) -> impl Iterator<Item = (Ipv4Addr, EniSlot, &AddressState)> {
-        self.addresses
-            .iter()
-            .map(|(address, entry)| (*address, entry.slot, &entry.state))
+        self.addresses.iter().map(|(address, entry)| (*address, entry.slot, &entry.state))
     }
 
     /// An address's ENI, state and the time it came.
     #[must_use]
     pub fn address(&self, address: Ipv4Addr) -> Option<(EniSlot, &AddressState, BootTime)> {
-        self.addresses
-            .get(&address)
-            .map(|e| (e.slot, &e.state, e.gained))
+        self.addresses.get(&address).map(|e| (e.slot, &e.state, e.gained))
     }
 
     /// Sums over all ENIs.
@@ -276,21 +269,14 @@ impl Ledger {
     /// Addresses that can be handed out now.
     #[must_use]
     pub fn available(&self) -> u32 {
-        self.enis
-            .values()
-            .filter(|e| e.in_use())
-            .map(|e| e.counts.free)
-            .sum()
+        self.enis.values().filter(|e| e.in_use()).map(|e| e.counts.free).sum()
     }
 
     /// The address that the next pod gets: of the first ENI that has one (so that later ENIs empty and can be
     /// freed), the least recently used.
     #[must_use]
     pub fn pick(&self) -> Option<(EniSlot, Ipv4Addr)> {
-        self.enis
-            .values()
-            .filter(|e| e.in_use())
-            .find_map(|e| e.free().next().map(|a| (e.slot, a)))
+        self.enis.values().filter(|e| e.in_use()).find_map(|e| e.free().next().map(|a| (e.slot, a)))
     }
 
     /// The interface index of the next host veth.
@@ -305,9 +291,7 @@ impl Ledger {
     /// Whether a cloud answer that shows `address` may be stale: it was given back a short while ago.
     #[must_use]
     pub fn entombed(&self, address: Ipv4Addr, now: BootTime) -> bool {
-        self.tombstones
-            .get(&address)
-            .is_some_and(|at| now.since(*at) < TOMBSTONE)
+        self.tombstones.get(&address).is_some_and(|at| now.since(*at) < TOMBSTONE)
     }
 
     /// Makes addresses whose cooldown has passed free again. Not journaled: it follows from the records and `now`.
@@ -351,24 +335,12 @@ impl Ledger {
                 self.last_ifindex = self.last_ifindex.max(*last);
                 Ok(())
             }
-            Record::Gained {
-                slot,
-                addresses,
-                at,
-            } => self.gained(*slot, addresses, *at),
-            Record::Unassigning {
-                slot, addresses, ..
-            } => self.unassigning(*slot, addresses),
-            Record::Unassigned {
-                slot,
-                addresses,
-                at,
-            } => self.unassigned(*slot, addresses, *at),
-            Record::UnassignRefused {
-                slot,
-                addresses,
-                at,
-            } => self.unassign_refused(*slot, addresses, *at),
+            Record::Gained { slot, addresses, at } => self.gained(*slot, addresses, *at),
+            Record::Unassigning { slot, addresses, .. } => self.unassigning(*slot, addresses),
+            Record::Unassigned { slot, addresses, at } => self.unassigned(*slot, addresses, *at),
+            Record::UnassignRefused { slot, addresses, at } => {
+                self.unassign_refused(*slot, addresses, *at)
+            }
             _ => self.apply_eni(record),
         }
     }
@@ -376,9 +348,7 @@ impl Ledger {
     /// The records that make this ledger again, for the journal's snapshot.
     #[must_use]
     pub fn to_records(&self) -> Vec<Record> {
-        let mut records = vec![Record::IfindexUsed {
-            last: self.last_ifindex,
-        }];
+        let mut records = vec![Record::IfindexUsed { last: self.last_ifindex }];
         for eni in self.enis.values() {
             self.eni_records(eni, &mut records);
         }
@@ -395,14 +365,8 @@ impl Ledger {
         if self.allocations.contains_key(&allocation.attachment) {
             return Err(self.attachment_error(RECORD, &allocation.attachment));
         }
-        let misfit = LedgerError::Address {
-            record: RECORD,
-            address,
-        };
-        let entry = self
-            .addresses
-            .get_mut(&address)
-            .ok_or_else(|| misfit.clone())?;
+        let misfit = LedgerError::Address { record: RECORD, address };
+        let entry = self.addresses.get_mut(&address).ok_or_else(|| misfit.clone())?;
         let AddressState::Free { last_used } = entry.state else {
             return Err(misfit);
         };
@@ -415,8 +379,7 @@ impl Ledger {
         eni.counts.assigned += 1;
         entry.state = AddressState::Assigned(allocation.attachment.clone());
         self.last_ifindex = self.last_ifindex.max(allocation.host_ifindex);
-        self.allocations
-            .insert(allocation.attachment.clone(), allocation.clone());
+        self.allocations.insert(allocation.attachment.clone(), allocation.clone());
         Ok(())
     }
 
@@ -425,14 +388,9 @@ impl Ledger {
             return Err(self.attachment_error("released", attachment));
         };
         let address = allocation.address;
-        let entry = self
-            .addresses
-            .get_mut(&address)
-            .expect("an allocation's address is in the ledger");
-        let eni = self
-            .enis
-            .get_mut(&entry.slot)
-            .expect("an address's ENI is in the ledger");
+        let entry =
+            self.addresses.get_mut(&address).expect("an allocation's address is in the ledger");
+        let eni = self.enis.get_mut(&entry.slot).expect("an address's ENI is in the ledger");
         entry.state = AddressState::Cooling { since: at };
         self.cooling.insert((at, address));
         eni.counts.assigned -= 1;
@@ -447,25 +405,15 @@ impl Ledger {
         at: BootTime,
     ) -> Result<(), LedgerError> {
         if let Some(known) = addresses.iter().find(|a| self.addresses.contains_key(*a)) {
-            return Err(LedgerError::Address {
-                record: "gained",
-                address: *known,
-            });
+            return Err(LedgerError::Address { record: "gained", address: *known });
         }
-        let eni = self.enis.get_mut(&slot).ok_or(LedgerError::Eni {
-            record: "gained",
-            slot: slot.get(),
-        })?;
+        let eni = self
+            .enis
+            .get_mut(&slot)
+            .ok_or(LedgerError::Eni { record: "gained", slot: slot.get() })?;
         for address in addresses {
             let state = AddressState::Free { last_used: at };
-            self.addresses.insert(
-                *address,
-                AddressEntry {
-                    slot,
-                    gained: at,
-                    state,
-                },
-            );
+            self.addresses.insert(*address, AddressEntry { slot, gained: at, state });
             self.tombstones.remove(address);
             eni.free.insert((at, *address));
             eni.counts.free += 1;
@@ -475,13 +423,11 @@ impl Ledger {
 
     fn unassigning(&mut self, slot: EniSlot, addresses: &[Ipv4Addr]) -> Result<(), LedgerError> {
         const RECORD: &str = "unassigning";
-        self.all_on(slot, addresses, RECORD, |s| {
-            matches!(s, AddressState::Free { .. })
-        })?;
-        let eni = self.enis.get_mut(&slot).ok_or(LedgerError::Eni {
-            record: RECORD,
-            slot: slot.get(),
-        })?;
+        self.all_on(slot, addresses, RECORD, |s| matches!(s, AddressState::Free { .. }))?;
+        let eni = self
+            .enis
+            .get_mut(&slot)
+            .ok_or(LedgerError::Eni { record: RECORD, slot: slot.get() })?;
         for address in addresses {
             let entry = self.addresses.get_mut(address).expect("checked above");
             if let AddressState::Free { last_used } = entry.state {
@@ -518,10 +464,10 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         const RECORD: &str = "unassign_refused";
         self.all_on(slot, addresses, RECORD, |s| *s == AddressState::Releasing)?;
-        let eni = self.enis.get_mut(&slot).ok_or(LedgerError::Eni {
-            record: RECORD,
-            slot: slot.get(),
-        })?;
+        let eni = self
+            .enis
+            .get_mut(&slot)
+            .ok_or(LedgerError::Eni { record: RECORD, slot: slot.get() })?;
         for address in addresses {
             let entry = self.addresses.get_mut(address).expect("checked above");
             entry.state = AddressState::Free { last_used: at };
@@ -540,14 +486,8 @@ impl Ledger {
         fits: impl Fn(&AddressState) -> bool,
     ) -> Result<(), LedgerError> {
         for address in addresses {
-            let entry = self
-                .addresses
-                .get(address)
-                .filter(|e| e.slot == slot && fits(&e.state));
-            entry.ok_or(LedgerError::Address {
-                record,
-                address: *address,
-            })?;
+            let entry = self.addresses.get(address).filter(|e| e.slot == slot && fits(&e.state));
+            entry.ok_or(LedgerError::Address { record, address: *address })?;
         }
         Ok(())
     }
@@ -577,10 +517,7 @@ impl Ledger {
 
     #[expect(clippy::unused_self, reason = "reads as a method beside its siblings")]
     fn attachment_error(&self, record: &'static str, attachment: &Attachment) -> LedgerError {
-        LedgerError::Attachment {
-            record,
-            container: attachment.container_id.to_string(),
-        }
+        LedgerError::Attachment { record, container: attachment.container_id.to_string() }
     }
 }
 

@@ -90,6 +90,8 @@ pub struct Activity {
     pub blocks: BTreeMap<Blocked, Block>,
     /// Since when there has been something to give back.
     pub excess_since: Option<BootTime>,
+    /// At most so many addresses a call: a subnet had no room for more.
+    pub fit: Option<u32>,
 }
 
 /// What a block keeps from happening.
@@ -103,6 +105,8 @@ pub enum Blocked {
     Assign,
     /// Giving back addresses and ENIs.
     Shrink,
+    /// Setting `DeleteOnTermination`.
+    Protect,
     /// Any call on one ENI.
     Slot(EniSlot),
 }
@@ -246,12 +250,7 @@ impl Snapshot<'_> {
                 counts += eni.counts();
             }
         }
-        incoming += self
-            .activity
-            .in_flight
-            .values()
-            .map(Step::incoming)
-            .sum::<u32>();
+        incoming += self.activity.in_flight.values().map(Step::incoming).sum::<u32>();
         PoolState {
             counts,
             incoming,
@@ -264,12 +263,7 @@ impl Snapshot<'_> {
     /// The block that keeps `what` from happening now, if any.
     #[must_use]
     pub fn blocked(&self, what: Blocked) -> Option<&Block> {
-        let active = |key| {
-            self.activity
-                .blocks
-                .get(&key)
-                .filter(|b: &&Block| b.until > self.now)
-        };
+        let active = |key| self.activity.blocks.get(&key).filter(|b: &&Block| b.until > self.now);
         active(Blocked::Cloud).or_else(|| active(what))
     }
 
@@ -300,20 +294,14 @@ impl Step {
 
     /// Addresses that it brings and that no ENI in the ledger promises.
     fn incoming(&self) -> u32 {
-        if let Self::Assign { count, .. } = self {
-            *count
-        } else {
-            0
-        }
+        if let Self::Assign { count, .. } = self { *count } else { 0 }
     }
 }
 
 impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::CreateEni {
-                slot, addresses, ..
-            } => {
+            Self::CreateEni { slot, addresses, .. } => {
                 write!(
                     f,
                     "create an ENI with {addresses} addresses for device {}",
@@ -371,20 +359,17 @@ impl Plan {
         let slot = eni.slot;
         if let Phase::Creating { token, addresses } = &eni.phase {
             let (token, addresses) = (token.clone(), *addresses);
-            return self
-                .unless_blocked(snapshot, Blocked::NewEni)
-                .then_some(Step::CreateEni {
-                    slot,
-                    token,
-                    addresses,
-                    planned: true,
-                });
+            return self.unless_blocked(snapshot, Blocked::NewEni).then_some(Step::CreateEni {
+                slot,
+                token,
+                addresses,
+                planned: true,
+            });
         }
         let id = eni.facts.as_ref()?.id.clone();
         if snapshot.activity.doubts.contains(&slot) {
-            self.reasons.push(format!(
-                "{id}: the outcome of a call is unknown, EC2 is asked first"
-            ));
+            self.reasons
+                .push(format!("{id}: the outcome of a call is unknown, EC2 is asked first"));
             return Some(Step::Observe { slot, eni: id });
         }
         let attachment = eni.attachment.clone();
@@ -392,11 +377,9 @@ impl Plan {
             Phase::Created => Some(Step::AttachEni { slot, eni: id }),
             Phase::Attaching => self.await_transition(snapshot, eni, id, "attached"),
             Phase::InUse => self.tend(snapshot, eni, id),
-            Phase::Draining => attachment.map(|attachment| Step::DetachEni {
-                slot,
-                attachment,
-                draining: true,
-            }),
+            Phase::Draining => {
+                attachment.map(|attachment| Step::DetachEni { slot, attachment, draining: true })
+            }
             Phase::Detaching => self.await_transition(snapshot, eni, id, "detached"),
             Phase::Detached => Some(Step::DeleteEni { slot, eni: id }),
             Phase::Creating { .. } => None,
@@ -422,13 +405,9 @@ impl Plan {
     ) -> Option<Step> {
         let patience = eni.since.after(TRANSITION_PATIENCE);
         if patience <= snapshot.now {
-            self.reasons.push(format!(
-                "{id}: not {what} after {TRANSITION_PATIENCE:?}, EC2 is asked"
-            ));
-            return Some(Step::Observe {
-                slot: eni.slot,
-                eni: id,
-            });
+            self.reasons
+                .push(format!("{id}: not {what} after {TRANSITION_PATIENCE:?}, EC2 is asked"));
+            return Some(Step::Observe { slot: eni.slot, eni: id });
         }
         self.wait(patience, format!("{id} is being {what}"));
         None
@@ -445,19 +424,13 @@ impl Plan {
                 .map(|(address, ..)| address)
                 .collect();
             addresses.sort_unstable();
-            return Some(Step::Unassign {
-                slot,
-                eni: id,
-                addresses,
-                announced: true,
-            });
+            return Some(Step::Unassign { slot, eni: id, addresses, announced: true });
         }
         let attachment = eni.attachment.clone().filter(|_| !eni.protected)?;
-        Some(Step::ProtectEni {
-            slot,
-            eni: id,
-            attachment,
-        })
+        if snapshot.blocked(Blocked::Protect).is_some() {
+            return None;
+        }
+        Some(Step::ProtectEni { slot, eni: id, attachment })
     }
 }
 

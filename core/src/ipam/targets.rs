@@ -52,15 +52,10 @@ impl PoolState {
             let warm = i64::from(targets.warm_eni) * i64::from(self.per_eni);
             let missing = (warm - self.spare()).max(0);
             // The peer keeps one address even with WARM_ENI_TARGET=0: "warm = 0 and available = 0" is too low.
-            if missing == 0 && warm == 0 && self.spare() <= 0 {
-                1
-            } else {
-                missing
-            }
+            if missing == 0 && warm == 0 && self.spare() <= 0 { 1 } else { missing }
         };
-        let headroom = self
-            .max_pods
-            .map_or(i64::MAX, |max| i64::from(max) - i64::from(self.total()));
+        let headroom =
+            self.max_pods.map_or(i64::MAX, |max| i64::from(max) - i64::from(self.total()));
         let missing = u32::try_from(missing.min(headroom).max(0)).unwrap_or(u32::MAX);
         match missing {
             0 => Grow::Enough,
@@ -110,28 +105,12 @@ mod tests {
     use super::*;
 
     fn pool(free: u32, assigned: u32, waiting: u32) -> PoolState {
-        let counts = Counts {
-            free,
-            assigned,
-            cooling: 0,
-            releasing: 0,
-        };
-        PoolState {
-            counts,
-            incoming: 0,
-            waiting,
-            per_eni: 14,
-            max_pods: None,
-        }
+        let counts = Counts { free, assigned, cooling: 0, releasing: 0 };
+        PoolState { counts, incoming: 0, waiting, per_eni: 14, max_pods: None }
     }
 
     fn check_grow(warm_eni: u32, warm_ip: u32, minimum_ip: u32, state: PoolState, expect: Grow) {
-        let targets = Targets {
-            warm_eni,
-            warm_ip,
-            minimum_ip,
-            ..Targets::default()
-        };
+        let targets = Targets { warm_eni, warm_ip, minimum_ip, ..Targets::default() };
         assert_eq!(state.grow(&targets), expect, "{targets:?} over {state:?}");
     }
 
@@ -161,13 +140,7 @@ mod tests {
         check_grow(1, 5, 10, state, Grow::Enough);
         state.counts.free = 0;
         check_grow(1, 5, 10, state, Grow::Addresses(5));
-        assert_eq!(
-            state.excess(&Targets {
-                warm_ip: 1,
-                ..Targets::default()
-            }),
-            0
-        );
+        assert_eq!(state.excess(&Targets { warm_ip: 1, ..Targets::default() }), 0);
     }
 
     #[test]

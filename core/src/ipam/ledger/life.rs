@@ -11,29 +11,14 @@ use crate::{
 impl Ledger {
     pub(super) fn apply_eni(&mut self, record: &Record) -> Result<(), LedgerError> {
         match record {
-            Record::EniPlanned {
-                slot,
-                token,
-                addresses,
-                at,
-            } => {
-                let phase = Phase::Creating {
-                    token: token.clone(),
-                    addresses: *addresses,
-                };
+            Record::EniPlanned { slot, token, addresses, at } => {
+                let phase = Phase::Creating { token: token.clone(), addresses: *addresses };
                 self.insert_eni("eni_planned", Eni::new(*slot, phase, *at))
             }
-            Record::EniCreated {
-                slot,
-                eni,
-                addresses,
-                at,
-            } => self.eni_created(*slot, eni, addresses, *at),
-            Record::EniAttaching {
-                slot,
-                attachment,
-                at,
-            } => {
+            Record::EniCreated { slot, eni, addresses, at } => {
+                self.eni_created(*slot, eni, addresses, *at)
+            }
+            Record::EniAttaching { slot, attachment, at } => {
                 let eni = self.in_phase("eni_attaching", *slot, |p| *p == Phase::Created)?;
                 eni.attachment = Some(attachment.clone());
                 eni.enter(Phase::Attaching, *at);
@@ -58,8 +43,7 @@ impl Ledger {
             Record::EniDetached { slot, at } => {
                 let fits =
                     |p: &Phase| matches!(p, Phase::Draining | Phase::Detaching | Phase::Created);
-                self.in_phase("eni_detached", *slot, fits)?
-                    .enter(Phase::Detached, *at);
+                self.in_phase("eni_detached", *slot, fits)?.enter(Phase::Detached, *at);
                 Ok(())
             }
             Record::EniGone { slot, at } => self.eni_gone(*slot, *at),
@@ -69,10 +53,7 @@ impl Ledger {
 
     fn insert_eni(&mut self, record: &'static str, eni: Eni) -> Result<(), LedgerError> {
         if self.enis.contains_key(&eni.slot) {
-            return Err(LedgerError::Eni {
-                record,
-                slot: eni.slot.get(),
-            });
+            return Err(LedgerError::Eni { record, slot: eni.slot.get() });
         }
         self.enis.insert(eni.slot, eni);
         Ok(())
@@ -85,10 +66,7 @@ impl Ledger {
         fits: impl Fn(&Phase) -> bool,
     ) -> Result<&mut Eni, LedgerError> {
         let eni = self.enis.get_mut(&slot).filter(|eni| fits(&eni.phase));
-        eni.ok_or(LedgerError::Eni {
-            record,
-            slot: slot.get(),
-        })
+        eni.ok_or(LedgerError::Eni { record, slot: slot.get() })
     }
 
     fn eni_created(
@@ -99,10 +77,7 @@ impl Ledger {
         at: BootTime,
     ) -> Result<(), LedgerError> {
         if let Some(known) = addresses.iter().find(|a| self.addresses.contains_key(*a)) {
-            return Err(LedgerError::Address {
-                record: "eni_created",
-                address: *known,
-            });
+            return Err(LedgerError::Address { record: "eni_created", address: *known });
         }
         let eni = self.in_phase("eni_created", slot, |p| matches!(p, Phase::Creating { .. }))?;
         eni.facts = Some(facts.clone());
@@ -111,23 +86,13 @@ impl Ledger {
     }
 
     fn eni_adopted(&mut self, record: &Record) -> Result<(), LedgerError> {
-        let Record::EniAdopted {
-            slot,
-            primary,
-            eni: facts,
-            addresses,
-            attachment,
-            protected,
-            at,
-        } = record
+        let Record::EniAdopted { slot, primary, eni: facts, addresses, attachment, protected, at } =
+            record
         else {
             unreachable!("called for this record only")
         };
         if let Some(known) = addresses.iter().find(|a| self.addresses.contains_key(*a)) {
-            return Err(LedgerError::Address {
-                record: "eni_adopted",
-                address: *known,
-            });
+            return Err(LedgerError::Address { record: "eni_adopted", address: *known });
         }
         let phase = if *primary {
             Phase::InUse
@@ -146,13 +111,9 @@ impl Ledger {
     }
 
     fn eni_draining(&mut self, slot: EniSlot, at: BootTime) -> Result<(), LedgerError> {
-        let misfit = LedgerError::Eni {
-            record: "eni_draining",
-            slot: slot.get(),
-        };
-        let eni = self.in_phase("eni_draining", slot, |p| {
-            matches!(p, Phase::InUse | Phase::Attaching)
-        })?;
+        let misfit = LedgerError::Eni { record: "eni_draining", slot: slot.get() };
+        let eni =
+            self.in_phase("eni_draining", slot, |p| matches!(p, Phase::InUse | Phase::Attaching))?;
         if eni.primary || eni.counts.assigned + eni.counts.cooling > 0 {
             return Err(misfit);
         }
@@ -163,10 +124,7 @@ impl Ledger {
     /// Pods that still hold addresses of an ENI that has vanished keep them in the ledger: only evidence of their
     /// own end removes them, so such an ENI cannot be recorded as gone.
     fn eni_gone(&mut self, slot: EniSlot, at: BootTime) -> Result<(), LedgerError> {
-        let misfit = LedgerError::Eni {
-            record: "eni_gone",
-            slot: slot.get(),
-        };
+        let misfit = LedgerError::Eni { record: "eni_gone", slot: slot.get() };
         let eni = self.in_phase("eni_gone", slot, |_| true)?;
         if eni.primary || eni.counts.assigned > 0 {
             return Err(misfit);
@@ -189,29 +147,14 @@ impl Ledger {
         let (slot, at) = (eni.slot, eni.since);
         if let Phase::Creating { token, addresses } = &eni.phase {
             let token = token.clone();
-            records.push(Record::EniPlanned {
-                slot,
-                token,
-                addresses: *addresses,
-                at,
-            });
+            records.push(Record::EniPlanned { slot, token, addresses: *addresses, at });
             return;
         }
         let facts = eni.facts.clone().expect("an ENI past creation has facts");
         let unattached = matches!(eni.phase, Phase::Created);
         if unattached {
-            records.push(Record::EniPlanned {
-                slot,
-                token: String::new(),
-                addresses: 0,
-                at,
-            });
-            records.push(Record::EniCreated {
-                slot,
-                eni: facts,
-                addresses: Vec::new(),
-                at,
-            });
+            records.push(Record::EniPlanned { slot, token: String::new(), addresses: 0, at });
+            records.push(Record::EniCreated { slot, eni: facts, addresses: Vec::new(), at });
         } else {
             records.push(Record::EniAdopted {
                 slot,
@@ -228,16 +171,12 @@ impl Ledger {
             Phase::InUse if !eni.primary => records.push(Record::EniReady { slot, at }),
             Phase::Draining => records.push(Record::EniDraining { slot, at }),
             Phase::Detaching => {
-                records.extend([
-                    Record::EniDraining { slot, at },
-                    Record::EniDetaching { slot, at },
-                ]);
+                records
+                    .extend([Record::EniDraining { slot, at }, Record::EniDetaching { slot, at }]);
             }
             Phase::Detached if eni.attachment.is_some() => {
-                records.extend([
-                    Record::EniDraining { slot, at },
-                    Record::EniDetached { slot, at },
-                ]);
+                records
+                    .extend([Record::EniDraining { slot, at }, Record::EniDetached { slot, at }]);
             }
             _ => {}
         }
@@ -258,11 +197,7 @@ impl Ledger {
             .into_iter()
             .map(|(at, mut addresses)| {
                 addresses.sort_unstable();
-                Record::Gained {
-                    slot,
-                    addresses,
-                    at,
-                }
+                Record::Gained { slot, addresses, at }
             })
             .collect()
     }
@@ -292,16 +227,8 @@ impl Ledger {
         tombstones.sort();
         for (address, at) in tombstones {
             let addresses = vec![*address];
-            records.push(Record::Gained {
-                slot,
-                addresses: addresses.clone(),
-                at: *at,
-            });
-            records.push(Record::Unassigned {
-                slot,
-                addresses,
-                at: *at,
-            });
+            records.push(Record::Gained { slot, addresses: addresses.clone(), at: *at });
+            records.push(Record::Unassigned { slot, addresses, at: *at });
         }
         records
     }
@@ -324,11 +251,5 @@ fn cooling_records(address: Ipv4Addr, slot: EniSlot, since: BootTime) -> [Record
         host_ifindex: 0,
         at: since,
     };
-    [
-        Record::Assigned(allocation),
-        Record::Released {
-            attachment,
-            at: since,
-        },
-    ]
+    [Record::Assigned(allocation), Record::Released { attachment, at: since }]
 }

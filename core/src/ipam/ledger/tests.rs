@@ -1,11 +1,7 @@
 use super::*;
 use crate::{ipam::check, ipam::plan::PoolLimits, wire::PodRef};
 
-const LIMITS: PoolLimits = PoolLimits {
-    max_enis: 4,
-    per_eni: 14,
-    device_indexes: 4,
-};
+const LIMITS: PoolLimits = PoolLimits { max_enis: 4, per_eni: 14, device_indexes: 4 };
 const COOLDOWN: Duration = Duration::from_secs(30);
 
 fn slot(device_index: u8) -> EniSlot {
@@ -23,9 +19,7 @@ fn facts(n: u8) -> EniFacts {
 }
 
 fn addresses(n: u8, count: u8) -> Vec<Ipv4Addr> {
-    (0..count)
-        .map(|i| Ipv4Addr::new(10, 0, n, 10 + i))
-        .collect()
+    (0..count).map(|i| Ipv4Addr::new(10, 0, n, 10 + i)).collect()
 }
 
 fn primary(count: u8) -> Record {
@@ -65,12 +59,7 @@ fn allocate(ledger: &mut Ledger, n: u32, at: u64) -> Ipv4Addr {
 }
 
 fn release(ledger: &mut Ledger, n: u32, at: u64) {
-    ledger
-        .apply(&Record::Released {
-            attachment: attachment(n),
-            at: BootTime(at),
-        })
-        .unwrap();
+    ledger.apply(&Record::Released { attachment: attachment(n), at: BootTime(at) }).unwrap();
 }
 
 fn assert_sound(ledger: &Ledger) {
@@ -111,36 +100,13 @@ fn a_record_that_does_not_fit_changes_nothing() {
     let misfits = [
         primary(1),
         Record::Assigned(taken.clone()),
-        Record::Assigned(Allocation {
-            attachment: attachment(2),
-            ..taken.clone()
-        }),
-        Record::Released {
-            attachment: attachment(9),
-            at: BootTime(0),
-        },
-        Record::Unassigning {
-            slot: slot(0),
-            addresses: vec![taken.address],
-            at: BootTime(0),
-        },
-        Record::EniDraining {
-            slot: slot(0),
-            at: BootTime(0),
-        },
-        Record::EniGone {
-            slot: slot(0),
-            at: BootTime(0),
-        },
-        Record::EniReady {
-            slot: slot(1),
-            at: BootTime(0),
-        },
-        Record::Gained {
-            slot: slot(0),
-            addresses: vec![taken.address],
-            at: BootTime(0),
-        },
+        Record::Assigned(Allocation { attachment: attachment(2), ..taken.clone() }),
+        Record::Released { attachment: attachment(9), at: BootTime(0) },
+        Record::Unassigning { slot: slot(0), addresses: vec![taken.address], at: BootTime(0) },
+        Record::EniDraining { slot: slot(0), at: BootTime(0) },
+        Record::EniGone { slot: slot(0), at: BootTime(0) },
+        Record::EniReady { slot: slot(1), at: BootTime(0) },
+        Record::Gained { slot: slot(0), addresses: vec![taken.address], at: BootTime(0) },
     ];
     for misfit in misfits {
         assert!(ledger.apply(&misfit).is_err(), "{misfit:?} was applied");
@@ -154,33 +120,18 @@ fn an_address_on_its_way_back_is_not_handed_out_and_its_ghost_is_not_believed() 
     ledger.apply(&primary(1)).unwrap();
     let address = addresses(0, 1);
     ledger
-        .apply(&Record::Unassigning {
-            slot: slot(0),
-            addresses: address.clone(),
-            at: BootTime(5),
-        })
+        .apply(&Record::Unassigning { slot: slot(0), addresses: address.clone(), at: BootTime(5) })
         .unwrap();
     assert_eq!(ledger.pick(), None);
     ledger
-        .apply(&Record::Unassigned {
-            slot: slot(0),
-            addresses: address.clone(),
-            at: BootTime(9),
-        })
+        .apply(&Record::Unassigned { slot: slot(0), addresses: address.clone(), at: BootTime(9) })
         .unwrap();
     assert!(ledger.entombed(address[0], BootTime(60_000)));
     assert!(!ledger.entombed(address[0], BootTime(130_000)));
     ledger
-        .apply(&Record::Gained {
-            slot: slot(0),
-            addresses: address.clone(),
-            at: BootTime(99),
-        })
+        .apply(&Record::Gained { slot: slot(0), addresses: address.clone(), at: BootTime(99) })
         .unwrap();
-    assert!(
-        !ledger.entombed(address[0], BootTime(100)),
-        "EC2 gave it again"
-    );
+    assert!(!ledger.entombed(address[0], BootTime(100)), "EC2 gave it again");
 }
 
 #[test]
@@ -189,23 +140,9 @@ fn an_eni_lives_through_its_phases() {
     ledger.apply(&primary(0)).unwrap();
     let (s, at) = (slot(1), BootTime(1));
     let life = [
-        Record::EniPlanned {
-            slot: s,
-            token: "t".into(),
-            addresses: 2,
-            at,
-        },
-        Record::EniCreated {
-            slot: s,
-            eni: facts(1),
-            addresses: addresses(1, 2),
-            at,
-        },
-        Record::EniAttaching {
-            slot: s,
-            attachment: "eni-attach-1".parse().unwrap(),
-            at,
-        },
+        Record::EniPlanned { slot: s, token: "t".into(), addresses: 2, at },
+        Record::EniCreated { slot: s, eni: facts(1), addresses: addresses(1, 2), at },
+        Record::EniAttaching { slot: s, attachment: "eni-attach-1".parse().unwrap(), at },
         Record::EniReady { slot: s, at },
         Record::EniProtected { slot: s },
     ];
@@ -239,30 +176,19 @@ fn a_snapshot_replays_to_the_same_ledger() {
         (1, vec!["create", "attach", "ready"]),
         (2, vec!["create"]),
         (3, vec!["create", "attach", "drain", "detach"]),
-        (
-            4,
-            vec!["create", "attach", "ready", "drain", "detach", "detached"],
-        ),
+        (4, vec!["create", "attach", "ready", "drain", "detach", "detached"]),
         (5, vec![]),
         (6, vec!["create", "give up"]),
     ] {
         let s = slot(n);
         ledger
-            .apply(&Record::EniPlanned {
-                slot: s,
-                token: format!("t{n}"),
-                addresses: 2,
-                at,
-            })
+            .apply(&Record::EniPlanned { slot: s, token: format!("t{n}"), addresses: 2, at })
             .unwrap();
         for what in records {
             let record = match what {
-                "create" => Record::EniCreated {
-                    slot: s,
-                    eni: facts(n),
-                    addresses: addresses(n, 2),
-                    at,
-                },
+                "create" => {
+                    Record::EniCreated { slot: s, eni: facts(n), addresses: addresses(n, 2), at }
+                }
                 "attach" => Record::EniAttaching {
                     slot: s,
                     attachment: format!("eni-attach-{n}").parse().unwrap(),
@@ -281,38 +207,22 @@ fn a_snapshot_replays_to_the_same_ledger() {
     allocate(&mut ledger, 3, 12);
     release(&mut ledger, 2, 13);
     let free = ledger.eni(slot(0)).unwrap().free().next().unwrap();
-    ledger
-        .apply(&Record::Unassigning {
-            slot: slot(0),
-            addresses: vec![free],
-            at,
-        })
-        .unwrap();
+    ledger.apply(&Record::Unassigning { slot: slot(0), addresses: vec![free], at }).unwrap();
 
     let mut replayed = Ledger::default();
     for record in ledger.to_records() {
-        replayed
-            .apply(&record)
-            .unwrap_or_else(|e| panic!("{record:?}: {e}"));
+        replayed.apply(&record).unwrap_or_else(|e| panic!("{record:?}: {e}"));
     }
     assert_eq!(replayed.next_ifindex(), ledger.next_ifindex());
     let states = |l: &Ledger| {
-        let mut all: Vec<_> = l
-            .addresses()
-            .map(|(a, s, st)| (a, s, format!("{st:?}")))
-            .collect();
+        let mut all: Vec<_> = l.addresses().map(|(a, s, st)| (a, s, format!("{st:?}"))).collect();
         all.sort();
         all
     };
     assert_eq!(states(&replayed), states(&ledger));
     let phases = |l: &Ledger| {
-        l.enis()
-            .map(|e| (e.slot, e.phase.clone(), e.attachment.clone()))
-            .collect::<Vec<_>>()
+        l.enis().map(|e| (e.slot, e.phase.clone(), e.attachment.clone())).collect::<Vec<_>>()
     };
     assert_eq!(phases(&replayed), phases(&ledger));
-    assert_eq!(
-        replayed.allocation(&attachment(3)),
-        ledger.allocation(&attachment(3))
-    );
+    assert_eq!(replayed.allocation(&attachment(3)), ledger.allocation(&attachment(3)));
 }

@@ -30,11 +30,7 @@ pub(super) fn grow(plan: &mut Plan, snapshot: &Snapshot<'_>) {
     };
     plan.wanted = wanted;
     let assign_block = snapshot.blocked(Blocked::Assign);
-    let rooms = if assign_block.is_some() {
-        Vec::new()
-    } else {
-        rooms(plan, snapshot)
-    };
+    let rooms = if assign_block.is_some() { Vec::new() } else { rooms(plan, snapshot) };
     let slots = free_slots(snapshot);
     let eni_block = snapshot.blocked(Blocked::NewEni);
     let creatable = if eni_block.is_some() { 0 } else { slots.len() };
@@ -42,44 +38,18 @@ pub(super) fn grow(plan: &mut Plan, snapshot: &Snapshot<'_>) {
         plan.wait(block.until, block.reason.clone());
     }
     let room_sizes: Vec<u32> = rooms.iter().map(|r| r.room).collect();
-    let spread = spread(
-        wanted,
-        whole,
-        &room_sizes,
-        snapshot.limits.per_eni,
-        creatable,
-    );
-    for (room, count) in rooms
-        .into_iter()
-        .zip(spread.assigned)
-        .filter(|(_, count)| *count > 0)
-    {
-        plan.reasons.push(format!(
-            "{wanted} addresses are missing: {count} fit on {}",
-            room.eni
-        ));
-        plan.steps.push(Step::Assign {
-            slot: room.slot,
-            eni: room.eni,
-            count,
-        });
+    let spread = spread(wanted, whole, &room_sizes, snapshot.limits.per_eni, creatable);
+    let fit = snapshot.activity.fit.unwrap_or(u32::MAX);
+    for (room, count) in rooms.into_iter().zip(spread.assigned).filter(|(_, count)| *count > 0) {
+        let count = count.min(fit);
+        plan.reasons.push(format!("{wanted} addresses are missing: {count} fit on {}", room.eni));
+        plan.steps.push(Step::Assign { slot: room.slot, eni: room.eni, count });
     }
     for (slot, addresses) in slots.into_iter().zip(spread.new_enis) {
-        let token = format!(
-            "{}-{}-{}",
-            snapshot.settings.token_seed,
-            slot.get(),
-            snapshot.now.0
-        );
-        plan.reasons.push(format!(
-            "{wanted} addresses are missing: a new ENI brings {addresses}"
-        ));
-        plan.steps.push(Step::CreateEni {
-            slot,
-            token,
-            addresses,
-            planned: false,
-        });
+        let addresses = addresses.min(fit);
+        let token = format!("{}-{}-{}", snapshot.settings.token_seed, slot.get(), snapshot.now.0);
+        plan.reasons.push(format!("{wanted} addresses are missing: a new ENI brings {addresses}"));
+        plan.steps.push(Step::CreateEni { slot, token, addresses, planned: false });
     }
     if spread.unmet > 0 && creatable == 0 && eni_block.is_none() {
         plan.reasons.push(format!(
@@ -100,11 +70,7 @@ fn rooms(plan: &Plan, snapshot: &Snapshot<'_>) -> Vec<Room> {
         .filter_map(|eni| {
             let room = snapshot.limits.per_eni.saturating_sub(eni.counts().held());
             let facts = eni.facts.as_ref().filter(|_| room > 0)?;
-            Some(Room {
-                slot: eni.slot,
-                eni: facts.id.clone(),
-                room,
-            })
+            Some(Room { slot: eni.slot, eni: facts.id.clone(), room })
         })
         .collect();
     rooms.sort_by_key(|r| (std::cmp::Reverse(r.room), r.slot));
@@ -127,10 +93,7 @@ fn free_slots(snapshot: &Snapshot<'_>) -> Vec<EniSlot> {
 fn spread(wanted: u32, whole: bool, rooms: &[u32], per_eni: u32, creatable: usize) -> Spread {
     let on_rooms: u32 = rooms.iter().sum();
     let creatable = u32::try_from(creatable).unwrap_or(u32::MAX);
-    let enis = wanted
-        .saturating_sub(on_rooms)
-        .div_ceil(per_eni.max(1))
-        .min(creatable);
+    let enis = wanted.saturating_sub(on_rooms).div_ceil(per_eni.max(1)).min(creatable);
     let mut left = wanted;
     let mut new_enis = Vec::new();
     for _ in 0..enis {
@@ -150,11 +113,7 @@ fn spread(wanted: u32, whole: bool, rooms: &[u32], per_eni: u32, creatable: usiz
         assigned.push(take);
         left = left.saturating_sub(take);
     }
-    Spread {
-        new_enis,
-        assigned,
-        unmet: left,
-    }
+    Spread { new_enis, assigned, unmet: left }
 }
 
 #[cfg(test)]
@@ -169,11 +128,8 @@ mod tests {
         expect: (&[u32], &[u32], u32),
     ) {
         let got = spread(wanted, whole, rooms, 14, creatable);
-        let expect = Spread {
-            new_enis: expect.0.to_vec(),
-            assigned: expect.1.to_vec(),
-            unmet: expect.2,
-        };
+        let expect =
+            Spread { new_enis: expect.0.to_vec(), assigned: expect.1.to_vec(), unmet: expect.2 };
         assert_eq!(got, expect, "{wanted} over rooms {rooms:?}");
     }
 

@@ -23,10 +23,7 @@ pub(super) fn shrink(plan: &mut Plan, snapshot: &Snapshot<'_>) {
     if let Some(until) = patience(snapshot, pool) {
         plan.wait(
             until,
-            format!(
-                "{} addresses cool down before the pool shrinks",
-                pool.counts.cooling
-            ),
+            format!("{} addresses cool down before the pool shrinks", pool.counts.cooling),
         );
         return;
     }
@@ -60,11 +57,7 @@ fn idle_enis<'a>(plan: &Plan, snapshot: &Snapshot<'a>) -> Vec<&'a Eni> {
 }
 
 fn spare(pool: PoolState, snapshot: &Snapshot<'_>, eni: &Eni) -> bool {
-    pool.can_spare_eni(
-        &snapshot.settings.targets,
-        eni.counts().free,
-        eni.counts().total(),
-    )
+    pool.can_spare_eni(&snapshot.settings.targets, eni.counts().free, eni.counts().total())
 }
 
 /// Frees idle ENIs; those that are too young yet are left alone. Returns the slots of both.
@@ -86,21 +79,11 @@ fn free_enis(
         spoken_for.insert(eni.slot);
         let old_enough = eni.since.after(MIN_ENI_AGE);
         if old_enough > snapshot.now {
-            plan.wait(
-                old_enough,
-                format!("{} is idle and too young to be freed", facts.id),
-            );
+            plan.wait(old_enough, format!("{} is idle and too young to be freed", facts.id));
             continue;
         }
-        plan.reasons.push(format!(
-            "{} is idle and the targets hold without it",
-            facts.id
-        ));
-        plan.steps.push(Step::DetachEni {
-            slot: eni.slot,
-            attachment,
-            draining: false,
-        });
+        plan.reasons.push(format!("{} is idle and the targets hold without it", facts.id));
+        plan.steps.push(Step::DetachEni { slot: eni.slot, attachment, draining: false });
     }
     spoken_for
 }
@@ -119,23 +102,15 @@ fn unassign(
         .filter(|eni| eni.in_use() && snapshot.idle(eni) && !spoken_for.contains(&eni.slot))
         .filter(|eni| !plan.steps.iter().any(|s| s.slot() == eni.slot))
         .collect();
-    enis.sort_by_key(|eni| {
-        (
-            eni.primary,
-            eni.counts().assigned,
-            std::cmp::Reverse(eni.slot),
-        )
-    });
+    enis.sort_by_key(|eni| (eni.primary, eni.counts().assigned, std::cmp::Reverse(eni.slot)));
     for eni in enis {
         let take = excess.min(eni.counts().free);
         let Some(facts) = eni.facts.as_ref().filter(|_| take > 0) else {
             continue;
         };
         excess -= take;
-        plan.reasons.push(format!(
-            "{take} more addresses than the targets ask for are on {}",
-            facts.id
-        ));
+        plan.reasons
+            .push(format!("{take} more addresses than the targets ask for are on {}", facts.id));
         // Those that have rested longest are the most valuable to keep.
         let addresses = eni.free().rev().take(take as usize).collect();
         plan.steps.push(Step::Unassign {

@@ -51,9 +51,7 @@ impl World {
             slot: slot(n),
             primary: n == 0,
             eni,
-            addresses: (0..addresses)
-                .map(|i| Ipv4Addr::new(10, 0, n, 10 + i))
-                .collect(),
+            addresses: (0..addresses).map(|i| Ipv4Addr::new(10, 0, n, 10 + i)).collect(),
             attachment: Some(format!("eni-attach-{n}").parse().unwrap()),
             protected: true,
             at,
@@ -90,21 +88,14 @@ impl World {
     }
 
     fn release(&mut self, n: u32) {
-        self.apply(Record::Released {
-            attachment: Self::attachment(n),
-            at: self.now,
-        });
+        self.apply(Record::Released { attachment: Self::attachment(n), at: self.now });
     }
 
     fn plan(&self) -> Plan {
         plan(&Snapshot {
             ledger: &self.ledger,
             activity: &self.activity,
-            limits: PoolLimits {
-                max_enis: 4,
-                per_eni: 14,
-                device_indexes: 4,
-            },
+            limits: PoolLimits { max_enis: 4, per_eni: 14, device_indexes: 4 },
             settings: &self.settings,
             waiting: self.waiting,
             now: self.now,
@@ -117,23 +108,13 @@ impl World {
 }
 
 fn by_addresses() -> Targets {
-    Targets {
-        warm_ip: 5,
-        minimum_ip: 10,
-        ..Targets::default()
-    }
+    Targets { warm_ip: 5, minimum_ip: 10, ..Targets::default() }
 }
 
 #[test]
 fn a_fresh_node_fills_its_pool_in_one_call() {
-    assert_eq!(
-        World::new(Targets::default()).steps(),
-        ["assign 14 addresses to eni-0"]
-    );
-    assert_eq!(
-        World::new(by_addresses()).steps(),
-        ["assign 10 addresses to eni-0"]
-    );
+    assert_eq!(World::new(Targets::default()).steps(), ["assign 14 addresses to eni-0"]);
+    assert_eq!(World::new(by_addresses()).steps(), ["assign 10 addresses to eni-0"]);
 }
 
 #[test]
@@ -187,10 +168,7 @@ fn idle_enis_go_whole_once_the_cooldown_has_passed() {
     assert!(world.plan().steps.is_empty(), "everything cools");
     world.now = BootTime(130_000);
     world.ledger.thaw(world.now, world.settings.cooldown);
-    assert_eq!(
-        world.steps(),
-        ["detach the ENI at device 1", "detach the ENI at device 2"]
-    );
+    assert_eq!(world.steps(), ["detach the ENI at device 1", "detach the ENI at device 2"]);
 }
 
 #[test]
@@ -207,10 +185,7 @@ fn an_eni_too_young_to_be_freed_keeps_its_addresses_together() {
     let plan = world.plan();
     assert!(plan.steps.is_empty(), "{:?}", plan.steps);
     assert_eq!(plan.wake_at, Some(BootTime(61_000)));
-    assert_eq!(
-        plan.waiting_for,
-        ["eni-1 is idle and too young to be freed"]
-    );
+    assert_eq!(plan.waiting_for, ["eni-1 is idle and too young to be freed"]);
 }
 
 #[test]
@@ -238,11 +213,7 @@ fn warm_eni_mode_keeps_one_spare_eni_and_frees_the_rest() {
     world.now = BootTime(100_000);
     assert_eq!(
         world.steps(),
-        [
-            "detach the ENI at device 3",
-            "detach the ENI at device 2",
-            "detach the ENI at device 1"
-        ]
+        ["detach the ENI at device 3", "detach the ENI at device 2", "detach the ENI at device 1"]
     );
 }
 
@@ -251,11 +222,7 @@ fn a_doubt_is_settled_before_anything_else_happens_to_the_eni() {
     let mut world = World::new(by_addresses());
     world.activity.doubts.insert(slot(0));
     assert_eq!(world.steps()[0], "ask EC2 how it stands with eni-0");
-    assert!(
-        !world.steps().iter().any(|s| s.starts_with("assign")),
-        "{:?}",
-        world.steps()
-    );
+    assert!(!world.steps().iter().any(|s| s.starts_with("assign")), "{:?}", world.steps());
 }
 
 #[test]
@@ -285,14 +252,11 @@ fn foreign_enis_take_their_place() {
     world.waiting = 50;
     assert_eq!(
         world.steps(),
-        [
-            "create an ENI with 14 addresses for device 3",
-            "assign 14 addresses to eni-0"
-        ]
-        .map(String::from)
-        .iter()
-        .rev()
-        .cloned()
-        .collect::<Vec<_>>()
+        ["create an ENI with 14 addresses for device 3", "assign 14 addresses to eni-0"]
+            .map(String::from)
+            .iter()
+            .rev()
+            .cloned()
+            .collect::<Vec<_>>()
     );
 }

@@ -1,0 +1,85 @@
+//! What ipamd needs of the node's kernel, behind a trait: links, rules, routes, nft and the filter's map.
+//!
+//! [`Kernel`](kernel::Kernel) is the real one. Tests that are about the pool use [`fake::FakeHost`].
+
+use std::{collections::BTreeMap, fmt};
+
+use veni_core::{
+    id::IfName,
+    ipam::{Allocation, EniFacts},
+    marks::EniSlot,
+    net::{Ipv4Prefix, Mac},
+    wire::FilterBlocks,
+};
+
+pub mod fake;
+pub mod kernel;
+
+/// The node's networking. Calls return at once: what takes time happens elsewhere and comes back as a [`HostEvent`].
+pub trait Host: fmt::Debug + Send + 'static {
+    /// The ENIs that are to be configured, the primary first, and what leaves the VPC. Answered by
+    /// [`HostEvent::Configured`], again whenever something changes it.
+    fn configure(&mut self, wanted: Wanted);
+
+    /// Lets a pod's packets pass the filter: in force when this returns.
+    ///
+    /// # Errors
+    /// When the map takes no entry (full, or not there).
+    fn admit(&mut self, allocation: &Allocation, pod_mac: Mac) -> Result<(), String>;
+
+    /// After a start: the filter's map holds exactly these pods.
+    ///
+    /// # Errors
+    /// When the map cannot be read or written.
+    fn resume(&mut self, pods: &[(Allocation, Mac)]) -> Result<(), String>;
+
+    /// A pod's wiring is complete: its route and qdisc are kept in place from now on.
+    fn wired(&mut self, allocation: &Allocation);
+
+    /// Forgets a pod that has gone, and its conntrack entries.
+    fn forget(&mut self, allocation: &Allocation);
+
+    /// The filter's blocks for a host veth; `None` without a filter.
+    fn blocks(&self) -> Option<FilterBlocks>;
+
+    /// Whether the node has a link of this index and name.
+    fn has_link(&self, name: &IfName, index: u32) -> bool;
+
+    /// Packets dropped by the filter, by reason.
+    fn drops(&self) -> BTreeMap<String, u64>;
+}
+
+/// What the node is to look like, pods aside.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// ENIs in slot order with all that is known of them.
+    pub enis: Vec<(EniSlot, EniFacts)>,
+    /// The VPC's CIDRs.
+    pub vpc_cidrs: Vec<Ipv4Prefix>,
+}
+
+/// What the node's kernel tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostEvent {
+    /// The ENIs whose link is there and configured.
+    Configured {
+        /// Them.
+        ready: Vec<EniSlot>,
+        /// What could not be configured, in one line each, with the next step.
+        problems: Vec<String>,
+    },
+    /// An ENI's link has gone.
+    EniUnplugged(Mac),
+    /// A link of the pods has gone.
+    PodLinkGone {
+        /// Its name.
+        name: String,
+    },
+    /// Something of ours was not there or not as it must be, and is again.
+    Repaired {
+        /// `rule`, `route`, `nft`, `qdisc`, `sysctl`, `address`, `link`…
+        kind: String,
+        /// What.
+        what: String,
+    },
+}

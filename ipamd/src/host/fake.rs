@@ -1,0 +1,121 @@
+//! A host without a kernel, for tests of the pool: ENIs that are wanted are there at once, or when the test says so.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::mpsc;
+use veni_core::{id::IfName, ipam::Allocation, net::Mac, wire::FilterBlocks};
+
+use super::{Host, HostEvent, Wanted};
+
+/// What the fake has, shared with the test.
+#[derive(Debug, Default)]
+pub struct FakeState {
+    /// The last wanted state.
+    pub wanted: Wanted,
+    /// Pods in the filter's map, by interface index.
+    pub admitted: HashMap<u32, Allocation>,
+    /// Links of pods.
+    pub links: HashSet<u32>,
+    /// MACs of ENIs that are plugged; `None` plugs every wanted one.
+    pub plugged: Option<HashSet<Mac>>,
+    events: Option<mpsc::UnboundedSender<HostEvent>>,
+}
+
+/// The fake.
+#[derive(Debug, Clone, Default)]
+pub struct FakeHost {
+    state: Arc<Mutex<FakeState>>,
+}
+
+impl FakeHost {
+    /// A fake whose events go to `events`.
+    #[must_use]
+    pub fn new(events: mpsc::UnboundedSender<HostEvent>) -> Self {
+        let state = FakeState { events: Some(events), ..FakeState::default() };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// The shared state.
+    pub fn state(&self) -> MutexGuard<'_, FakeState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Another daemon's view of the same kernel.
+    #[must_use]
+    pub fn reopened(&self, events: mpsc::UnboundedSender<HostEvent>) -> Self {
+        self.state().events = Some(events);
+        self.clone()
+    }
+
+    /// ENIs with these MACs are plugged now, and no others.
+    pub fn plug(&self, macs: HashSet<Mac>) {
+        let mut state = self.state();
+        let gone: Vec<_> =
+            state.plugged.iter().flatten().filter(|mac| !macs.contains(*mac)).copied().collect();
+        state.plugged = Some(macs);
+        for mac in gone {
+            state.send(HostEvent::EniUnplugged(mac));
+        }
+        state.report();
+    }
+}
+
+impl FakeState {
+    fn send(&self, event: HostEvent) {
+        if let Some(events) = &self.events {
+            // A daemon that has gone hears nothing.
+            drop(events.send(event));
+        }
+    }
+
+    fn report(&self) {
+        let there = |mac: Mac| self.plugged.as_ref().is_none_or(|plugged| plugged.contains(&mac));
+        let ready = self
+            .wanted
+            .enis
+            .iter()
+            .filter(|(_, eni)| there(eni.mac))
+            .map(|(slot, _)| *slot)
+            .collect();
+        self.send(HostEvent::Configured { ready, problems: Vec::new() });
+    }
+}
+
+impl Host for FakeHost {
+    fn configure(&mut self, wanted: Wanted) {
+        let mut state = self.state();
+        state.wanted = wanted;
+        state.report();
+    }
+
+    fn admit(&mut self, allocation: &Allocation, _: Mac) -> Result<(), String> {
+        self.state().admitted.insert(allocation.host_ifindex, allocation.clone());
+        Ok(())
+    }
+
+    fn resume(&mut self, pods: &[(Allocation, Mac)]) -> Result<(), String> {
+        self.state().admitted = pods.iter().map(|(a, _)| (a.host_ifindex, a.clone())).collect();
+        Ok(())
+    }
+
+    fn wired(&mut self, _: &Allocation) {}
+
+    fn forget(&mut self, allocation: &Allocation) {
+        self.state().admitted.remove(&allocation.host_ifindex);
+    }
+
+    fn blocks(&self) -> Option<FilterBlocks> {
+        None
+    }
+
+    fn has_link(&self, _: &IfName, index: u32) -> bool {
+        self.state().links.contains(&index)
+    }
+
+    fn drops(&self) -> BTreeMap<String, u64> {
+        BTreeMap::new()
+    }
+}

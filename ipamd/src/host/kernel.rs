@@ -1,0 +1,463 @@
+//! The node's kernel: a thread that keeps links, rules, routes, nft and the filter as they must be.
+//!
+//! It is driven by notifications; what sends none (the filter on its blocks) is looked at every [`CHECK_PERIOD`].
+//! Stopping it, in whatever way, changes nothing in the kernel.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc::UnboundedSender;
+use veni_core::{
+    config::Config,
+    id::IfName,
+    ipam::{Allocation, EniFacts},
+    marks::EniSlot,
+    net::Mac,
+    wire::FilterBlocks,
+};
+use veni_datapath::{
+    bpf::{Filter, PodEntry},
+    conntrack,
+    host::{self, EniLink, HostConfig, PodLink, Repair},
+    nft::{NftConfig, NftTable},
+    watch::{self, Change, Watch, WatchConfig},
+};
+
+use super::{Host, HostEvent, Wanted};
+
+/// How often what sends no notification is looked at.
+const CHECK_PERIOD: Duration = Duration::from_secs(10);
+/// Changes within this time are repaired together.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// After a failure it is tried again, whether or not something is notified.
+const RETRY: Duration = Duration::from_secs(5);
+
+type Links = Arc<Mutex<HashMap<u32, String>>>;
+
+/// The owner's end.
+pub struct Kernel {
+    filter: Arc<Filter>,
+    links: Links,
+    config: Arc<Config>,
+    orders: Sender<Order>,
+    _watch: Watch,
+}
+
+/// What the thread is told.
+enum Order {
+    Configure(Wanted),
+    Wired(PodLink),
+    Forget { ifindex: u32, address: std::net::Ipv4Addr },
+    Changed(Change),
+}
+
+/// The thread's state.
+struct Keeper {
+    config: Arc<Config>,
+    filter: Arc<Filter>,
+    links: Links,
+    events: UnboundedSender<HostEvent>,
+    wanted: Option<Wanted>,
+    pods: BTreeMap<u32, PodLink>,
+    /// Links of ENIs, to know whose link it was that has gone.
+    enis: HashMap<u32, Mac>,
+    nft: Option<(NftConfig, NftTable)>,
+    /// The first reconciliation configures; only later ones repair.
+    settled: bool,
+    nft_dirty: bool,
+    reported: Option<HostEvent>,
+}
+
+// === impl Kernel ===
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel").finish_non_exhaustive()
+    }
+}
+
+impl Kernel {
+    /// Loads the filter, or adopts the one that is there, and starts the thread. In the node's network namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses the filter or the notifications.
+    pub fn start(
+        config: Arc<Config>,
+        events: UnboundedSender<HostEvent>,
+    ) -> Result<Self, veni_datapath::Error> {
+        let filter = Arc::new(Filter::open(&PathBuf::from(&config.bpf_dir), config.eni_mark_mask)?);
+        filter.ensure_attached()?;
+        let (orders, received) = channel();
+        let changes = orders.clone();
+        let watched = WatchConfig {
+            nft_table: veni_datapath::nft::TABLE.to_owned(),
+            veth_prefix: config.veth_prefix.clone(),
+        };
+        // The thread may be gone before the watch is: then nobody needs the change.
+        let watch =
+            watch::spawn(watched, move |change| drop(changes.send(Order::Changed(change))))?;
+        let links: Links = Arc::default();
+        relist(&links)?;
+        let keeper = Keeper {
+            config: config.clone(),
+            filter: filter.clone(),
+            links: links.clone(),
+            events,
+            wanted: None,
+            pods: BTreeMap::new(),
+            enis: HashMap::new(),
+            nft: None,
+            settled: false,
+            nft_dirty: false,
+            reported: None,
+        };
+        std::thread::Builder::new()
+            .name("host".to_owned())
+            .spawn(move || keeper.run(&received))
+            .expect("a thread can be started");
+        Ok(Self { filter, links, config, orders, _watch: watch })
+    }
+
+    /// Pods that the filter's map knows and whose link is there, by interface index.
+    pub fn pods(&self) -> BTreeMap<u32, (PodEntry, String)> {
+        let pods = self.filter.pods().unwrap_or_default();
+        let links = lock(&self.links);
+        pods.into_iter()
+            .filter_map(|(index, pod)| Some((index, (pod, links.get(&index)?.clone()))))
+            .collect()
+    }
+
+    fn entry(&self, allocation: &Allocation, mac: Mac) -> PodEntry {
+        PodEntry {
+            address: allocation.address,
+            mac,
+            mark: self.config.eni_mark_mask.mark(allocation.slot),
+        }
+    }
+
+    fn order(&self, order: Order) {
+        if self.orders.send(order).is_err() {
+            tracing::error!("the host thread has ended: restart ipamd");
+        }
+    }
+}
+
+impl Host for Kernel {
+    fn configure(&mut self, wanted: Wanted) {
+        self.order(Order::Configure(wanted));
+    }
+
+    fn admit(&mut self, allocation: &Allocation, pod_mac: Mac) -> Result<(), String> {
+        let entry = self.entry(allocation, pod_mac);
+        self.filter.pod_insert(allocation.host_ifindex, entry).map_err(|error| chain(&error))
+    }
+
+    fn resume(&mut self, pods: &[(Allocation, Mac)]) -> Result<(), String> {
+        let entries = pods.iter().map(|(a, mac)| (a.host_ifindex, self.entry(a, *mac))).collect();
+        let changed = self.filter.sync(&entries).map_err(|error| chain(&error))?;
+        tracing::info!(
+            pods = pods.len(),
+            changed,
+            adopted = self.filter.adopted(),
+            "filter's map in force"
+        );
+        Ok(())
+    }
+
+    fn wired(&mut self, allocation: &Allocation) {
+        self.order(Order::Wired(PodLink {
+            address: allocation.address,
+            ifindex: allocation.host_ifindex,
+            ifname: allocation.host_ifname.to_string(),
+        }));
+    }
+
+    fn forget(&mut self, allocation: &Allocation) {
+        if let Err(error) = self.filter.pod_remove(allocation.host_ifindex) {
+            tracing::warn!(error = chain(&error), address = %allocation.address, "pod not removed from the filter's map");
+        }
+        self.order(Order::Forget { ifindex: allocation.host_ifindex, address: allocation.address });
+    }
+
+    fn blocks(&self) -> Option<FilterBlocks> {
+        Some(self.filter.blocks())
+    }
+
+    fn has_link(&self, name: &IfName, index: u32) -> bool {
+        lock(&self.links).get(&index).is_some_and(|n| n == name.as_str())
+    }
+
+    fn drops(&self) -> BTreeMap<String, u64> {
+        let drops = self.filter.drops().unwrap_or_default();
+        drops.into_iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect()
+    }
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    fn run(mut self, orders: &Receiver<Order>) {
+        let mut check_at = Instant::now() + CHECK_PERIOD;
+        let mut dirty_at: Option<Instant> = None;
+        loop {
+            let next = dirty_at.map_or(check_at, |at| at.min(check_at));
+            match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(order) => {
+                    if let Some(delay) = self.take(order) {
+                        let at = Instant::now() + delay;
+                        dirty_at = Some(dirty_at.map_or(at, |earlier| earlier.min(at)));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let now = Instant::now();
+            if dirty_at.is_some_and(|at| at <= now) {
+                dirty_at = (!self.reconcile()).then(|| now + RETRY);
+            }
+            if check_at <= now {
+                check_at = now + CHECK_PERIOD;
+                self.check_filter();
+            }
+        }
+    }
+
+    /// Takes in an order. How long to wait until the kernel is looked at; `None` for not at all.
+    fn take(&mut self, order: Order) -> Option<Duration> {
+        match order {
+            Order::Configure(wanted) => {
+                self.wanted = Some(wanted);
+                Some(Duration::ZERO)
+            }
+            Order::Wired(pod) => {
+                self.pods.insert(pod.ifindex, pod);
+                None
+            }
+            Order::Forget { ifindex, address } => {
+                self.pods.remove(&ifindex);
+                if let Err(error) = conntrack::flush(address) {
+                    tracing::warn!(error = chain(&error), %address, "conntrack entries not flushed");
+                }
+                None
+            }
+            Order::Changed(change) => self.changed(change),
+        }
+    }
+
+    fn changed(&mut self, change: Change) -> Option<Duration> {
+        match change {
+            Change::LinkAdded { mac, ifindex, name } => {
+                lock(&self.links).insert(ifindex, name);
+                let awaited = self
+                    .wanted
+                    .as_ref()
+                    .is_some_and(|w| w.enis.iter().any(|(_, e)| Some(e.mac) == mac));
+                awaited.then_some(Duration::ZERO)
+            }
+            Change::LinkRemoved { ifindex, name } => {
+                lock(&self.links).remove(&ifindex);
+                if let Some(mac) = self.enis.remove(&ifindex) {
+                    self.send(HostEvent::EniUnplugged(mac));
+                    return Some(Duration::ZERO);
+                }
+                if self.pods.remove(&ifindex).is_some() {
+                    self.send(HostEvent::PodLinkGone { name });
+                }
+                None
+            }
+            Change::Nft => {
+                self.nft_dirty = true;
+                Some(DEBOUNCE)
+            }
+            Change::Overrun => {
+                self.nft_dirty = true;
+                if let Err(error) = relist(&self.links) {
+                    tracing::warn!(error = chain(&error), "links not listed");
+                }
+                Some(DEBOUNCE)
+            }
+            _ => Some(DEBOUNCE),
+        }
+    }
+
+    /// Makes the kernel what it must be. `false`: something did not work and is to be tried again.
+    fn reconcile(&mut self) -> bool {
+        let Some(wanted) = self.wanted.clone() else { return true };
+        let mut problems = Vec::new();
+        let Some(config) = self.host_config(&wanted, &mut problems) else {
+            self.report(Vec::new(), problems);
+            return false;
+        };
+        let ready =
+            std::iter::once(&config.primary).chain(&config.secondary).map(|eni| eni.slot).collect();
+        let pods: Vec<_> = self.pods.values().cloned().collect();
+        match host::reconcile(&host::desired(&config, &pods)) {
+            Ok(report) => {
+                self.repaired(&report.repaired);
+                problems.extend(report.failed);
+                problems.extend(report.conflicts.iter().map(ToString::to_string));
+            }
+            Err(error) => problems.push(chain(&error)),
+        }
+        if let Err(error) = self.keep_nft(&config, &wanted) {
+            problems.push(chain(&error));
+        }
+        self.check_filter();
+        self.settled = true;
+        let sound = problems.is_empty();
+        self.report(ready, problems);
+        sound
+    }
+
+    fn host_config(&mut self, wanted: &Wanted, problems: &mut Vec<String>) -> Option<HostConfig> {
+        let links = match host::links() {
+            Ok(links) => links,
+            Err(error) => {
+                problems.push(chain(&error));
+                return None;
+            }
+        };
+        let mut found = Vec::new();
+        for (slot, eni) in &wanted.enis {
+            let link = links.iter().find(|link| link.mac == Some(eni.mac) && link.can_be_eni());
+            match (link, eni.subnet_prefix) {
+                (Some(link), Some(_)) => {
+                    self.enis.insert(link.ifindex, eni.mac);
+                    found.push(self.eni_link(*slot, eni, link));
+                }
+                (Some(_), None) => problems
+                    .push(format!("{}: its subnet's CIDR is not known, it is not used", eni.id)),
+                (None, _) => {}
+            }
+        }
+        let at = found.iter().position(|eni| eni.slot.get() == 1);
+        let Some(at) = at else {
+            problems.push("the primary ENI's link is not on the node: is ipamd in the node's network namespace?".into());
+            return None;
+        };
+        let primary = found.remove(at);
+        let snat = &self.config.snat;
+        Some(HostConfig {
+            primary,
+            secondary: found,
+            mask: self.config.eni_mark_mask,
+            table_base: self.config.table_base,
+            connmark: snat.connmark,
+            node_port_support: snat.node_port_support,
+            external_snat: snat.external,
+            external_service_cidrs: snat.external_service_cidrs.clone(),
+            blocks: Some(self.filter.blocks()),
+        })
+    }
+
+    fn eni_link(&self, slot: EniSlot, eni: &EniFacts, link: &host::Link) -> EniLink {
+        EniLink {
+            slot,
+            mac: eni.mac,
+            ifindex: link.ifindex,
+            ifname: link.ifname.clone(),
+            address: eni.primary_address,
+            subnet: eni.subnet_prefix.expect("checked by the caller"),
+            mtu: self.config.eni_mtu,
+        }
+    }
+
+    fn keep_nft(
+        &mut self,
+        config: &HostConfig,
+        wanted: &Wanted,
+    ) -> Result<(), veni_datapath::Error> {
+        let nft = NftConfig {
+            primary_ifname: config.primary.ifname.clone(),
+            primary_address: config.primary.address,
+            veth_prefix: self.config.veth_prefix.clone(),
+            vpc_cidrs: wanted.vpc_cidrs.clone(),
+            snat: self.config.snat.clone(),
+            mask: self.config.eni_mark_mask,
+        };
+        let dirty = std::mem::take(&mut self.nft_dirty);
+        match &mut self.nft {
+            Some((current, table)) if *current == nft => {
+                if dirty && !table.intact()? {
+                    table.apply()?;
+                    self.send(HostEvent::Repaired {
+                        kind: "nft".into(),
+                        what: "table ip veni".into(),
+                    });
+                }
+            }
+            _ => {
+                let mut table = NftTable::new(&nft);
+                table.apply()?;
+                self.nft = Some((nft, table));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_filter(&mut self) {
+        match self.filter.check_attached() {
+            Ok(repairs) => self.repaired(&repairs),
+            Err(error) => tracing::error!(
+                error = chain(&error),
+                "filter not in place: pods' packets are not judged"
+            ),
+        }
+    }
+
+    /// The first look configures a fresh node: only later ones find something to repair.
+    fn repaired(&self, repairs: &[Repair]) {
+        for repair in repairs {
+            if self.settled {
+                self.send(HostEvent::Repaired {
+                    kind: repair.kind.name().to_owned(),
+                    what: repair.what.clone(),
+                });
+            } else {
+                tracing::info!(kind = repair.kind.name(), what = repair.what, "configured");
+            }
+        }
+    }
+
+    fn report(&mut self, ready: Vec<EniSlot>, problems: Vec<String>) {
+        let event = HostEvent::Configured { ready, problems };
+        if self.reported.as_ref() != Some(&event) {
+            self.reported = Some(event.clone());
+            self.send(event);
+        }
+    }
+
+    fn send(&self, event: HostEvent) {
+        // The owner ends before this thread does: then nobody needs it.
+        drop(self.events.send(event));
+    }
+}
+
+fn relist(links: &Links) -> Result<(), veni_datapath::Error> {
+    let listed = host::links()?;
+    *lock(links) = listed.into_iter().map(|link| (link.ifindex, link.ifname)).collect();
+    Ok(())
+}
+
+fn lock(links: &Links) -> MutexGuard<'_, HashMap<u32, String>> {
+    links.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,87 @@
+//! Health, readiness, metrics and introspection over HTTP, on loopback unless told otherwise.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::sync::{mpsc, oneshot};
+use veni_core::wire::{
+    ReplyBody,
+    inspect::{Query, View},
+};
+
+use crate::{metrics::Metrics, owner::Command};
+
+#[derive(Debug, Clone)]
+struct Shared {
+    metrics: Arc<Metrics>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// The routes: `/healthz`, `/readyz`, `/metrics`, `/v1/status`, `/v1/enis`, `/v1/pool`, `/v1/plan`, `/v1/settings`.
+pub fn router(metrics: Arc<Metrics>, commands: mpsc::Sender<Command>) -> Router {
+    Router::new()
+        .route("/healthz", get(health))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics_text))
+        .route("/v1/status", get(|state| view(state, false, |v| Json(v).into_response())))
+        .route("/v1/enis", get(|state| view(state, false, |v| Json(v.enis).into_response())))
+        .route(
+            "/v1/pool",
+            get(|state| view(state, true, |v| Json((v.pool, v.addresses)).into_response())),
+        )
+        .route("/v1/plan", get(|state| view(state, false, |v| Json(v.plan).into_response())))
+        .route(
+            "/v1/settings",
+            get(|state| view(state, false, |v| Json(v.settings).into_response())),
+        )
+        .with_state(Shared { metrics, commands })
+}
+
+/// Healthy is who answers: the owner is asked, so that a stuck one is seen.
+async fn health(State(shared): State<Shared>) -> Response {
+    match inspect(&shared, false).await {
+        Some(_) => "ok\n".into_response(),
+        None => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the owner task does not answer\n").into_response()
+        }
+    }
+}
+
+async fn ready(State(shared): State<Shared>) -> Response {
+    if shared.metrics.ready() {
+        "ready\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the pool is empty: see /v1/plan\n").into_response()
+    }
+}
+
+async fn metrics_text(State(shared): State<Shared>) -> Response {
+    let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([("content-type", format)], shared.metrics.text()).into_response()
+}
+
+async fn view(
+    State(shared): State<Shared>,
+    addresses: bool,
+    part: impl FnOnce(View) -> Response,
+) -> Response {
+    match inspect(&shared, addresses).await {
+        Some(view) => part(view),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "ipamd is stopping\n").into_response(),
+    }
+}
+
+async fn inspect(shared: &Shared, addresses: bool) -> Option<View> {
+    let (reply, answer) = oneshot::channel();
+    shared.commands.send(Command::Inspect(Query { addresses }, reply)).await.ok()?;
+    match answer.await.ok()? {
+        ReplyBody::Inspect(view) => Some(*view),
+        _ => None,
+    }
+}

@@ -1,0 +1,278 @@
+//! The journal: an append-only file of records, one a line, bound to the machine's boot.
+//!
+//! A line is `<crc32 of the JSON, 8 hex digits> <JSON>\n`; the first is the [`Header`]. There is no `fsync`: a
+//! process that dies loses nothing that was written, and after a reboot no pod survives.
+//!
+//! Invariants: what [`Journal::commit`] returned `Ok` for is there after `kill -9`; a torn or damaged line is never
+//! read as a record; an unreadable journal is moved aside, never deleted, and the pool is rebuilt from the kernel,
+//! the runtime and the cloud.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use veni_core::ipam::{Ledger, Record};
+
+use crate::fault;
+
+/// The format that this build writes.
+pub const VERSION: u32 = 1;
+/// The journal is rewritten as a snapshot when it has grown past this and past four times its last snapshot.
+const COMPACT_BYTES: u64 = 1024 * 1024;
+const FILE: &str = "journal";
+
+/// The first line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Header {
+    veni_journal: u32,
+    boot_id: String,
+}
+
+/// Where records go. Implemented by [`Journal`] and, in tests, by memory.
+pub trait Store: Send + 'static {
+    /// Makes `records` durable, or fails and leaves nothing of them behind.
+    ///
+    /// # Errors
+    /// Disk full, I/O error: nothing was written.
+    fn commit(&mut self, records: &[Record]) -> io::Result<()>;
+
+    /// Records facts that are true already: kept in memory and written before anything else when they cannot be
+    /// written now.
+    fn note(&mut self, records: Vec<Record>);
+
+    /// Facts that are not on disk yet.
+    fn backlog(&self) -> usize;
+
+    /// Rewrites the journal as a snapshot of `ledger`, when that is worth it.
+    fn compact(&mut self, ledger: &Ledger);
+}
+
+/// The journal in a file.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    boot_id: String,
+    file: File,
+    /// How much of the file is whole lines.
+    len: u64,
+    snapshot_len: u64,
+    backlog: Vec<Record>,
+}
+
+/// What was found at start.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// The records, in order; empty for a fresh journal.
+    pub ledger: Ledger,
+    /// Whether there was a journal of this boot.
+    pub resumed: bool,
+    /// Whether part of it could not be read or did not fit: what is missing must be found out elsewhere.
+    pub damaged: bool,
+    /// What a person should know.
+    pub notes: Vec<String>,
+}
+
+impl Journal {
+    /// Opens the journal in `dir`, reading what a former daemon of this boot left.
+    ///
+    /// # Errors
+    /// When the directory or the file cannot be made, read or written.
+    pub fn open(dir: &Path, boot_id: &str) -> io::Result<(Self, Recovered)> {
+        fs::create_dir_all(dir)?;
+        let path = dir.join(FILE);
+        let mut recovered = Recovered::default();
+        let mut keep = 0;
+        match fs::read(&path) {
+            Ok(bytes) => keep = recover(&bytes, boot_id, &mut recovered),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        if !recovered.resumed && path.exists() {
+            set_aside(&path, &mut recovered.notes)?;
+        }
+        let file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+        let mut journal = Self {
+            path,
+            boot_id: boot_id.to_owned(),
+            file,
+            len: keep,
+            snapshot_len: keep,
+            backlog: Vec::new(),
+        };
+        if recovered.damaged {
+            fs::copy(&journal.path, journal.path.with_extension("damaged"))?;
+            journal.rewrite(&recovered.ledger)?;
+        } else if recovered.resumed {
+            journal.cut()?;
+        } else {
+            journal.write_lines(&header_line(boot_id))?;
+        }
+        Ok((journal, recovered))
+    }
+
+    /// Removes what is behind the last whole line.
+    fn cut(&mut self) -> io::Result<()> {
+        self.file.set_len(self.len)?;
+        self.file.seek(SeekFrom::Start(self.len))?;
+        Ok(())
+    }
+
+    fn write_lines(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(self.len))?;
+        if let Err(error) = self.file.write_all(lines) {
+            // What did go in is behind `len` and is cut now or overwritten by the next attempt.
+            if let Err(cut) = self.cut() {
+                tracing::warn!(error = %cut, "journal tail not cut");
+            }
+            return Err(error);
+        }
+        self.len += lines.len() as u64;
+        Ok(())
+    }
+
+    fn rewrite(&mut self, ledger: &Ledger) -> io::Result<()> {
+        let mut lines = header_line(&self.boot_id);
+        for record in ledger.to_records() {
+            push_line(&mut lines, &record);
+        }
+        let next = self.path.with_extension("next");
+        let mut file =
+            OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&next)?;
+        file.write_all(&lines)?;
+        fault::point("compact-before-rename");
+        fs::rename(&next, &self.path)?;
+        fault::point("compact-after-rename");
+        self.file = file;
+        self.len = lines.len() as u64;
+        self.snapshot_len = self.len;
+        self.backlog.clear();
+        Ok(())
+    }
+}
+
+impl Store for Journal {
+    fn commit(&mut self, records: &[Record]) -> io::Result<()> {
+        let mut lines = Vec::with_capacity(256 * (records.len() + self.backlog.len()));
+        for record in self.backlog.iter().chain(records) {
+            push_line(&mut lines, record);
+        }
+        self.write_lines(&lines)?;
+        self.backlog.clear();
+        Ok(())
+    }
+
+    fn note(&mut self, records: Vec<Record>) {
+        if let Err(error) = self.commit(&records) {
+            if self.backlog.is_empty() {
+                tracing::error!(%error, path = %self.path.display(), "journal not written, facts kept in memory");
+            }
+            self.backlog.extend(records);
+        }
+    }
+
+    fn backlog(&self) -> usize {
+        self.backlog.len()
+    }
+
+    fn compact(&mut self, ledger: &Ledger) {
+        if self.len < COMPACT_BYTES || self.len < 4 * self.snapshot_len {
+            return;
+        }
+        if let Err(error) = self.rewrite(ledger) {
+            tracing::warn!(%error, path = %self.path.display(), "journal not compacted");
+            self.snapshot_len = self.len;
+        }
+    }
+}
+
+fn header_line(boot_id: &str) -> Vec<u8> {
+    let mut line = Vec::new();
+    push_line(&mut line, &Header { veni_journal: VERSION, boot_id: boot_id.to_owned() });
+    line
+}
+
+fn push_line(lines: &mut Vec<u8>, value: &impl Serialize) {
+    let json = serde_json::to_vec(value).expect("records have string keys only");
+    lines.extend_from_slice(format!("{:08x} ", crc32fast::hash(&json)).as_bytes());
+    lines.extend_from_slice(&json);
+    lines.push(b'\n');
+}
+
+/// Reads what it can. Returns the length of the whole, sound lines at the beginning.
+fn recover(bytes: &[u8], boot_id: &str, recovered: &mut Recovered) -> u64 {
+    let mut lines = bytes.split_inclusive(|b| *b == b'\n');
+    let header =
+        lines.next().and_then(sound).and_then(|json| serde_json::from_slice::<Header>(json).ok());
+    let Some(header) = header else {
+        recovered.notes.push(
+            "the journal has no readable header: the pool is rebuilt from the kernel and EC2"
+                .into(),
+        );
+        return 0;
+    };
+    if header.veni_journal > VERSION {
+        recovered.notes.push(format!(
+            "the journal is of version {}, this ipamd reads up to {VERSION}: the pool is rebuilt from the kernel and EC2",
+            header.veni_journal
+        ));
+        return 0;
+    }
+    if header.boot_id != boot_id {
+        recovered.notes.push("the journal is from before a reboot: no pod of then is left".into());
+        return 0;
+    }
+    recovered.resumed = true;
+    let mut keep = bytes.iter().position(|b| *b == b'\n').map_or(0, |at| at as u64 + 1);
+    for line in lines {
+        let record = sound(line).and_then(|json| serde_json::from_slice::<Record>(json).ok());
+        let applied = record.as_ref().map(|record| recovered.ledger.apply(record));
+        match applied {
+            Some(Ok(())) if !recovered.damaged => keep += line.len() as u64,
+            Some(Ok(())) => {}
+            None if !line.ends_with(b"\n") => {
+                recovered
+                    .notes
+                    .push("the journal's last line was torn: it was never answered for".into());
+            }
+            _ => recovered.damaged = true,
+        }
+    }
+    if recovered.damaged {
+        recovered.notes.push(
+            "part of the journal is damaged: it is checked against the kernel and EC2".into(),
+        );
+    }
+    keep
+}
+
+/// The JSON of a whole line with a right checksum.
+fn sound(line: &[u8]) -> Option<&[u8]> {
+    let line = line.strip_suffix(b"\n")?;
+    let (crc, json) = line.split_at_checked(9)?;
+    let stated = u32::from_str_radix(std::str::from_utf8(crc.get(..8)?).ok()?, 16).ok()?;
+    (stated == crc32fast::hash(json)).then_some(json)
+}
+
+fn set_aside(path: &Path, notes: &mut Vec<String>) -> io::Result<()> {
+    let aside = path.with_extension("old");
+    fs::rename(path, &aside)?;
+    notes.push(format!("the former journal is kept as {}", aside.display()));
+    Ok(())
+}
+
+/// The kernel's id of this boot.
+///
+/// # Errors
+/// When procfs is not there.
+pub fn boot_id() -> io::Result<String> {
+    let mut id = String::new();
+    File::open("/proc/sys/kernel/random/boot_id")?.read_to_string(&mut id)?;
+    Ok(id.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,289 @@
+//! All metrics, in one place. `awscni_*` where they mean what the peer's mean, `veni_*` beside them.
+
+use std::{
+    sync::atomic::{AtomicU32, AtomicU64},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+use veni_core::{
+    ipam::plan::Step,
+    wire::{DelReason, inspect},
+};
+
+use crate::pool::Outcome;
+
+type Level = Gauge<u32, AtomicU32>;
+type Count = Counter<u64, AtomicU64>;
+
+/// The registry with handles to what is in it.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    levels: Levels,
+    adds: Count,
+    dels: Family<DelLabels, Count>,
+    starved: Count,
+    add_wait: Histogram,
+    calls: Family<ActionLabels, Count>,
+    call_errors: Family<ErrorLabels, Count>,
+    call_secs: Family<ActionLabels, Histogram>,
+    repairs: Family<KindLabels, Count>,
+}
+
+#[derive(Debug, Default)]
+struct Levels {
+    ready: Level,
+    enis: Level,
+    max_enis: Level,
+    max_addresses: Level,
+    total: Level,
+    assigned: Level,
+    available: Level,
+    cooling: Level,
+    releasing: Level,
+    pending: Level,
+    waiting: Level,
+    journal_backlog: Level,
+}
+
+/// The levels at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Gauges {
+    /// Whether an ADD would be served.
+    pub ready: bool,
+    /// ENIs, those on their way in and out included.
+    pub enis: u32,
+    /// ENIs that the instance may have.
+    pub max_enis: u32,
+    /// Addresses that they may hold together.
+    pub max_addresses: u32,
+    /// The pool.
+    pub pool: inspect::Pool,
+    /// Facts that wait for the disk.
+    pub journal_backlog: usize,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DelLabels {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ActionLabels {
+    action: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ErrorLabels {
+    action: &'static str,
+    code: String,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabels {
+    kind: String,
+}
+
+// === impl Metrics ===
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        let levels = Levels::default();
+        levels.register(&mut registry);
+        let (adds, starved, dels) =
+            (Count::default(), Count::default(), Family::<DelLabels, Count>::default());
+        let add_wait = Histogram::new(exponential_buckets(0.001, 4.0, 9));
+        let (calls, call_errors, repairs) =
+            (Family::default(), Family::default(), Family::default());
+        let call_secs = Family::<ActionLabels, Histogram>::new_with_constructor(|| {
+            Histogram::new(exponential_buckets(0.01, 3.0, 8))
+        });
+        registry.register(
+            "awscni_add_ip_req_count",
+            "ADDs that were answered with an address",
+            adds.clone(),
+        );
+        registry.register("awscni_del_ip_req_count", "DELs by reason", dels.clone());
+        registry.register(
+            "awscni_no_available_ip_addresses",
+            "ADDs that found no address within their wait",
+            starved.clone(),
+        );
+        registry.register(
+            "veni_add_wait_seconds",
+            "How long an ADD waited for an address",
+            add_wait.clone(),
+        );
+        registry.register("awscni_ec2api_req_count", "EC2 calls by action", calls.clone());
+        registry.register(
+            "awscni_ec2api_error_count",
+            "Failed EC2 calls by action and code",
+            call_errors.clone(),
+        );
+        registry.register("veni_cloud_call_seconds", "How long EC2 calls took", call_secs.clone());
+        registry.register(
+            "veni_repairs",
+            "What was not as it must be and was repaired, by kind",
+            repairs.clone(),
+        );
+        Self {
+            registry,
+            levels,
+            adds,
+            dels,
+            starved,
+            add_wait,
+            calls,
+            call_errors,
+            call_secs,
+            repairs,
+        }
+    }
+
+    /// An ADD was answered after waiting for `wait`.
+    pub fn added(&self, wait: Duration) {
+        self.adds.inc();
+        self.add_wait.observe(wait.as_secs_f64());
+    }
+
+    /// An ADD found no address.
+    pub fn starved(&self) {
+        self.starved.inc();
+    }
+
+    /// A DEL was answered.
+    pub fn deleted(&self, reason: DelReason) {
+        let reason = match reason {
+            DelReason::PodDeleted => "PodDeleted",
+            DelReason::AddFailed => "SetupNSFailed",
+        };
+        self.dels.get_or_create(&DelLabels { reason }).inc();
+    }
+
+    /// A call has left.
+    pub fn call_started(&self, step: &Step) {
+        self.calls.get_or_create(&ActionLabels { action: action(step) }).inc();
+    }
+
+    /// All ENIs of the instance are asked for.
+    pub fn survey_started(&self) {
+        self.calls.get_or_create(&ActionLabels { action: "DescribeNetworkInterfaces" }).inc();
+    }
+
+    /// A call has come back.
+    pub fn call_ended(&self, step: &Step, outcome: &Outcome, took: Duration) {
+        let action = action(step);
+        self.call_secs.get_or_create(&ActionLabels { action }).observe(took.as_secs_f64());
+        if let Outcome::Failed(error) = outcome {
+            self.call_errors.get_or_create(&ErrorLabels { action, code: error.code.clone() }).inc();
+        }
+    }
+
+    /// Something was repaired.
+    pub fn repaired(&self, kind: &str) {
+        self.repairs.get_or_create(&KindLabels { kind: kind.to_owned() }).inc();
+    }
+
+    /// Sets the levels.
+    pub fn publish(&self, gauges: Gauges) {
+        let (levels, pool) = (&self.levels, gauges.pool);
+        levels.ready.set(u32::from(gauges.ready));
+        levels.enis.set(gauges.enis);
+        levels.max_enis.set(gauges.max_enis);
+        levels.max_addresses.set(gauges.max_addresses);
+        levels.total.set(pool.total);
+        levels.assigned.set(pool.assigned);
+        levels.available.set(pool.available);
+        levels.cooling.set(pool.cooling);
+        levels.releasing.set(pool.releasing);
+        levels.pending.set(pool.pending);
+        levels.waiting.set(pool.waiting);
+        levels.journal_backlog.set(u32::try_from(gauges.journal_backlog).unwrap_or(u32::MAX));
+    }
+
+    /// Whether an ADD would be served now.
+    pub fn ready(&self) -> bool {
+        self.levels.ready.get() == 1
+    }
+
+    /// The text exposition format.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a string cannot fail");
+        text
+    }
+}
+
+// === impl Levels ===
+
+impl Levels {
+    fn register(&self, registry: &mut Registry) {
+        let rows: [(&str, &str, &Level); 12] = [
+            ("veni_ready", "Whether an ADD would be served now", &self.ready),
+            ("awscni_eni_allocated", "ENIs of this instance", &self.enis),
+            ("awscni_eni_max", "ENIs that this instance may have", &self.max_enis),
+            ("awscni_ip_max", "Pod addresses that this instance may have", &self.max_addresses),
+            ("awscni_total_ip_addresses", "Pod addresses held", &self.total),
+            ("awscni_assigned_ip_addresses", "Pod addresses on pods", &self.assigned),
+            ("veni_available_addresses", "Pod addresses that can be assigned now", &self.available),
+            (
+                "veni_cooling_addresses",
+                "Pod addresses released and not to be reused yet",
+                &self.cooling,
+            ),
+            (
+                "veni_releasing_addresses",
+                "Pod addresses on their way back to the cloud",
+                &self.releasing,
+            ),
+            (
+                "veni_pending_addresses",
+                "Pod addresses asked of the cloud and not here yet",
+                &self.pending,
+            ),
+            ("veni_waiting_adds", "ADDs that wait for an address", &self.waiting),
+            (
+                "veni_journal_backlog",
+                "Facts that wait to be written to the journal",
+                &self.journal_backlog,
+            ),
+        ];
+        for (name, help, level) in rows {
+            registry.register(name, help, level.clone());
+        }
+    }
+}
+
+/// The EC2 action of a step.
+#[must_use]
+pub fn action(step: &Step) -> &'static str {
+    match step {
+        Step::CreateEni { .. } => "CreateNetworkInterface",
+        Step::AttachEni { .. } => "AttachNetworkInterface",
+        Step::ProtectEni { .. } => "ModifyNetworkInterfaceAttribute",
+        Step::Assign { .. } => "AssignPrivateIpAddresses",
+        Step::Unassign { .. } => "UnassignPrivateIpAddresses",
+        Step::DetachEni { .. } => "DetachNetworkInterface",
+        Step::DeleteEni { .. } => "DeleteNetworkInterface",
+        Step::Observe { .. } => "DescribeNetworkInterfaces",
+    }
+}

@@ -1,0 +1,422 @@
+//! The task that owns the pool.
+//!
+//! Invariants: it never waits for the cloud or a client; what is done for one attachment is done one after the other;
+//! an ADD that finds no address waits, bounded, and the refill that it triggers starts within [`COALESCE`].
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use veni_core::{
+    config::Config,
+    ipam::{
+        Allocation, BootTime,
+        plan::{Plan, Step},
+    },
+    wire::{AddRequest, Attachment, DelReason, GcRequest, ReplyBody, inspect},
+};
+use veni_provider::{
+    Cloud, CloudResult, InstanceIdentity, Interface, InterfaceFilter, MetadataInterface,
+};
+
+use crate::{
+    clock::Clock,
+    evidence::Evidence,
+    executor::{self, Naming},
+    host::{Host, HostEvent, Wanted},
+    journal::Store,
+    metrics::Metrics,
+    pool::{Adoption, Outcome, Pool},
+};
+
+mod serve;
+mod view;
+
+/// How long a refill for waiting ADDs is held back, so that those that come together are served together.
+pub const COALESCE: Duration = Duration::from_millis(4);
+/// The same for a refill that nobody waits for: a burst of ADDs asks once.
+const QUIET: Duration = Duration::from_millis(60);
+/// How often instance metadata is compared.
+const METADATA_PERIOD: Duration = Duration::from_secs(60);
+/// How long a plugin may keep its attachment to itself.
+const HOLD: Duration = Duration::from_secs(60);
+/// An allocation without a link is not dropped before this age: its plugin may be at work still.
+const WIRING_GRACE: Duration = Duration::from_secs(120);
+
+/// What the owner is asked.
+#[derive(Debug)]
+pub enum Command {
+    /// ADD. The answer comes when there is an address, or when the wait is over.
+    Add(AddRequest, oneshot::Sender<ReplyBody>),
+    /// The connection of an ADD has closed: the attachment is wired, or its plugin is dead.
+    AddClosed(Attachment),
+    /// DEL.
+    Del(Attachment, DelReason, oneshot::Sender<ReplyBody>),
+    /// CHECK.
+    Check(Attachment, oneshot::Sender<ReplyBody>),
+    /// GC.
+    Gc(GcRequest, oneshot::Sender<ReplyBody>),
+    /// STATUS.
+    Status(oneshot::Sender<ReplyBody>),
+    /// A view.
+    Inspect(inspect::Query, oneshot::Sender<ReplyBody>),
+}
+
+/// All that the owner is made of.
+#[derive(Debug)]
+pub struct Parts<C, H, S> {
+    /// The cloud.
+    pub cloud: Arc<C>,
+    /// The kernel.
+    pub host: H,
+    /// The pool.
+    pub pool: Pool<S>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The settings.
+    pub config: Arc<Config>,
+    /// The instance.
+    pub identity: InstanceIdentity,
+    /// The primary ENI's metadata at start.
+    pub vpc_cidrs: Vec<veni_core::net::Ipv4Prefix>,
+    /// What tells a live pod from a dead one.
+    pub evidence: Evidence,
+    /// Counters and gauges.
+    pub metrics: Arc<Metrics>,
+    /// Addresses per ENI and ENIs, for people.
+    pub provider_name: &'static str,
+    /// Whether EC2 has been asked for all ENIs already.
+    pub surveyed: bool,
+}
+
+/// The owner.
+#[derive(Debug)]
+pub struct Owner<C, H, S> {
+    parts: Parts<C, H, S>,
+    naming: Arc<Naming>,
+    waiters: VecDeque<Waiter>,
+    /// Attachments that a plugin works on, with what waits behind it.
+    held: HashMap<Attachment, Held>,
+    calls: JoinSet<Done>,
+    surveying: bool,
+    comparing: bool,
+    compare_at: Instant,
+    /// Not to plan before this.
+    plan_at: Option<Instant>,
+    last_plan: Plan,
+    started: Instant,
+    repairs: std::collections::BTreeMap<String, u64>,
+    host_problems: Vec<String>,
+    wanted: Wanted,
+    problem_since: HashMap<String, BootTime>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    request: AddRequest,
+    reply: oneshot::Sender<ReplyBody>,
+    since: Instant,
+    deadline: Instant,
+}
+
+#[derive(Debug)]
+struct Held {
+    until: Instant,
+    queue: VecDeque<Command>,
+}
+
+/// A call that has ended.
+#[derive(Debug)]
+enum Done {
+    Step(Box<(Step, Outcome, Duration)>),
+    Survey(CloudResult<Vec<Interface>>),
+    Metadata(CloudResult<Vec<MetadataInterface>>),
+}
+
+impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
+    /// An owner that has not begun.
+    pub fn new(parts: Parts<C, H, S>) -> Self {
+        let naming = Arc::new(Naming::new(parts.identity.instance_id.clone(), &parts.config));
+        let now = Instant::now();
+        Self {
+            naming,
+            waiters: VecDeque::new(),
+            held: HashMap::new(),
+            calls: JoinSet::new(),
+            surveying: false,
+            comparing: false,
+            compare_at: now + METADATA_PERIOD,
+            plan_at: Some(now),
+            last_plan: Plan::default(),
+            started: now,
+            repairs: std::collections::BTreeMap::new(),
+            host_problems: Vec::new(),
+            wanted: Wanted::default(),
+            problem_since: HashMap::new(),
+            parts,
+        }
+    }
+
+    /// Runs until the commands' senders are gone.
+    pub async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut host_events: mpsc::UnboundedReceiver<HostEvent>,
+    ) {
+        self.parts.pool.survey_wanted |= !self.parts.surveyed;
+        self.resume();
+        self.configure_host();
+        loop {
+            self.work();
+            let wake = self.wake_at();
+            tokio::select! {
+                biased;
+                command = commands.recv() => match command {
+                    Some(command) => {
+                        self.handle(command);
+                        // Those that came with it, before anything slower.
+                        for _ in 0..64 {
+                            let Ok(command) = commands.try_recv() else { break };
+                            self.handle(command);
+                        }
+                    }
+                    None => return,
+                },
+                Some(event) = host_events.recv() => self.host_event(event),
+                Some(done) = self.calls.join_next() => match done {
+                    Ok(done) => self.done(done),
+                    Err(error) => tracing::error!(%error, "cloud call task failed"),
+                },
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    fn now(&self) -> BootTime {
+        self.parts.clock.now()
+    }
+
+    /// Everything that follows from the state as it is now.
+    fn work(&mut self) {
+        self.serve_waiters();
+        self.expire();
+        let now = Instant::now();
+        if self.plan_at.is_some_and(|at| at <= now) {
+            self.plan_at = None;
+            self.plan();
+        }
+        if now >= self.compare_at && !self.comparing {
+            self.compare();
+        }
+        self.configure_host();
+        self.parts.pool.compact();
+        self.publish();
+    }
+
+    /// Plans soon: at once for waiting ADDs, after a short quiet otherwise.
+    fn plan_soon(&mut self) {
+        let delay = if self.waiters.is_empty() { QUIET } else { COALESCE };
+        let at = Instant::now() + delay;
+        self.plan_at = Some(self.plan_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    fn plan_now(&mut self) {
+        self.plan_at = Some(Instant::now());
+    }
+
+    fn plan(&mut self) {
+        let now = self.now();
+        self.parts.pool.flush();
+        self.parts.pool.waiting = u32::try_from(self.waiters.len()).unwrap_or(u32::MAX);
+        let (plan, steps) = self.parts.pool.next_steps(now);
+        for step in steps {
+            self.start(step);
+        }
+        if self.parts.pool.survey_wanted && !self.surveying {
+            self.start_survey();
+        }
+        if let Some(at) = plan.wake_at {
+            let wake = Instant::now() + at.since(now).max(Duration::from_millis(1));
+            self.plan_at = Some(self.plan_at.map_or(wake, |earlier| earlier.min(wake)));
+        }
+        self.last_plan = plan;
+    }
+
+    fn start(&mut self, step: Step) {
+        tracing::info!(%step, "cloud call started");
+        let (cloud, naming) = (self.parts.cloud.clone(), self.naming.clone());
+        let place = Arc::new(self.parts.pool.place.clone());
+        self.parts.metrics.call_started(&step);
+        self.calls.spawn(async move {
+            let began = Instant::now();
+            let outcome = executor::execute(cloud, naming, place, &step).await;
+            Done::Step(Box::new((step, outcome, began.elapsed())))
+        });
+    }
+
+    fn start_survey(&mut self) {
+        self.surveying = true;
+        let cloud = self.parts.cloud.clone();
+        let instance = self.parts.identity.instance_id.clone();
+        self.parts.metrics.survey_started();
+        self.calls.spawn(async move {
+            Done::Survey(cloud.describe_interfaces(InterfaceFilter::AttachedTo(instance)).await)
+        });
+    }
+
+    fn compare(&mut self) {
+        self.comparing = true;
+        let cloud = self.parts.cloud.clone();
+        self.calls.spawn(async move { Done::Metadata(cloud.metadata_interfaces().await) });
+    }
+
+    fn done(&mut self, done: Done) {
+        let now = self.now();
+        match done {
+            Done::Step(ended) => {
+                let (step, outcome, took) = *ended;
+                self.parts.metrics.call_ended(&step, &outcome, took);
+                self.parts.pool.settle(&step, outcome, now);
+            }
+            Done::Survey(Ok(interfaces)) => {
+                self.surveying = false;
+                let adoption = Adoption { manage_untagged: self.parts.config.manage_untagged_eni };
+                self.parts.pool.survey(&interfaces, adoption, now);
+            }
+            Done::Survey(Err(error)) => {
+                self.surveying = false;
+                tracing::warn!(%error, "ENIs of the instance not listed");
+                self.parts.pool.survey_wanted = true;
+                self.plan_at = Some(Instant::now() + Duration::from_secs(5));
+                return;
+            }
+            Done::Metadata(answer) => {
+                self.comparing = false;
+                self.compare_at = Instant::now() + METADATA_PERIOD;
+                match answer {
+                    Ok(interfaces) => self.metadata(&interfaces, now),
+                    Err(error) => tracing::warn!(%error, "instance metadata not read"),
+                }
+                self.sweep();
+            }
+        }
+        self.plan_now();
+    }
+
+    fn metadata(&mut self, interfaces: &[MetadataInterface], now: BootTime) {
+        if let Some(primary) =
+            interfaces.iter().find(|i| i.device_index == 0 && i.network_card == 0)
+        {
+            if !primary.vpc_cidrs.is_empty() {
+                self.parts.vpc_cidrs.clone_from(&primary.vpc_cidrs);
+            }
+            if !primary.security_groups.is_empty() {
+                self.parts.pool.place.security_groups.clone_from(&primary.security_groups);
+            }
+        }
+        self.parts.pool.compare_metadata(interfaces, now);
+    }
+
+    fn host_event(&mut self, event: HostEvent) {
+        let now = self.now();
+        match event {
+            HostEvent::Configured { ready, problems } => {
+                self.parts.pool.links_ready(&ready, now);
+                self.host_problems = problems;
+            }
+            HostEvent::EniUnplugged(mac) => self.parts.pool.link_gone(mac, now),
+            HostEvent::PodLinkGone { name } => tracing::debug!(name, "link of a pod has gone"),
+            HostEvent::Repaired { kind, what } => {
+                tracing::warn!(kind, what, "repaired");
+                self.parts.metrics.repaired(&kind);
+                *self.repairs.entry(kind).or_default() += 1;
+                return;
+            }
+        }
+        self.plan_now();
+    }
+
+    /// Tells the kernel side what the node must look like, when that has changed.
+    fn configure_host(&mut self) {
+        let enis = self.parts.pool.ledger.enis().filter(|eni| {
+            use veni_core::ipam::Phase::{Attaching, InUse};
+            matches!(eni.phase, Attaching | InUse)
+        });
+        let wanted = Wanted {
+            enis: enis.filter_map(|eni| Some((eni.slot, eni.facts.clone()?))).collect(),
+            vpc_cidrs: self.parts.vpc_cidrs.clone(),
+        };
+        if wanted != self.wanted {
+            self.wanted = wanted.clone();
+            self.parts.host.configure(wanted);
+        }
+    }
+
+    /// After a start: exactly the ledger's pods pass the filter (they did all the time; this mends what is missing).
+    fn resume(&mut self) {
+        let pods: Vec<_> = self
+            .parts
+            .pool
+            .ledger
+            .allocations()
+            .map(|a| (a.clone(), Pool::<S>::pod_mac(a)))
+            .collect();
+        if let Err(error) = self.parts.host.resume(&pods) {
+            tracing::error!(error, "pods not in the filter's map");
+        }
+        for (allocation, _) in &pods {
+            if self.parts.host.has_link(&allocation.host_ifname, allocation.host_ifindex) {
+                self.parts.host.wired(allocation);
+            }
+        }
+    }
+
+    /// Releases what both the kernel and the runtime say is gone.
+    fn sweep(&mut self) {
+        let now = self.now();
+        let gone: Vec<_> = self
+            .parts
+            .pool
+            .ledger
+            .allocations()
+            .filter(|a| !self.held.contains_key(&a.attachment))
+            .filter(|a| !self.parts.host.has_link(&a.host_ifname, a.host_ifindex))
+            .filter(|a| now.since(a.at) >= WIRING_GRACE || !a.netns.exists())
+            .filter(|a| !self.parts.evidence.runtime_has(&a.attachment))
+            .map(|a| a.attachment.clone())
+            .collect();
+        for attachment in gone {
+            tracing::warn!(container = %attachment.container_id, "pod is gone in kernel and runtime, its address is released");
+            self.release(&attachment);
+        }
+    }
+
+    fn release(&mut self, attachment: &Attachment) -> Option<Allocation> {
+        let now = self.now();
+        let allocation = self.parts.pool.release(attachment, now)?;
+        self.parts.host.forget(&allocation);
+        Some(allocation)
+    }
+
+    fn wake_at(&self) -> Instant {
+        let far = Instant::now() + Duration::from_secs(600);
+        let deadlines = self.waiters.iter().map(|w| w.deadline);
+        let holds = self.held.values().filter(|h| !h.queue.is_empty()).map(|h| h.until);
+        let backlog =
+            (self.parts.pool.backlog() > 0).then(|| Instant::now() + Duration::from_secs(1));
+        let comparison = (!self.comparing).then_some(self.compare_at);
+        [self.plan_at, backlog, comparison]
+            .into_iter()
+            .flatten()
+            .chain(deadlines)
+            .chain(holds)
+            .fold(far, Instant::min)
+    }
+}

@@ -1,0 +1,278 @@
+//! The plugin's requests.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
+
+use tokio::{sync::oneshot, time::Instant};
+use veni_core::{
+    config::POD_GATEWAY,
+    ipam::Allocation,
+    wire::{
+        AddRequest, Attachment, DelReason, ErrorCode, GcRequest, Released, ReleasedAttachment,
+        ReplyBody, WireError, Wiring,
+    },
+};
+use veni_provider::Cloud;
+
+use super::{Command, HOLD, Held, Owner, Waiter};
+use crate::{
+    fault,
+    host::Host,
+    journal::Store,
+    pool::{AllocateError, Pool},
+};
+
+/// At most so many ADDs wait at once: a node has no more pods than this.
+const MAX_WAITERS: usize = 2048;
+
+impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
+    pub(super) fn handle(&mut self, command: Command) {
+        let Some(command) = self.behind_its_turn(command) else { return };
+        match command {
+            Command::Add(request, reply) => self.add(request, reply),
+            Command::AddClosed(attachment) => {
+                self.plugin_done(&attachment);
+                self.let_go(&attachment);
+            }
+            Command::Del(attachment, reason, reply) => {
+                let body = self.del(&attachment, reason);
+                fault::point("del-before-reply");
+                answer(reply, body);
+            }
+            Command::Check(attachment, reply) => answer(reply, self.check(&attachment)),
+            Command::Gc(request, reply) => {
+                let body = self.gc(&request);
+                answer(reply, body);
+            }
+            Command::Status(reply) => answer(reply, self.status()),
+            Command::Inspect(query, reply) => {
+                answer(reply, ReplyBody::Inspect(Box::new(self.view(query))))
+            }
+        }
+    }
+
+    /// What concerns an attachment that a plugin works on waits until that plugin is done.
+    fn behind_its_turn(&mut self, command: Command) -> Option<Command> {
+        let key = match &command {
+            Command::Add(request, _) => &request.attachment,
+            Command::Del(attachment, ..) | Command::Check(attachment, _) => attachment,
+            _ => return Some(command),
+        };
+        let Some(held) = self.held.get_mut(key) else { return Some(command) };
+        held.queue.push_back(command);
+        None
+    }
+
+    fn add(&mut self, request: AddRequest, reply: oneshot::Sender<ReplyBody>) {
+        let now = Instant::now();
+        self.held
+            .insert(request.attachment.clone(), Held { until: now + HOLD, queue: VecDeque::new() });
+        // First come, first served: who comes later does not overtake those that wait.
+        if (self.waiters.is_empty()
+            || self.parts.pool.ledger.allocation(&request.attachment).is_some())
+            && let Some(body) = self.try_add(&request)
+        {
+            fault::point("add-before-reply");
+            self.parts.metrics.added(Duration::ZERO);
+            answer(reply, body);
+            self.plan_soon();
+            return;
+        }
+        if self.waiters.len() >= MAX_WAITERS {
+            answer(reply, no_address(format!("{MAX_WAITERS} ADDs wait for an address already")));
+            return;
+        }
+        let bound = self.parts.config.add_wait;
+        let wait =
+            request.wait_millis.map_or(bound, |millis| Duration::from_millis(millis).min(bound));
+        self.waiters.push_back(Waiter { request, reply, since: now, deadline: now + wait });
+        self.plan_soon();
+    }
+
+    /// Allocates and admits; `None` when there is no address.
+    fn try_add(&mut self, request: &AddRequest) -> Option<ReplyBody> {
+        let now = self.now();
+        let (allocation, fresh) = match self.parts.pool.allocate(request, now) {
+            Ok(allocated) => allocated,
+            Err(AllocateError::Empty) => return None,
+            Err(error) => return Some(refused(&error)),
+        };
+        if let Err(error) = self.parts.host.admit(&allocation, Pool::<S>::pod_mac(&allocation)) {
+            if fresh {
+                self.release(&allocation.attachment);
+            }
+            let message =
+                format!("the filter's map takes no entry for {}: {error}", allocation.address);
+            return Some(ReplyBody::Error(WireError { code: ErrorCode::Internal, message }));
+        }
+        fault::point("add-after-filter");
+        Some(ReplyBody::Wiring(Box::new(self.wiring(&allocation))))
+    }
+
+    fn wiring(&self, allocation: &Allocation) -> Wiring {
+        let eni = self.parts.pool.ledger.eni(allocation.slot).and_then(|eni| eni.facts.as_ref());
+        Wiring {
+            address: allocation.address,
+            gateway: POD_GATEWAY,
+            host_ifname: allocation.host_ifname.clone(),
+            host_ifindex: allocation.host_ifindex,
+            host_mac: Pool::<S>::host_mac(allocation),
+            pod_mac: Pool::<S>::pod_mac(allocation),
+            mtu: self.parts.config.pod_mtu,
+            pod_table: self.parts.config.table_base,
+            node_address: self.parts.identity.local_ipv4,
+            blocks: self.parts.host.blocks(),
+            eni: eni.map(|facts| facts.id.clone()).expect("an allocation's ENI is in the ledger"),
+        }
+    }
+
+    /// Gives waiting ADDs what is there, in their order.
+    pub(super) fn serve_waiters(&mut self) {
+        while let Some(waiter) = self.waiters.front() {
+            if waiter.reply.is_closed() {
+                let waiter = self.waiters.pop_front().expect("there is a first");
+                self.let_go(&waiter.request.attachment);
+                continue;
+            }
+            let request = waiter.request.clone();
+            let Some(body) = self.try_add(&request) else { break };
+            let waiter = self.waiters.pop_front().expect("there is a first");
+            fault::point("add-before-reply");
+            self.parts.metrics.added(waiter.since.elapsed());
+            answer(waiter.reply, body);
+            self.plan_soon();
+        }
+    }
+
+    /// Ends waits that are over, and holds of plugins that hang.
+    pub(super) fn expire(&mut self) {
+        let now = Instant::now();
+        while let Some(at) = self.waiters.iter().position(|w| w.deadline <= now) {
+            let waiter = self.waiters.remove(at).expect("found above");
+            let why = self.parts.pool.why_no_address(self.now());
+            self.parts.metrics.starved();
+            let pod = &waiter.request.pod;
+            tracing::warn!(ns = pod.namespace, pod = pod.name, why, "no address within the wait");
+            answer(waiter.reply, no_address(format!("no address: {why}")));
+        }
+        let hanging: Vec<_> = self
+            .held
+            .iter()
+            .filter(|(_, h)| h.until <= now)
+            .map(|(attachment, _)| attachment.clone())
+            .collect();
+        for attachment in hanging {
+            self.let_go(&attachment);
+        }
+    }
+
+    /// The plugin has let go: where it got as far as the link, the wiring is watched from now on.
+    fn plugin_done(&mut self, attachment: &Attachment) {
+        let Some(allocation) = self.parts.pool.ledger.allocation(attachment) else { return };
+        if self.parts.host.has_link(&allocation.host_ifname, allocation.host_ifindex) {
+            self.parts.host.wired(allocation);
+        }
+    }
+
+    /// The attachment is free again: what waited behind it goes on.
+    fn let_go(&mut self, attachment: &Attachment) {
+        let Some(held) = self.held.remove(attachment) else { return };
+        let mut queue = held.queue;
+        while let Some(command) = queue.pop_front() {
+            self.handle(command);
+            if let Some(held) = self.held.get_mut(attachment) {
+                held.queue.append(&mut queue);
+            }
+        }
+    }
+
+    fn del(&mut self, attachment: &Attachment, reason: DelReason) -> ReplyBody {
+        let released = self.release(attachment);
+        self.parts.metrics.deleted(reason);
+        self.plan_soon();
+        ReplyBody::Released(Released {
+            released: released.into_iter().map(released_attachment).collect(),
+        })
+    }
+
+    fn check(&self, attachment: &Attachment) -> ReplyBody {
+        match self.parts.pool.ledger.allocation(attachment) {
+            Some(allocation) => ReplyBody::Wiring(Box::new(self.wiring(allocation))),
+            None => ReplyBody::Error(WireError {
+                code: ErrorCode::UnknownAttachment,
+                message: format!(
+                    "ipamd has no address for container {} interface {}: delete the pod, its controller makes a new one",
+                    attachment.container_id, attachment.ifname
+                ),
+            }),
+        }
+    }
+
+    /// Releases what the runtime does not have any more. A link that is still there is the plugin's to remove; the
+    /// cooldown keeps the address from being used meanwhile.
+    fn gc(&mut self, request: &GcRequest) -> ReplyBody {
+        let valid: HashSet<_> =
+            request.valid.iter().map(|v| (v.container_id.as_str(), v.ifname.as_str())).collect();
+        let stale: Vec<_> = self
+            .parts
+            .pool
+            .ledger
+            .allocations()
+            .map(|allocation| &allocation.attachment)
+            .filter(|a| a.network == request.network)
+            .filter(|a| !valid.contains(&(a.container_id.as_str(), a.ifname.as_str())))
+            .filter(|a| !self.held.contains_key(*a))
+            .cloned()
+            .collect();
+        let released =
+            stale.iter().filter_map(|attachment| self.release(attachment)).map(released_attachment);
+        let released = released.collect();
+        self.plan_soon();
+        ReplyBody::Released(Released { released })
+    }
+
+    fn status(&self) -> ReplyBody {
+        if self.ready() {
+            return ReplyBody::Ready;
+        }
+        let message = self.parts.pool.why_no_address(self.now());
+        ReplyBody::Error(WireError {
+            code: ErrorCode::NotReady,
+            message: format!("the pool is empty: {message}"),
+        })
+    }
+
+    /// Whether an ADD would be served now.
+    pub(super) fn ready(&self) -> bool {
+        self.waiters.is_empty() && self.parts.pool.ledger.available() > 0
+    }
+}
+
+fn released_attachment(allocation: Allocation) -> ReleasedAttachment {
+    ReleasedAttachment {
+        attachment: allocation.attachment,
+        address: allocation.address,
+        host_ifname: allocation.host_ifname,
+    }
+}
+
+fn no_address(message: String) -> ReplyBody {
+    ReplyBody::Error(WireError { code: ErrorCode::NoAddress, message })
+}
+
+fn refused(error: &AllocateError) -> ReplyBody {
+    let code = if matches!(error, AllocateError::Storage(_)) {
+        ErrorCode::Storage
+    } else {
+        ErrorCode::Internal
+    };
+    let source = std::error::Error::source(error).map(|e| format!(" ({e})")).unwrap_or_default();
+    ReplyBody::Error(WireError { code, message: format!("{error}{source}") })
+}
+
+/// Sends. Who does not listen any more has gone; what was allocated for it is found again by its next ADD or DEL.
+fn answer(reply: oneshot::Sender<ReplyBody>, body: ReplyBody) {
+    drop(reply.send(body));
+}

@@ -1,0 +1,219 @@
+//! The owner's state as people and metrics see it.
+
+use std::collections::BTreeMap;
+
+use veni_core::{
+    ipam::{AddressState, Counts, Eni, Phase},
+    wire::inspect::{self, Problem, View},
+};
+use veni_provider::Cloud;
+
+use super::Owner;
+use crate::{host::Host, journal::Store, metrics::Gauges};
+
+impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
+    pub(super) fn view(&mut self, query: inspect::Query) -> View {
+        let problems = self.problems();
+        let identity = &self.parts.identity;
+        let pool = &self.parts.pool;
+        View {
+            daemon: inspect::Daemon {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                uptime_secs: self.started.elapsed().as_secs(),
+                ready: self.ready(),
+                provider: self.parts.provider_name.to_owned(),
+            },
+            node: inspect::Node {
+                instance_id: identity.instance_id.clone(),
+                instance_type: identity.instance_type.clone(),
+                address: identity.local_ipv4,
+                max_enis: pool.limits.max_enis,
+                addresses_per_eni: pool.limits.per_eni + 1,
+                vpc_cidrs: self.parts.vpc_cidrs.clone(),
+            },
+            pool: self.pool_view(),
+            enis: pool.ledger.enis().map(|eni| self.eni_view(eni)).collect(),
+            addresses: if query.addresses { self.address_views() } else { Vec::new() },
+            plan: self.plan_view(),
+            problems,
+            settings: self.settings(),
+            drops: self.parts.host.drops(),
+            repairs: self.repairs.clone(),
+        }
+    }
+
+    /// Brings the gauges up to date.
+    pub(super) fn publish(&self) {
+        let pool = self.pool_view();
+        let ledger = &self.parts.pool.ledger;
+        self.parts.metrics.publish(Gauges {
+            ready: self.ready(),
+            enis: u32::try_from(ledger.enis().count()).unwrap_or(u32::MAX),
+            max_enis: self.parts.pool.limits.max_enis,
+            max_addresses: self.parts.pool.limits.max_enis * self.parts.pool.limits.per_eni,
+            pool,
+            journal_backlog: self.parts.pool.backlog(),
+        });
+    }
+
+    fn pool_view(&self) -> inspect::Pool {
+        let pool = &self.parts.pool;
+        let counts = pool.ledger.counts();
+        inspect::Pool {
+            available: pool.ledger.available(),
+            pending: pool.snapshot(self.now()).pool().incoming,
+            waiting: u32::try_from(self.waiters.len()).unwrap_or(u32::MAX),
+            ..sums(counts)
+        }
+    }
+
+    fn eni_view(&self, eni: &Eni) -> inspect::Eni {
+        let config = &self.parts.config;
+        let facts = eni.facts.as_ref();
+        let mut pool = sums(eni.counts());
+        pool.pending = eni.promised();
+        inspect::Eni {
+            id: facts.map(|f| f.id.clone()),
+            primary: eni.primary,
+            device_index: eni.slot.device_index(),
+            phase: phase_name(&eni.phase).to_owned(),
+            mac: facts.map(|f| f.mac),
+            ifname: None,
+            subnet: facts.map(|f| f.subnet.clone()),
+            primary_address: facts.map(|f| f.primary_address),
+            table: if eni.primary { 254 } else { eni.slot.table(config.table_base) },
+            mark: config.eni_mark_mask.mark(eni.slot),
+            pool,
+        }
+    }
+
+    fn address_views(&self) -> Vec<inspect::Address> {
+        let ledger = &self.parts.pool.ledger;
+        let (now, cooldown) = (self.now(), self.parts.pool.settings.cooldown);
+        let mut views: Vec<_> = ledger
+            .addresses()
+            .filter_map(|(address, slot, state)| {
+                let eni = ledger.eni(slot)?.facts.as_ref()?.id.clone();
+                let allocation = match state {
+                    AddressState::Assigned(attachment) => ledger.allocation(attachment),
+                    _ => None,
+                };
+                let cooling_millis = match state {
+                    AddressState::Cooling { since } => {
+                        Some(since.after(cooldown).0.saturating_sub(now.0))
+                    }
+                    _ => None,
+                };
+                Some(inspect::Address {
+                    address,
+                    eni,
+                    state: state_name(state).to_owned(),
+                    cooling_millis,
+                    attachment: allocation.map(|a| a.attachment.clone()),
+                    pod: allocation.map(|a| a.pod.clone()),
+                    host_ifname: allocation.map(|a| a.host_ifname.clone()),
+                })
+            })
+            .collect();
+        views.sort_by_key(|view| view.address);
+        views
+    }
+
+    fn plan_view(&self) -> inspect::PlanView {
+        inspect::PlanView {
+            wanted: self.last_plan.wanted,
+            running: self.parts.pool.activity.in_flight.values().map(ToString::to_string).collect(),
+            reasons: self.last_plan.reasons.clone(),
+            waiting_for: self.last_plan.waiting_for.clone(),
+        }
+    }
+
+    /// What is wrong now, with the time since when.
+    fn problems(&mut self) -> Vec<Problem> {
+        let now = self.now();
+        let pool = &self.parts.pool;
+        let mut found: Vec<(String, String)> = Vec::new();
+        for block in pool.activity.blocks.values().filter(|b| b.until > now) {
+            if !matches!(block.kind, "attaching" | "detaching") {
+                found.push((block.kind.to_owned(), block.reason.clone()));
+            }
+        }
+        for address in pool.lost() {
+            let what =
+                format!("{address} is on a pod and EC2 does not show it any more: delete the pod");
+            found.push(("address_lost".to_owned(), what));
+        }
+        if pool.backlog() > 0 {
+            let what = format!(
+                "{} facts wait for the disk: free space in the state directory",
+                pool.backlog()
+            );
+            found.push(("storage".to_owned(), what));
+        }
+        found.extend(self.host_problems.iter().map(|what| ("host".to_owned(), what.clone())));
+        found.dedup();
+        self.problem_since.retain(|message, _| found.iter().any(|(_, m)| m == message));
+        let mut problems: Vec<_> = found
+            .into_iter()
+            .map(|(kind, message)| {
+                let since = *self.problem_since.entry(message.clone()).or_insert(now);
+                Problem { kind, message, age_secs: now.since(since).as_secs() }
+            })
+            .collect();
+        problems.sort_by_key(|problem| problem.age_secs);
+        problems
+    }
+
+    fn settings(&self) -> BTreeMap<String, String> {
+        let config = &self.parts.config;
+        let targets = &config.targets;
+        let pairs = [
+            ("WARM_ENI_TARGET", targets.warm_eni.to_string()),
+            ("WARM_IP_TARGET", targets.warm_ip.to_string()),
+            ("MINIMUM_IP_TARGET", targets.minimum_ip.to_string()),
+            (
+                "MAX_ENI",
+                config.max_eni.map_or_else(|| "instance limit".to_owned(), |n| n.to_string()),
+            ),
+            ("IP_COOLDOWN_PERIOD", config.cooldown.as_secs().to_string()),
+            ("VENI_ADD_WAIT_SECS", config.add_wait.as_secs().to_string()),
+            ("VENI_ENI_MARK_MASK", format!("{:#x}", config.eni_mark_mask.bits())),
+            ("AWS_VPC_K8S_CNI_CONNMARK", format!("{:#x}", config.snat.connmark)),
+            ("VENI_TABLE_BASE", config.table_base.to_string()),
+        ];
+        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+fn sums(counts: Counts) -> inspect::Pool {
+    inspect::Pool {
+        total: counts.total(),
+        assigned: counts.assigned,
+        available: counts.free,
+        cooling: counts.cooling,
+        releasing: counts.releasing,
+        pending: 0,
+        waiting: 0,
+    }
+}
+
+fn phase_name(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Creating { .. } => "creating",
+        Phase::Created | Phase::Attaching => "attaching",
+        Phase::InUse => "in_use",
+        Phase::Draining => "draining",
+        Phase::Detaching => "detaching",
+        Phase::Detached => "deleting",
+    }
+}
+
+fn state_name(state: &AddressState) -> &'static str {
+    match state {
+        AddressState::Free { .. } => "available",
+        AddressState::Assigned(_) => "assigned",
+        AddressState::Cooling { .. } => "cooling",
+        AddressState::Releasing => "releasing",
+    }
+}

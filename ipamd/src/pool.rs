@@ -1,0 +1,330 @@
+//! The pool: ledger, activity and journal under one owner. Synchronous; no call leaves from here.
+//!
+//! Invariant: an allocation is in the journal before it is answered for, and an intent before its call starts.
+
+use std::{collections::BTreeMap, io, time::Duration};
+
+use veni_core::{
+    id::{InstanceId, SecurityGroupId, SubnetId},
+    ipam::{
+        Allocation, BootTime, Ledger, LedgerError, Record,
+        plan::{self, Activity, Block, Blocked, Plan, PoolLimits, Settings, Snapshot, Step},
+    },
+    marks::EniSlot,
+    net::{Ipv4Prefix, Mac},
+    wire::{AddRequest, Attachment},
+};
+
+use crate::{fault, journal::Store};
+
+mod adopt;
+mod explain;
+mod settle;
+
+pub use adopt::Adoption;
+pub use settle::Outcome;
+
+/// The pool of this node.
+#[derive(Debug)]
+pub struct Pool<S> {
+    /// Who has what.
+    pub ledger: Ledger,
+    /// What goes on.
+    pub activity: Activity,
+    /// What the instance can hold.
+    pub limits: PoolLimits,
+    /// What is asked for.
+    pub settings: Settings,
+    /// Where ENIs are made.
+    pub place: Place,
+    /// ADDs that wait.
+    pub waiting: u32,
+    /// Whether EC2 is to be asked for all ENIs of the instance: places may be taken by others.
+    pub survey_wanted: bool,
+    store: S,
+    veth_prefix: String,
+    changed: BTreeMap<EniSlot, BootTime>,
+    missing: BTreeMap<std::net::Ipv4Addr, BootTime>,
+    lost: Vec<std::net::Ipv4Addr>,
+    attach_refusals: BTreeMap<EniSlot, u32>,
+}
+
+/// Where this node's ENIs are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The instance.
+    pub instance_id: InstanceId,
+    /// The subnet of new ENIs: the primary's.
+    pub subnet: SubnetId,
+    /// Its CIDR.
+    pub subnet_prefix: Ipv4Prefix,
+    /// The security groups of new ENIs: the primary's.
+    pub security_groups: Vec<SecurityGroupId>,
+}
+
+/// Why no address was allocated.
+#[derive(Debug, thiserror::Error)]
+pub enum AllocateError {
+    /// None is free now.
+    #[error("no address is free")]
+    Empty,
+    /// The journal took no record.
+    #[error(
+        "the allocation could not be written to the journal: free space in the state directory"
+    )]
+    Storage(#[source] io::Error),
+    /// The record does not fit: a bug.
+    #[error("the allocation does not fit the ledger: please report this")]
+    Ledger(#[source] LedgerError),
+}
+
+// === impl Pool ===
+
+impl<S: Store> Pool<S> {
+    /// A pool over what the journal held.
+    pub fn new(
+        ledger: Ledger,
+        store: S,
+        limits: PoolLimits,
+        settings: Settings,
+        place: Place,
+        veth_prefix: String,
+    ) -> Self {
+        Self {
+            ledger,
+            activity: Activity::default(),
+            limits,
+            settings,
+            place,
+            waiting: 0,
+            survey_wanted: false,
+            store,
+            veth_prefix,
+            changed: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            lost: Vec::new(),
+            attach_refusals: BTreeMap::new(),
+        }
+    }
+
+    /// Allocates an address, or returns the one that the attachment has. The second value tells which.
+    ///
+    /// # Errors
+    /// See [`AllocateError`]; nothing is allocated then.
+    pub fn allocate(
+        &mut self,
+        request: &AddRequest,
+        now: BootTime,
+    ) -> Result<(Allocation, bool), AllocateError> {
+        if let Some(known) = self.ledger.allocation(&request.attachment) {
+            return Ok((known.clone(), false));
+        }
+        self.ledger.thaw(now, self.settings.cooldown);
+        let (slot, address) = self.ledger.pick().ok_or(AllocateError::Empty)?;
+        let allocation = Allocation {
+            attachment: request.attachment.clone(),
+            pod: request.pod.clone(),
+            netns: request.netns.clone(),
+            address,
+            slot,
+            host_ifname: self.host_ifname(&request.attachment),
+            host_ifindex: self.ledger.next_ifindex(),
+            at: now,
+        };
+        let record = Record::Assigned(allocation.clone());
+        fault::point("add-before-journal");
+        self.store.commit(std::slice::from_ref(&record)).map_err(AllocateError::Storage)?;
+        fault::point("add-after-journal");
+        self.ledger.apply(&record).map_err(AllocateError::Ledger)?;
+        Ok((allocation, true))
+    }
+
+    /// Releases an attachment's address; `None` when it has none.
+    pub fn release(&mut self, attachment: &Attachment, now: BootTime) -> Option<Allocation> {
+        let allocation = self.ledger.allocation(attachment)?.clone();
+        fault::point("del-before-journal");
+        self.note(vec![Record::Released { attachment: attachment.clone(), at: now }]);
+        fault::point("del-after-journal");
+        Some(allocation)
+    }
+
+    /// Plans, and announces what must be announced: the steps that come back are to be started now.
+    pub fn next_steps(&mut self, now: BootTime) -> (Plan, Vec<Step>) {
+        self.ledger.thaw(now, self.settings.cooldown);
+        self.activity.blocks.retain(|_, block| block.until.after(Duration::from_secs(300)) > now);
+        let plan = plan::plan(&self.snapshot(now));
+        let shrinkable =
+            plan.excess > 0 || plan.steps.iter().any(|s| matches!(s, Step::DetachEni { .. }));
+        self.activity.excess_since = shrinkable.then(|| self.activity.excess_since.unwrap_or(now));
+        let mut started = Vec::new();
+        for step in &plan.steps {
+            fault::point("step-before-intent");
+            if self.announce(step, now) {
+                fault::point("step-after-intent");
+                self.activity.in_flight.insert(step.slot(), step.clone());
+                started.push(step.clone());
+            }
+        }
+        (plan, started)
+    }
+
+    /// What the planner looks at.
+    pub fn snapshot(&self, now: BootTime) -> Snapshot<'_> {
+        Snapshot {
+            ledger: &self.ledger,
+            activity: &self.activity,
+            limits: self.limits,
+            settings: &self.settings,
+            waiting: self.waiting,
+            now,
+        }
+    }
+
+    /// Rewrites the journal when that is worth it.
+    pub fn compact(&mut self) {
+        if self.store.backlog() == 0 {
+            self.store.compact(&self.ledger);
+        }
+    }
+
+    /// Facts that the disk has not taken yet.
+    pub fn backlog(&self) -> usize {
+        self.store.backlog()
+    }
+
+    /// Tries again to write facts that the disk did not take.
+    pub fn flush(&mut self) {
+        if self.store.backlog() > 0 {
+            self.store.note(Vec::new());
+        }
+    }
+
+    /// Addresses on pods that EC2 does not show any more.
+    pub fn lost(&self) -> &[std::net::Ipv4Addr] {
+        &self.lost
+    }
+
+    /// Whether nothing was changed on this ENI for `age`.
+    pub fn settled(&self, slot: EniSlot, now: BootTime, age: Duration) -> bool {
+        !self.activity.in_flight.contains_key(&slot)
+            && self.changed.get(&slot).is_none_or(|at| now.since(*at) >= age)
+    }
+
+    /// The MAC of the interface inside a pod.
+    pub fn pod_mac(allocation: &Allocation) -> Mac {
+        Mac::local(attachment_hash(&allocation.attachment))
+    }
+
+    /// The MAC of a pod's veth on the node.
+    pub fn host_mac(allocation: &Allocation) -> Mac {
+        Mac::local(attachment_hash(&allocation.attachment) ^ 1)
+    }
+
+    /// Writes the intent of a step that needs one. `false`: it could not be written, the step must not start.
+    fn announce(&mut self, step: &Step, now: BootTime) -> bool {
+        let record = match step {
+            Step::CreateEni { slot, token, addresses, planned: false } => Record::EniPlanned {
+                slot: *slot,
+                token: token.clone(),
+                addresses: *addresses,
+                at: now,
+            },
+            Step::Unassign { slot, addresses, announced: false, .. } => {
+                Record::Unassigning { slot: *slot, addresses: addresses.clone(), at: now }
+            }
+            Step::DetachEni { slot, draining: false, .. } => {
+                Record::EniDraining { slot: *slot, at: now }
+            }
+            _ => return true,
+        };
+        if let Err(error) = self.store.commit(std::slice::from_ref(&record)) {
+            self.block(
+                Blocked::Cloud,
+                "storage",
+                now,
+                Duration::from_secs(5),
+                format!(
+                    "the journal cannot be written ({error}): free space in the state directory"
+                ),
+            );
+            return false;
+        }
+        match self.ledger.apply(&record) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(%error, ?record, "intent does not fit the ledger");
+                false
+            }
+        }
+    }
+
+    /// Records facts.
+    fn note(&mut self, records: Vec<Record>) {
+        let mut fitting = Vec::with_capacity(records.len());
+        for record in records {
+            match self.ledger.apply(&record) {
+                Ok(()) => fitting.push(record),
+                Err(error) => tracing::error!(%error, ?record, "fact does not fit the ledger"),
+            }
+        }
+        if !fitting.is_empty() {
+            self.store.note(fitting);
+        }
+    }
+
+    /// Blocks `what` for `base` × 2^attempts, at most 2 minutes, ± 20 % so that nodes do not march in step.
+    fn block(
+        &mut self,
+        what: Blocked,
+        kind: &'static str,
+        now: BootTime,
+        base: Duration,
+        reason: String,
+    ) {
+        let former = self.activity.blocks.get(&what);
+        let attempts = former.map_or(0, |b| b.attempts + 1);
+        let since = former.map_or(now, |b| b.since);
+        let wait =
+            base.saturating_mul(1 << attempts.min(6)).min(Duration::from_secs(120)).max(base);
+        let jitter = attachment_jitter(&self.place.instance_id, now.0);
+        let until = now.after(wait.mul_f64(0.8 + 0.4 * jitter));
+        tracing::warn!(kind, reason, wait_millis = until.0 - now.0, "cloud call held back");
+        self.activity.blocks.insert(what, Block { until, attempts, kind, reason, since });
+    }
+
+    fn unblock(&mut self, what: Blocked) {
+        self.activity.blocks.remove(&what);
+    }
+
+    fn host_ifname(&self, attachment: &Attachment) -> veni_core::id::IfName {
+        let mut hash = attachment_hash(attachment);
+        loop {
+            let name = format!("{}{:011x}", self.veth_prefix, hash & 0xfff_ffff_ffff);
+            if !self.ledger.allocations().any(|a| a.host_ifname.as_str() == name) {
+                return name.parse().expect(
+                    "a prefix of at most 4 bytes and 11 hexadecimal digits are a valid name",
+                );
+            }
+            hash = hash.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        }
+    }
+}
+
+/// FNV-1a over the key: names and MACs need to differ, nothing more.
+fn attachment_hash(attachment: &Attachment) -> u64 {
+    let parts =
+        [attachment.network.as_str(), attachment.container_id.as_str(), attachment.ifname.as_str()];
+    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// 0 to 1 out of the instance and the time.
+fn attachment_jitter(instance: &InstanceId, now: u64) -> f64 {
+    let mut hash = now.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    for byte in instance.as_str().bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    f64::from(u32::try_from(hash >> 32).unwrap_or(0)) / f64::from(u32::MAX)
+}

@@ -1,0 +1,366 @@
+//! The ledger against what EC2, instance metadata and the kernel show.
+//!
+//! Invariants: an address that a pod has is never dropped because an answer does not show it; a free one only after
+//! two EC2 answers, [`CONFIRM`] apart, do not; one that was given back a short while ago is not taken in again.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use veni_core::{
+    ipam::{AddressState, Allocation, BootTime, EniFacts, Phase, Record, plan::Blocked},
+    marks::EniSlot,
+};
+use veni_provider::{
+    Interface, InterfaceStatus, MetadataInterface, TAG_INSTANCE_ID, TAG_NO_MANAGE,
+};
+
+use super::{Place, Pool};
+use crate::journal::Store;
+
+/// How far apart two EC2 answers must be to agree that something is gone.
+const CONFIRM: Duration = Duration::from_secs(30);
+/// What was changed a shorter while ago is not compared: EC2 and metadata are eventually consistent.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// Rules of adoption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Adoption {
+    /// `MANAGE_UNTAGGED_ENI`.
+    pub manage_untagged: bool,
+}
+
+impl<S: Store> Pool<S> {
+    /// Takes in EC2's list of this instance's ENIs.
+    pub fn survey(&mut self, interfaces: &[Interface], adoption: Adoption, now: BootTime) {
+        self.survey_wanted = false;
+        self.activity.foreign.clear();
+        for interface in interfaces {
+            let Some((slot, primary)) = self.slot_of(interface) else { continue };
+            match self
+                .ledger
+                .eni(slot)
+                .map(|eni| eni.facts.as_ref().is_some_and(|f| f.id == interface.id))
+            {
+                Some(true) => self.observed(slot, Some(interface.clone()), now),
+                Some(false) => {
+                    tracing::warn!(eni = %interface.id, slot = slot.get(), "place is taken by another ENI");
+                    self.activity.doubts.insert(slot);
+                }
+                None if primary
+                    || (managed(interface, adoption)
+                        && interface.subnet_id == self.place.subnet) =>
+                {
+                    self.adopt(slot, primary, interface, now);
+                }
+                None => {
+                    self.activity.foreign.insert(slot);
+                }
+            }
+        }
+        let absent: Vec<_> = self
+            .ledger
+            .enis()
+            .filter(|eni| {
+                matches!(
+                    eni.phase,
+                    Phase::Attaching | Phase::InUse | Phase::Draining | Phase::Detaching
+                )
+            })
+            .filter(|eni| {
+                !interfaces.iter().any(|i| eni.facts.as_ref().is_some_and(|f| f.id == i.id))
+            })
+            .map(|eni| eni.slot)
+            .collect();
+        self.activity.doubts.extend(absent);
+    }
+
+    /// Takes in ENIs that a former daemon of this instance made and that are attached to nothing: they are deleted.
+    pub fn adopt_orphans(&mut self, orphans: &[Interface], now: BootTime) {
+        for orphan in orphans {
+            let known =
+                self.ledger.enis().any(|eni| eni.facts.as_ref().is_some_and(|f| f.id == orphan.id));
+            let free = (0..self.limits.device_indexes)
+                .rev()
+                .filter_map(|index| EniSlot::new(0, index))
+                .find(|slot| {
+                    self.ledger.eni(*slot).is_none() && !self.activity.foreign.contains(slot)
+                });
+            let Some(slot) = free.filter(|_| !known) else { continue };
+            tracing::info!(eni = %orphan.id, "left-over ENI found, it will be deleted");
+            let eni = self.facts(orphan);
+            let record = Record::EniAdopted {
+                slot,
+                primary: false,
+                eni,
+                addresses: Vec::new(),
+                attachment: None,
+                protected: false,
+                at: now,
+            };
+            self.note(vec![record]);
+        }
+    }
+
+    /// Instance metadata differs from the ledger: those ENIs are looked at in EC2. Metadata alone changes nothing.
+    pub fn compare_metadata(&mut self, interfaces: &[MetadataInterface], now: BootTime) -> bool {
+        let mut differs = false;
+        let in_use = self.ledger.enis().filter(|eni| eni.in_use()).map(|eni| eni.slot);
+        let slots: Vec<_> = in_use.filter(|slot| self.settled(*slot, now, SETTLE)).collect();
+        for slot in slots {
+            let Some(facts) = self.ledger.eni(slot).and_then(|eni| eni.facts.as_ref()) else {
+                continue;
+            };
+            let seen = interfaces.iter().find(|i| i.id == facts.id);
+            if seen.is_none_or(|i| {
+                !self.same_addresses(slot, i.addresses.get(1..).unwrap_or_default())
+            }) {
+                self.activity.doubts.insert(slot);
+                differs = true;
+            }
+        }
+        let known =
+            |id| self.ledger.enis().any(|eni| eni.facts.as_ref().is_some_and(|f| f.id == id));
+        if interfaces.iter().any(|i| !known(i.id.clone()) && !self.is_foreign(i)) {
+            self.survey_wanted = true;
+            differs = true;
+        }
+        differs
+    }
+
+    /// A pod that the kernel shows and the ledger does not have: it keeps its address.
+    ///
+    /// Returns whether the ledger has room for it, i.e. knows the address as free.
+    pub fn adopt_pod(&mut self, mut allocation: Allocation, now: BootTime) -> bool {
+        let Some((slot, state, _)) = self.ledger.address(allocation.address) else { return false };
+        if !matches!(state, AddressState::Free { .. })
+            || self.ledger.allocation(&allocation.attachment).is_some()
+        {
+            return false;
+        }
+        allocation.slot = slot;
+        allocation.at = now;
+        tracing::warn!(address = %allocation.address, container = %allocation.attachment.container_id, "pod taken over from the kernel");
+        self.note(vec![Record::Assigned(allocation)]);
+        true
+    }
+
+    /// Links that are on the node and configured: their ENIs can be used.
+    pub fn links_ready(&mut self, ready: &[EniSlot], now: BootTime) {
+        self.activity.links = ready.iter().copied().collect();
+        let arrived: Vec<_> = ready
+            .iter()
+            .copied()
+            .filter(|slot| self.ledger.eni(*slot).is_some_and(|eni| eni.phase == Phase::Attaching))
+            .collect();
+        for slot in arrived {
+            self.unblock(Blocked::Slot(slot));
+            self.activity.doubts.remove(&slot);
+            self.note(vec![Record::EniReady { slot, at: now }]);
+        }
+    }
+
+    /// An ENI's link has gone: if it was being detached, it is now.
+    pub fn link_gone(&mut self, mac: veni_core::net::Mac, now: BootTime) {
+        let Some(eni) = self.ledger.enis().find(|e| e.facts.as_ref().is_some_and(|f| f.mac == mac))
+        else {
+            return;
+        };
+        let slot = eni.slot;
+        let phase = eni.phase.clone();
+        self.activity.links.remove(&slot);
+        match phase {
+            Phase::Detaching => self.note(vec![Record::EniDetached { slot, at: now }]),
+            // While the answer to Detach is under way the link may go first: settle() sees to it.
+            Phase::Draining if self.activity.in_flight.contains_key(&slot) => {}
+            Phase::InUse | Phase::Attaching | Phase::Draining => {
+                tracing::warn!(slot = slot.get(), "link of an ENI has gone, EC2 is asked");
+                self.activity.doubts.insert(slot);
+            }
+            _ => {}
+        }
+    }
+
+    /// What EC2 says of one ENI.
+    pub(super) fn observed(&mut self, slot: EniSlot, seen: Option<Interface>, now: BootTime) {
+        let Some(eni) = self.ledger.eni(slot) else { return };
+        let (phase, since) = (eni.phase.clone(), eni.since);
+        let Some(interface) = seen else {
+            return self.absent(slot, since, now);
+        };
+        self.activity.doubts.remove(&slot);
+        if phase != Phase::Attaching {
+            self.unblock(Blocked::Slot(slot));
+        }
+        self.merge_addresses(slot, &interface, now);
+        self.merge_phase(slot, &phase, &interface, now);
+    }
+
+    fn absent(&mut self, slot: EniSlot, since: BootTime, now: BootTime) {
+        let young = now.since(since) < CONFIRM;
+        let pods =
+            self.ledger.eni(slot).is_some_and(|eni| eni.counts().assigned > 0 || eni.primary);
+        if young || pods {
+            let reason = format!(
+                "EC2 does not show the ENI of device {}: it is asked again",
+                slot.device_index()
+            );
+            self.activity.doubts.insert(slot);
+            self.block(Blocked::Slot(slot), "not_found", now, Duration::from_secs(2), reason);
+        } else {
+            self.gone(slot, now);
+        }
+    }
+
+    fn merge_phase(&mut self, slot: EniSlot, phase: &Phase, interface: &Interface, now: BootTime) {
+        let ours =
+            interface.attachment.as_ref().filter(|a| a.instance_id == self.place.instance_id);
+        match (phase, ours, interface.status) {
+            (Phase::Created, Some(attachment), _) => {
+                let attachment = attachment.id.clone();
+                self.note(vec![Record::EniAttaching { slot, attachment, at: now }]);
+            }
+            (Phase::Attaching, Some(_), _) => {
+                let reason =
+                    format!("{} is attached in EC2, its link is not on the node yet", interface.id);
+                self.block(Blocked::Slot(slot), "attaching", now, Duration::from_secs(5), reason);
+            }
+            (Phase::Attaching, None, InterfaceStatus::Available) => {
+                self.note(vec![
+                    Record::EniDraining { slot, at: now },
+                    Record::EniDetached { slot, at: now },
+                ]);
+            }
+            (Phase::Draining | Phase::Detaching, None, InterfaceStatus::Available) => {
+                self.note(vec![Record::EniDetached { slot, at: now }]);
+            }
+            (Phase::Draining, Some(_), InterfaceStatus::Detaching) => {
+                self.note(vec![Record::EniDetaching { slot, at: now }]);
+            }
+            (Phase::Detaching, ..) => {
+                let reason = format!("{} is still being detached", interface.id);
+                self.block(Blocked::Slot(slot), "detaching", now, Duration::from_secs(2), reason);
+            }
+            _ => {}
+        }
+    }
+
+    fn merge_addresses(&mut self, slot: EniSlot, interface: &Interface, now: BootTime) {
+        if self.activity.in_flight.contains_key(&slot) {
+            return;
+        }
+        let shown = &interface.secondary_addresses;
+        let fresh: Vec<_> = self
+            .unknown(shown)
+            .into_iter()
+            .filter(|address| !self.ledger.entombed(*address, now))
+            .collect();
+        if !fresh.is_empty() {
+            tracing::info!(eni = %interface.id, addresses = ?fresh, "addresses found in EC2");
+            self.note(vec![Record::Gained { slot, addresses: fresh, at: now }]);
+        }
+        let hidden: Vec<(Ipv4Addr, AddressState, BootTime)> = self
+            .ledger
+            .addresses()
+            .filter(|(address, s, _)| *s == slot && !shown.contains(address))
+            .filter_map(|(address, ..)| {
+                self.ledger.address(address).map(|(_, st, at)| (address, st.clone(), at))
+            })
+            .collect();
+        self.missing.retain(|address, _| !shown.contains(address));
+        self.lost.retain(|address| !shown.contains(address));
+        for (address, state, gained) in hidden {
+            self.hidden(slot, address, &state, gained, now);
+        }
+    }
+
+    /// An address that EC2's answer does not show.
+    fn hidden(
+        &mut self,
+        slot: EniSlot,
+        address: Ipv4Addr,
+        state: &AddressState,
+        gained: BootTime,
+        now: BootTime,
+    ) {
+        let first = *self.missing.entry(address).or_insert(now);
+        let confirmed = now.since(first) >= CONFIRM && now.since(gained) >= CONFIRM;
+        match state {
+            AddressState::Releasing => {
+                self.note(vec![Record::Unassigned { slot, addresses: vec![address], at: now }]);
+            }
+            AddressState::Free { .. } if confirmed => {
+                tracing::warn!(%address, "address is gone in EC2, dropped from the pool");
+                self.missing.remove(&address);
+                self.note(vec![Record::Unassigned { slot, addresses: vec![address], at: now }]);
+            }
+            AddressState::Assigned(attachment) if confirmed && !self.lost.contains(&address) => {
+                tracing::error!(%address, container = %attachment.container_id, "address of a pod is gone in EC2");
+                self.lost.push(address);
+            }
+            _ => {}
+        }
+    }
+
+    fn adopt(&mut self, slot: EniSlot, primary: bool, interface: &Interface, now: BootTime) {
+        let attachment = interface.attachment.as_ref();
+        let addresses: Vec<_> = self
+            .unknown(&interface.secondary_addresses)
+            .into_iter()
+            .filter(|address| !self.ledger.entombed(*address, now))
+            .collect();
+        let record = Record::EniAdopted {
+            slot,
+            primary,
+            eni: self.facts(interface),
+            addresses,
+            attachment: attachment.map(|a| a.id.clone()),
+            protected: attachment.is_some_and(|a| a.delete_on_termination),
+            at: now,
+        };
+        self.note(vec![record]);
+    }
+
+    pub(super) fn facts(&self, interface: &Interface) -> EniFacts {
+        let Place { subnet, subnet_prefix, .. } = &self.place;
+        EniFacts {
+            id: interface.id.clone(),
+            mac: interface.mac,
+            subnet: interface.subnet_id.clone(),
+            subnet_prefix: (interface.subnet_id == *subnet).then_some(*subnet_prefix),
+            primary_address: interface.primary_address,
+        }
+    }
+
+    fn slot_of(&self, interface: &Interface) -> Option<(EniSlot, bool)> {
+        let attachment = interface.attachment.as_ref()?;
+        if attachment.instance_id != self.place.instance_id {
+            return None;
+        }
+        let slot = EniSlot::new(attachment.network_card, attachment.device_index)?;
+        Some((slot, attachment.network_card == 0 && attachment.device_index == 0))
+    }
+
+    fn is_foreign(&self, interface: &MetadataInterface) -> bool {
+        EniSlot::new(interface.network_card, interface.device_index)
+            .is_none_or(|slot| self.activity.foreign.contains(&slot))
+    }
+
+    fn same_addresses(&self, slot: EniSlot, shown: &[Ipv4Addr]) -> bool {
+        let held = self.ledger.addresses().filter(|(_, s, _)| *s == slot);
+        let mut count = 0;
+        for (address, _, state) in held {
+            if *state != AddressState::Releasing && !shown.contains(&address) {
+                return false;
+            }
+            count += usize::from(shown.contains(&address));
+        }
+        count == shown.len()
+    }
+}
+
+/// Whether an ENI that is not the primary is ours to use: `no_manage`, EFA, trunk and branch ENIs are not.
+fn managed(interface: &Interface, adoption: Adoption) -> bool {
+    interface.interface_type == "interface"
+        && interface.tags.get(TAG_NO_MANAGE).is_none_or(|value| value != "true")
+        && (adoption.manage_untagged || interface.tags.contains_key(TAG_INSTANCE_ID))
+        && interface.attachment.as_ref().is_some_and(|a| a.network_card == 0)
+}

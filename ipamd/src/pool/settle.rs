@@ -1,0 +1,284 @@
+//! What a call's outcome means: records, blocks and doubts. The error's class alone decides.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use veni_core::{
+    id::AttachmentId,
+    ipam::{
+        BootTime, Phase, Record,
+        plan::{Blocked, Step},
+    },
+    marks::EniSlot,
+};
+use veni_provider::{CloudError, ErrorClass, Interface};
+
+use super::Pool;
+use crate::{fault, journal::Store};
+
+const SECOND: Duration = Duration::from_secs(1);
+const THROTTLE: Duration = Duration::from_millis(500);
+const SUBNET_FULL: Duration = Duration::from_secs(10);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What came of a step.
+#[derive(Debug)]
+pub enum Outcome {
+    /// `CreateEni` made it.
+    Created(Interface),
+    /// `AttachEni` has begun.
+    Attached(AttachmentId),
+    /// `Assign` brought these.
+    Assigned(Vec<Ipv4Addr>),
+    /// `Observe` saw this; `None` when there is no such ENI.
+    Observed(Option<Interface>),
+    /// Done, with nothing to tell.
+    Done,
+    /// It failed.
+    Failed(CloudError),
+}
+
+impl<S: Store> Pool<S> {
+    /// Takes in what came of `step`.
+    pub fn settle(&mut self, step: &Step, outcome: Outcome, now: BootTime) {
+        let slot = step.slot();
+        fault::point("step-after-call");
+        self.activity.in_flight.remove(&slot);
+        self.changed.insert(slot, now);
+        if let Outcome::Failed(error) = outcome {
+            tracing::warn!(%step, class = %error.class, code = error.code, message = error.message, "cloud call failed");
+            self.settle_failure(step, &error, now);
+        } else {
+            self.unblock(Blocked::Cloud);
+            self.settle_success(step, outcome, now);
+        }
+        fault::point("step-after-settle");
+    }
+
+    fn settle_success(&mut self, step: &Step, outcome: Outcome, now: BootTime) {
+        let slot = step.slot();
+        match (step, outcome) {
+            (Step::CreateEni { .. }, Outcome::Created(interface)) => {
+                self.unblock(Blocked::NewEni);
+                self.unblock(Blocked::Slot(slot));
+                let eni = self.facts(&interface);
+                let addresses = self.unknown(&interface.secondary_addresses);
+                self.note(vec![Record::EniCreated { slot, eni, addresses, at: now }]);
+            }
+            (Step::AttachEni { .. }, Outcome::Attached(attachment)) => {
+                self.attach_refusals.remove(&slot);
+                self.unblock(Blocked::Slot(slot));
+                self.note(vec![Record::EniAttaching { slot, attachment, at: now }]);
+            }
+            (Step::Assign { .. }, Outcome::Assigned(addresses)) => {
+                self.unblock(Blocked::Assign);
+                let addresses = self.unknown(&addresses);
+                self.note(vec![Record::Gained { slot, addresses, at: now }]);
+            }
+            (Step::Unassign { addresses, .. }, _) => {
+                self.unblock(Blocked::Shrink);
+                self.note(vec![Record::Unassigned { slot, addresses: addresses.clone(), at: now }]);
+            }
+            (Step::ProtectEni { .. }, _) => self.note(vec![Record::EniProtected { slot }]),
+            (Step::DetachEni { .. }, _) => {
+                self.note(vec![Record::EniDetaching { slot, at: now }]);
+                // The link can go before EC2's answer arrives.
+                if !self.activity.links.contains(&slot) {
+                    self.note(vec![Record::EniDetached { slot, at: now }]);
+                }
+            }
+            (Step::DeleteEni { .. }, _) => self.gone(slot, now),
+            (Step::Observe { .. }, Outcome::Observed(seen)) => self.observed(slot, seen, now),
+            (step, outcome) => {
+                tracing::error!(%step, ?outcome, "outcome does not belong to its step")
+            }
+        }
+    }
+
+    fn settle_failure(&mut self, step: &Step, error: &CloudError, now: BootTime) {
+        let slot = step.slot();
+        match &error.class {
+            ErrorClass::Throttled { .. } => {
+                let base = error.retry_after().unwrap_or(THROTTLE);
+                self.block(Blocked::Cloud, "throttled", now, base, throttled(error));
+            }
+            ErrorClass::Denied { action } => self.denied(step, action, now),
+            ErrorClass::SubnetExhausted { .. } => self.subnet_exhausted(step, now),
+            ErrorClass::Quota => {
+                let reason = format!(
+                    "EC2 gives no more: {} ({}); ask AWS for a higher quota",
+                    error.message, error.code
+                );
+                self.hold_growth(step, "limit_reached", MINUTE, &reason, now);
+            }
+            ErrorClass::AttachmentLimit => self.attach_refused(slot, error, now),
+            ErrorClass::Transient
+                if matches!(step, Step::CreateEni { .. } | Step::ProtectEni { .. }) =>
+            {
+                // The token, or the nature of the call, makes a repetition harmless.
+                self.block_slot(slot, error, now);
+            }
+            ErrorClass::NotFound if matches!(step, Step::DeleteEni { .. }) => self.gone(slot, now),
+            ErrorClass::NotFound if matches!(step, Step::Observe { .. }) => {
+                self.observed(slot, None, now)
+            }
+            ErrorClass::Invalid | ErrorClass::UnknownInstanceType(_) | ErrorClass::NotFound
+                if matches!(step, Step::CreateEni { .. }) =>
+            {
+                let reason = format!("EC2 refuses a new ENI: {} ({})", error.message, error.code);
+                self.hold_growth(step, "invalid", MINUTE, &reason, now);
+            }
+            ErrorClass::Invalid if matches!(step, Step::AttachEni { .. }) => {
+                self.attach_refused(slot, error, now)
+            }
+            ErrorClass::Invalid if matches!(step, Step::DeleteEni { .. }) => {
+                self.block_slot(slot, error, now)
+            }
+            _ => self.doubt(step, error, now),
+        }
+    }
+
+    /// The outcome is unknown, or the ENI is not as the ledger has it: EC2 is asked before anything else happens to it.
+    fn doubt(&mut self, step: &Step, error: &CloudError, now: BootTime) {
+        if matches!(step, Step::ProtectEni { .. }) {
+            let reason = format!("DeleteOnTermination not set: {} ({})", error.message, error.code);
+            self.block(Blocked::Protect, "transient", now, SECOND, reason);
+            return;
+        }
+        self.activity.doubts.insert(step.slot());
+        if matches!(step, Step::Observe { .. }) || !error.effect_unknown() {
+            self.block_slot(step.slot(), error, now);
+        }
+    }
+
+    fn block_slot(&mut self, slot: EniSlot, error: &CloudError, now: BootTime) {
+        let reason = format!(
+            "{} on device {}: {} ({})",
+            error.action,
+            slot.device_index(),
+            error.message,
+            error.code
+        );
+        self.block(Blocked::Slot(slot), kind(&error.class), now, SECOND, reason);
+    }
+
+    fn denied(&mut self, step: &Step, action: &str, now: BootTime) {
+        let reason = format!("the node's IAM role lacks ec2:{action}: add it to the role's policy");
+        match step {
+            Step::CreateEni { .. } | Step::Assign { .. } => {
+                self.hold_growth(step, "denied", MINUTE, &reason, now)
+            }
+            Step::ProtectEni { .. } => self.block(Blocked::Protect, "denied", now, MINUTE, reason),
+            Step::Unassign { slot, addresses, .. } => {
+                self.note(vec![Record::UnassignRefused {
+                    slot: *slot,
+                    addresses: addresses.clone(),
+                    at: now,
+                }]);
+                self.block(Blocked::Shrink, "denied", now, MINUTE, reason);
+            }
+            step => self.block(Blocked::Slot(step.slot()), "denied", now, MINUTE, reason),
+        }
+    }
+
+    /// Growth of the step's kind waits; an ENI that was only planned is not planned any more.
+    fn hold_growth(
+        &mut self,
+        step: &Step,
+        kind: &'static str,
+        base: Duration,
+        reason: &str,
+        now: BootTime,
+    ) {
+        if let Step::CreateEni { slot, .. } = step {
+            self.gone(*slot, now);
+            self.block(Blocked::NewEni, kind, now, base, reason.to_owned());
+        } else {
+            self.block(Blocked::Assign, kind, now, base, reason.to_owned());
+        }
+    }
+
+    /// A subnet that has no room for many may have room for few: halves what a call asks for, then waits.
+    fn subnet_exhausted(&mut self, step: &Step, now: BootTime) {
+        let asked = match step {
+            Step::CreateEni { addresses, .. } => *addresses,
+            Step::Assign { count, .. } => *count,
+            _ => 0,
+        };
+        if let Step::CreateEni { slot, .. } = step {
+            self.gone(*slot, now);
+        }
+        if asked > 1 {
+            self.activity.fit = Some(asked / 2);
+            return;
+        }
+        self.activity.fit = None;
+        let reason = format!(
+            "subnet {} ({}) is full: free addresses in it, or give the node group a larger subnet",
+            self.place.subnet, self.place.subnet_prefix
+        );
+        for what in [Blocked::NewEni, Blocked::Assign] {
+            self.block(what, "subnet_full", now, SUBNET_FULL, reason.clone());
+        }
+    }
+
+    /// The place is taken or the instance is full: look, and after the second refusal give the ENI back.
+    fn attach_refused(&mut self, slot: EniSlot, error: &CloudError, now: BootTime) {
+        self.survey_wanted = true;
+        if self.ledger.eni(slot).is_some_and(|eni| eni.phase != Phase::Created) {
+            self.activity.doubts.insert(slot);
+            self.block_slot(slot, error, now);
+            return;
+        }
+        let refusals = self.attach_refusals.entry(slot).or_default();
+        *refusals += 1;
+        if *refusals >= 2 {
+            self.attach_refusals.remove(&slot);
+            self.note(vec![Record::EniDetached { slot, at: now }]);
+            let reason = format!("EC2 attaches no further ENI: {} ({})", error.message, error.code);
+            self.block(Blocked::NewEni, "limit_reached", now, MINUTE, reason);
+        } else {
+            self.activity.doubts.insert(slot);
+        }
+    }
+
+    /// The ENI does not exist (any more): everything known of it goes, unless pods still have its addresses.
+    pub(super) fn gone(&mut self, slot: EniSlot, now: BootTime) {
+        if self.ledger.eni(slot).is_some_and(|eni| eni.counts().assigned > 0 || eni.primary) {
+            return;
+        }
+        self.activity.doubts.remove(&slot);
+        self.activity.links.remove(&slot);
+        self.unblock(Blocked::Slot(slot));
+        self.note(vec![Record::EniGone { slot, at: now }]);
+    }
+
+    /// Those that the ledger does not have. EC2 hands an address out once; a double that does not is not believed.
+    pub(super) fn unknown(&self, addresses: &[Ipv4Addr]) -> Vec<Ipv4Addr> {
+        let mut unknown: Vec<_> = addresses
+            .iter()
+            .copied()
+            .filter(|address| self.ledger.address(*address).is_none())
+            .collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        unknown
+    }
+}
+
+fn throttled(error: &CloudError) -> String {
+    format!("EC2 throttles this account ({} of {}): calls wait", error.code, error.action)
+}
+
+fn kind(class: &ErrorClass) -> &'static str {
+    match class {
+        ErrorClass::Throttled { .. } => "throttled",
+        ErrorClass::SubnetExhausted { .. } => "subnet_full",
+        ErrorClass::AddressLimit { .. } | ErrorClass::AttachmentLimit | ErrorClass::Quota => {
+            "limit_reached"
+        }
+        ErrorClass::NotFound => "not_found",
+        ErrorClass::Denied { .. } => "denied",
+        ErrorClass::Transient => "transient",
+        ErrorClass::Invalid | ErrorClass::UnknownInstanceType(_) => "invalid",
+    }
+}

@@ -1,0 +1,316 @@
+//! From nothing to serving: lock, journal, kernel, cloud, then the socket.
+//!
+//! With a journal of this boot the daemon serves from it at once and asks the cloud beside; without one it needs EC2's
+//! answer first. What the cloud refuses is tried again for ever, with backoff, and said: never a crash loop.
+
+use std::{fs::File, future::Future, io, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+use tokio::sync::mpsc;
+use veni_core::{
+    config::Config,
+    ipam::{
+        Allocation, BootTime, Ledger,
+        plan::{PoolLimits, Settings},
+    },
+    limits::{self, InstanceLimits},
+    wire::{Attachment, PodRef},
+};
+use veni_provider::{
+    Cloud, CloudResult, InstanceIdentity, InterfaceFilter, MetadataInterface, TAG_INSTANCE_ID,
+};
+
+use crate::{
+    clock::Clock,
+    evidence::Evidence,
+    host::{Host, HostEvent},
+    journal::{Recovered, Store},
+    metrics::Metrics,
+    owner::{Command, Owner, Parts},
+    pool::{Adoption, Place, Pool},
+};
+
+/// A pod that the kernel shows.
+#[derive(Debug, Clone)]
+pub struct KernelPod {
+    /// Its address.
+    pub address: std::net::Ipv4Addr,
+    /// Its veth on the node.
+    pub host_ifname: String,
+    /// Its index.
+    pub host_ifindex: u32,
+}
+
+/// What the cloud says of this instance.
+#[derive(Debug, Clone)]
+pub struct Whereabouts {
+    /// The instance.
+    pub identity: InstanceIdentity,
+    /// Its primary ENI.
+    pub primary: MetadataInterface,
+    /// What its type can hold.
+    pub limits: InstanceLimits,
+}
+
+/// Waits for the lock of the state directory: during a rolling update the former daemon serves on.
+///
+/// # Errors
+/// When the file cannot be made.
+pub async fn lock(state_dir: &Path) -> Result<Flock<File>> {
+    let path = state_dir.join("lock");
+    std::fs::create_dir_all(state_dir)
+        .with_context(|| format!("making {}", state_dir.display()))?;
+    let mut file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+    let mut told = false;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((back, nix::errno::Errno::EWOULDBLOCK)) => file = back,
+            Err((_, error)) => {
+                return Err(error).with_context(|| format!("locking {}", path.display()));
+            }
+        }
+        if !told {
+            tracing::info!(lock = %path.display(), "another ipamd serves this node: waiting until it ends");
+            told = true;
+        }
+        // A blocking flock would hold a thread that SIGTERM cannot end.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Asks who and where this instance is, until there is an answer.
+pub async fn whereabouts<C: Cloud>(cloud: &C) -> Whereabouts {
+    let identity = persist("instance identity", || cloud.identity()).await;
+    let primary = persist("primary ENI's metadata", || async {
+        let interfaces = cloud.metadata_interfaces().await?;
+        let primary = interfaces.into_iter().find(|i| i.mac == identity.primary_mac);
+        primary.ok_or_else(|| {
+            let message = "the primary ENI is not in instance metadata (yet)";
+            veni_provider::CloudError::new(
+                "metadata",
+                veni_provider::ErrorClass::NotFound,
+                "NotFound",
+                message,
+            )
+        })
+    })
+    .await;
+    let limits = match limits::lookup(&identity.instance_type) {
+        Some(limits) => limits,
+        None => {
+            persist("limits of the instance type", || {
+                cloud.describe_instance_type(&identity.instance_type)
+            })
+            .await
+        }
+    };
+    Whereabouts { identity, primary, limits }
+}
+
+async fn persist<T, F: Future<Output = CloudResult<T>>>(what: &str, ask: impl Fn() -> F) -> T {
+    let mut wait = Duration::from_millis(50);
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => {
+                tracing::warn!(%error, retry_millis = wait.as_millis(), "{what} not read")
+            }
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(10));
+    }
+}
+
+/// Limits of the pool out of the instance's and the settings.
+#[must_use]
+pub fn pool_limits(limits: &InstanceLimits, config: &Config) -> PoolLimits {
+    let card = limits.network_cards.iter().find(|card| card.index == 0);
+    let on_card = card.map_or(limits.max_enis, |card| card.max_enis);
+    PoolLimits {
+        max_enis: config.max_eni.map_or(on_card, |max| max.min(on_card)).max(1),
+        per_eni: limits.addresses_per_eni.saturating_sub(1),
+        device_indexes: u8::try_from(on_card).unwrap_or(u8::MAX),
+    }
+}
+
+/// Everything that a pool starts from.
+#[derive(Debug)]
+pub struct Start<C, H, S> {
+    /// The cloud.
+    pub cloud: Arc<C>,
+    /// The kernel.
+    pub host: H,
+    /// Where records go.
+    pub store: S,
+    /// What the journal held.
+    pub recovered: Recovered,
+    /// The settings.
+    pub config: Arc<Config>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Where we are.
+    pub whereabouts: Whereabouts,
+    /// Pods that the kernel shows.
+    pub kernel_pods: Vec<KernelPod>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The provider's name.
+    pub provider_name: &'static str,
+    /// Seconds since 1970 at this machine's boot, for the tags of new ENIs.
+    pub booted_at_secs: u64,
+}
+
+/// Builds the owner. Asks EC2 first unless the journal knows the primary ENI.
+pub async fn owner<C: Cloud, H: Host, S: Store>(start: Start<C, H, S>) -> Owner<C, H, S> {
+    let Start {
+        cloud,
+        host,
+        store,
+        recovered,
+        config,
+        clock,
+        whereabouts,
+        kernel_pods,
+        metrics,
+        ..
+    } = start;
+    let Whereabouts { identity, primary, limits } = whereabouts;
+    for note in &recovered.notes {
+        tracing::warn!(note, "journal");
+    }
+    let settings = Settings {
+        targets: config.targets,
+        cooldown: config.cooldown,
+        max_pods: config.max_pods,
+        provisioning: !config.disable_provisioning,
+        token_seed: format!("{}-{:x}", identity.instance_id, start.booted_at_secs),
+    };
+    let place = Place {
+        instance_id: identity.instance_id.clone(),
+        subnet: primary.subnet_id.clone(),
+        subnet_prefix: primary.subnet_cidr,
+        security_groups: primary.security_groups.clone(),
+    };
+    let limits = pool_limits(&limits, &config);
+    let known = knows_primary(&recovered.ledger);
+    let mut pool =
+        Pool::new(recovered.ledger, store, limits, settings, place, config.veth_prefix.clone());
+    if !known {
+        let filter = || InterfaceFilter::AttachedTo(identity.instance_id.clone());
+        let interfaces =
+            persist("ENIs of the instance", || cloud.describe_interfaces(filter())).await;
+        let adoption = Adoption { manage_untagged: config.manage_untagged_eni };
+        pool.survey(&interfaces, adoption, clock.now());
+        metrics.survey_started();
+        if !config.disable_leaked_eni_cleanup {
+            adopt_orphans(&*cloud, &mut pool, &identity, clock.now()).await;
+        }
+    }
+    let evidence = Evidence::new(&config.cni_cache_dir);
+    adopt_pods(&mut pool, &evidence, kernel_pods, clock.now());
+    let parts = Parts {
+        cloud,
+        host,
+        pool,
+        clock,
+        config,
+        identity,
+        vpc_cidrs: primary.vpc_cidrs,
+        evidence,
+        metrics,
+        provider_name: start.provider_name,
+        surveyed: !known,
+    };
+    Owner::new(parts)
+}
+
+fn knows_primary(ledger: &Ledger) -> bool {
+    ledger.enis().any(|eni| eni.primary)
+}
+
+/// ENIs of this instance that a daemon without a journal may have left behind.
+async fn adopt_orphans<C: Cloud, S: Store>(
+    cloud: &C,
+    pool: &mut Pool<S>,
+    identity: &InstanceIdentity,
+    now: BootTime,
+) {
+    let filter = InterfaceFilter::AvailableWithTag {
+        key: TAG_INSTANCE_ID.to_owned(),
+        value: identity.instance_id.to_string(),
+    };
+    match cloud.describe_interfaces(filter).await {
+        Ok(orphans) => pool.adopt_orphans(&orphans, now),
+        Err(error) => tracing::warn!(%error, "left-over ENIs not looked for"),
+    }
+}
+
+/// Pods that the kernel shows and the journal does not: the journal was lost or damaged.
+fn adopt_pods<S: Store>(
+    pool: &mut Pool<S>,
+    evidence: &Evidence,
+    kernel_pods: Vec<KernelPod>,
+    now: BootTime,
+) {
+    let unknown: Vec<_> = kernel_pods
+        .into_iter()
+        .filter(|pod| !pool.ledger.allocations().any(|a| a.host_ifindex == pod.host_ifindex))
+        .collect();
+    if unknown.is_empty() {
+        return;
+    }
+    let cached = evidence.attachments();
+    for pod in unknown {
+        let cached = cached.iter().find(|c| c.address == pod.address);
+        let Ok(host_ifname) = pod.host_ifname.parse() else { continue };
+        let allocation = Allocation {
+            attachment: cached.map_or_else(|| stranger(&pod), |c| c.attachment.clone()),
+            pod: cached.map_or_else(PodRef::default, |c| c.pod.clone()),
+            netns: cached.map_or_else(Default::default, |c| c.netns.clone()),
+            address: pod.address,
+            slot: veni_core::marks::EniSlot::new(0, 0).expect("the primary's slot exists"),
+            host_ifname,
+            host_ifindex: pod.host_ifindex,
+            at: now,
+        };
+        if !pool.adopt_pod(allocation, now) {
+            tracing::error!(address = %pod.address, link = pod.host_ifname, "a pod's address is not on any ENI that EC2 shows");
+        }
+    }
+}
+
+/// A pod of which only the kernel knows. It keeps its address as long as its link is there.
+fn stranger(pod: &KernelPod) -> Attachment {
+    Attachment {
+        network: "unknown".parse().expect("a valid name"),
+        container_id: format!("ifindex-{}", pod.host_ifindex).parse().expect("a valid id"),
+        ifname: "eth0".parse().expect("a valid name"),
+    }
+}
+
+/// Seconds since 1970 at this machine's boot.
+///
+/// # Errors
+/// When procfs is not there.
+pub fn booted_at_secs() -> io::Result<u64> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().find_map(|line| line.strip_prefix("btime "));
+    Ok(line.and_then(|secs| secs.trim().parse().ok()).unwrap_or(0))
+}
+
+/// The channels of an owner.
+#[derive(Debug)]
+pub struct Channels {
+    /// Requests.
+    pub commands: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
+    /// The kernel's news.
+    pub events: (mpsc::UnboundedSender<HostEvent>, mpsc::UnboundedReceiver<HostEvent>),
+}
+
+impl Default for Channels {
+    fn default() -> Self {
+        Self { commands: mpsc::channel(1024), events: mpsc::unbounded_channel() }
+    }
+}
