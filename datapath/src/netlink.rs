@@ -7,10 +7,7 @@
 //!
 //! Deliberately absent: multicast groups (the daemon's watcher has its own socket) and any async.
 
-#![expect(
-    unsafe_code,
-    reason = "socket options and send/recv without a further dependency"
-)]
+#![expect(unsafe_code, reason = "socket options and send/recv without a further dependency")]
 
 use std::{
     io,
@@ -19,7 +16,7 @@ use std::{
 
 pub use netlink_packet_core::{DefaultNla, NLM_F_APPEND};
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
     NetlinkDeserializable, NetlinkSerializable,
 };
 pub use netlink_packet_route::{self as packet, RouteNetlinkMessage};
@@ -31,6 +28,9 @@ use netlink_packet_route::{
 pub mod frame;
 
 use frame::Frame;
+
+/// The protocol of every route and rule that veni makes (`RTA_PROTOCOL`, `FRA_PROTOCOL`): how it knows its own.
+pub const OWN_PROTOCOL: u8 = 0x76;
 
 /// How often an interrupted dump is made again before the caller hears of it.
 const DUMP_ATTEMPTS: u32 = 30;
@@ -82,6 +82,9 @@ pub enum Error {
     /// A reply that does not follow the protocol, or that this build cannot read.
     #[error("reading a netlink reply: {0}")]
     Decode(String),
+    /// The kernel had nothing to say about what was asked for.
+    #[error("netlink acknowledged a question without an answer")]
+    NoObject,
     /// The kernel's tables changed during every attempt.
     #[error("a netlink dump was interrupted {DUMP_ATTEMPTS} times in a row")]
     Interrupted,
@@ -98,11 +101,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl std::fmt::Display for BatchError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", io::Error::from_raw_os_error(self.errno))?;
-        if self.ext_ack.is_empty() {
-            Ok(())
-        } else {
-            write!(f, ": {}", self.ext_ack)
-        }
+        if self.ext_ack.is_empty() { Ok(()) } else { write!(f, ": {}", self.ext_ack) }
     }
 }
 
@@ -129,18 +128,13 @@ impl Error {
         }
     }
 
-    /// Whether the kernel refused because the thing named is not there
+    /// Whether the thing named is not there: [`Error::NoObject`], or the kernel refused because of it
     /// (`ENODEV`, `ENOENT`, `ESRCH`, `EADDRNOTAVAIL`, `ENXIO`).
     #[must_use]
     pub fn is_absent(&self) -> bool {
-        const ABSENT: [i32; 5] = [
-            libc::ENODEV,
-            libc::ENOENT,
-            libc::ESRCH,
-            libc::EADDRNOTAVAIL,
-            libc::ENXIO,
-        ];
-        self.errno().is_some_and(|errno| ABSENT.contains(&errno))
+        const ABSENT: [i32; 5] =
+            [libc::ENODEV, libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENXIO];
+        matches!(self, Self::NoObject) || self.errno().is_some_and(|errno| ABSENT.contains(&errno))
     }
 
     /// Whether the kernel refused because it is there already.
@@ -188,30 +182,16 @@ impl Socket {
     pub fn open() -> Result<Self> {
         // SAFETY: no pointers; the result is checked before use.
         let fd = unsafe {
-            libc::socket(
-                libc::AF_NETLINK,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-                libc::NETLINK_ROUTE,
-            )
+            libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE)
         };
         if fd < 0 {
             return Err(Error::Open(io::Error::last_os_error()));
         }
         // SAFETY: `fd` is open and owned by nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let socket = Self {
-            fd,
-            sequence: 0,
-            strict: false,
-            out: Vec::new(),
-            input: Vec::new(),
-        };
-        socket
-            .set_option(libc::NETLINK_EXT_ACK)
-            .map_err(Error::Open)?;
-        socket
-            .set_option(libc::NETLINK_CAP_ACK)
-            .map_err(Error::Open)?;
+        let socket = Self { fd, sequence: 0, strict: false, out: Vec::new(), input: Vec::new() };
+        socket.set_option(libc::NETLINK_EXT_ACK).map_err(Error::Open)?;
+        socket.set_option(libc::NETLINK_CAP_ACK).map_err(Error::Open)?;
         Ok(socket)
     }
 
@@ -229,14 +209,12 @@ impl Socket {
             let first_sequence = self.sequence.wrapping_add(1);
             let count = self.encode(&requests[done..]);
             self.send()?;
-            self.await_outcome(first_sequence, count)
-                .map_err(|error| match error {
-                    Error::Rejected(rejected) => Error::Rejected(BatchError {
-                        index: rejected.index + done,
-                        ..rejected
-                    }),
-                    other => other,
-                })?;
+            self.await_outcome(first_sequence, count).map_err(|error| match error {
+                Error::Rejected(rejected) => {
+                    Error::Rejected(BatchError { index: rejected.index + done, ..rejected })
+                }
+                other => other,
+            })?;
             done += count;
         }
         Ok(())
@@ -248,24 +226,25 @@ impl Socket {
     /// [`Error::Rejected`] when there is none; see [`Error::is_absent`].
     pub fn get(&mut self, message: RouteNetlinkMessage) -> Result<RouteNetlinkMessage> {
         self.begin();
-        self.push(&message, NLM_F_REQUEST);
+        // RTM_GETQDISC answers only those who want an echo (`qdisc_notify` → `rtnetlink_send`), and nobody at all
+        // otherwise: the acknowledgement keeps us from waiting for ever.
+        self.push(&message, NLM_F_REQUEST | NLM_F_ACK | NLM_F_ECHO);
         self.send()?;
         let sequence = self.sequence;
+        let mut object = None;
         loop {
             let length = self.receive()?;
             for frame in frame::frames(&self.input[..length]) {
-                match frame? {
-                    frame if frame.sequence != sequence => {}
-                    Frame {
-                        body: frame::Body::Outcome(outcome),
-                        ..
-                    } => {
-                        return Err(outcome.into_error(0).unwrap_or_else(|| {
-                            Error::Decode("an acknowledgement in place of an object".into())
-                        }));
-                    }
-                    frame => return decode(&frame),
+                let frame = frame?;
+                if frame.sequence != sequence {
+                    continue;
                 }
+                if let frame::Body::Outcome(outcome) = frame.body {
+                    return outcome
+                        .into_error(0)
+                        .map_or_else(|| object.ok_or(Error::NoObject), Err);
+                }
+                object = Some(decode(&frame)?);
             }
         }
     }
@@ -282,8 +261,7 @@ impl Socket {
     ) -> Result<Vec<T>> {
         if !self.strict {
             // Linux 4.20 (89d35528d17d): without it, filters in the request are ignored.
-            self.set_option(libc::NETLINK_GET_STRICT_CHK)
-                .map_err(Error::Open)?;
+            self.set_option(libc::NETLINK_GET_STRICT_CHK).map_err(Error::Open)?;
             self.strict = true;
         }
         let mut picked = Vec::new();
@@ -324,8 +302,7 @@ impl Socket {
         let mut link = LinkMessage::default();
         link.header.interface_family = AddressFamily::Unspec;
         link.header.index = index;
-        link.attributes
-            .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         link.attributes.extend(name);
         match self.get(RouteNetlinkMessage::GetLink(link)) {
             Ok(RouteNetlinkMessage::NewLink(link)) => Ok(Some(link)),
@@ -350,11 +327,7 @@ impl Socket {
                 libc::socklen_t::try_from(size_of_val(&on)).expect("4 fits"),
             )
         };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     fn begin(&mut self) {
@@ -446,12 +419,7 @@ impl Socket {
     fn send(&self) -> Result<()> {
         // SAFETY: the pointer and the length describe `out`, which outlives the call.
         let sent = retry(|| unsafe {
-            libc::send(
-                self.fd.as_raw_fd(),
-                self.out.as_ptr().cast(),
-                self.out.len(),
-                0,
-            )
+            libc::send(self.fd.as_raw_fd(), self.out.as_ptr().cast(), self.out.len(), 0)
         });
         sent.map(|_| ()).map_err(Error::Send)
     }
@@ -518,12 +486,12 @@ mod tests {
     use super::*;
     use crate::netns::NetNs;
 
-    fn isolated<T: Send + 'static>(test: impl FnOnce(Socket) -> T + Send + 'static) -> T {
-        let run = || {
-            NetNs::unshare().unwrap();
-            test(Socket::open().unwrap())
+    fn isolated(test: impl FnOnce(Socket) + Send + 'static) {
+        let run = || match NetNs::unshare() {
+            Ok(_) => test(Socket::open().unwrap()),
+            Err(error) => println!("SKIPPED: new network namespaces ({error})"),
         };
-        std::thread::spawn(run).join().unwrap()
+        std::thread::spawn(run).join().unwrap();
     }
 
     /// `127.0.<number>/32` on `lo`.
@@ -548,10 +516,7 @@ mod tests {
         isolated(|mut socket| {
             let batch = [address(1), address(1), address(1), address(2)];
             let error = socket.transact(&batch).unwrap_err();
-            assert_eq!(
-                (error.index(), error.errno()),
-                (Some(1), Some(libc::EEXIST))
-            );
+            assert_eq!((error.index(), error.errno()), (Some(1), Some(libc::EEXIST)));
             assert_eq!(addresses(&mut socket), 2);
             socket.transact(&[address(3)]).unwrap();
         });
@@ -562,9 +527,8 @@ mod tests {
         isolated(|mut socket| {
             let one = NetlinkSerializable::buffer_len(&address(0).message);
             let count = SEND_BYTES / one + 3;
-            let mut batch: Vec<_> = (0..count)
-                .map(|i| address(u16::try_from(i).unwrap()))
-                .collect();
+            let mut batch: Vec<_> =
+                (0..count).map(|i| address(u16::try_from(i).unwrap())).collect();
             batch.push(address(0));
             let error = socket.transact(&batch).unwrap_err();
             assert_eq!(error.index(), Some(count), "{error:?}");
@@ -581,9 +545,7 @@ mod tests {
             route.attributes = vec![RouteAttribute::Gateway(gateway)];
             let route = RouteNetlinkMessage::NewRoute(route);
             let error = socket.transact(&[Request::create(route)]).unwrap_err();
-            let Error::Rejected(rejected) = error else {
-                panic!("{error:?}")
-            };
+            let Error::Rejected(rejected) = error else { panic!("{error:?}") };
             assert!(!rejected.ext_ack.is_empty(), "{rejected:?}");
         });
     }

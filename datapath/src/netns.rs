@@ -79,25 +79,19 @@ impl NetNs {
     /// [`Error::Vanished`] and [`Error::NotANetNs`] both mean that no pod lives there.
     pub fn open(path: &Path) -> Result<Self, Error> {
         // O_NONBLOCK: a FIFO at this path must not hang us.
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path)
-            .map_err(|source| match source.raw_os_error() {
-                Some(libc::ENOENT | libc::ENOTDIR | libc::ESRCH) => Error::Vanished {
-                    path: path.to_owned(),
+        let file =
+            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(
+                |source| match source.raw_os_error() {
+                    Some(libc::ENOENT | libc::ENOTDIR | libc::ESRCH) => {
+                        Error::Vanished { path: path.to_owned() }
+                    }
+                    _ => Error::Open { path: path.to_owned(), source },
                 },
-                _ => Error::Open {
-                    path: path.to_owned(),
-                    source,
-                },
-            })?;
+            )?;
         if is_netns(&file) {
             Ok(Self { file })
         } else {
-            Err(Error::NotANetNs {
-                path: path.to_owned(),
-            })
+            Err(Error::NotANetNs { path: path.to_owned() })
         }
     }
 
@@ -128,10 +122,7 @@ impl NetNs {
     pub fn enter(&self) -> Result<Entered, Error> {
         let home = Self::current()?;
         self.set()?;
-        Ok(Entered {
-            home,
-            not_send: PhantomData,
-        })
+        Ok(Entered { home, not_send: PhantomData })
     }
 
     /// Moves the calling thread inside for good: cheaper than [`NetNs::enter`], for a process that ends soon.
@@ -164,11 +155,7 @@ impl NetNs {
     fn set(&self) -> Result<(), Error> {
         // SAFETY: no pointers; the descriptor is open.
         let result = unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(Error::Enter(io::Error::last_os_error()))
-        }
+        if result == 0 { Ok(()) } else { Err(Error::Enter(io::Error::last_os_error())) }
     }
 }
 
@@ -208,11 +195,7 @@ mod tests {
 
     #[test]
     fn a_missing_path_has_vanished() {
-        for path in [
-            "/nonexistent/netns",
-            "/proc/self/cmdline/x",
-            "/proc/4194304/ns/net",
-        ] {
+        for path in ["/nonexistent/netns", "/proc/self/cmdline/x", "/proc/4194304/ns/net"] {
             let error = NetNs::open(Path::new(path)).unwrap_err();
             assert!(matches!(error, Error::Vanished { .. }), "{path}: {error:?}");
         }
@@ -220,18 +203,11 @@ mod tests {
 
     #[test]
     fn only_network_namespaces_are_accepted() {
-        for path in [
-            "/proc/self/ns/uts",
-            "/proc/self/ns/mnt",
-            "/dev/null",
-            "/proc/self/cmdline",
-            "/tmp",
-        ] {
+        for path in
+            ["/proc/self/ns/uts", "/proc/self/ns/mnt", "/dev/null", "/proc/self/cmdline", "/tmp"]
+        {
             let error = NetNs::open(Path::new(path)).unwrap_err();
-            assert!(
-                matches!(error, Error::NotANetNs { .. }),
-                "{path}: {error:?}"
-            );
+            assert!(matches!(error, Error::NotANetNs { .. }), "{path}: {error:?}");
         }
         assert!(NetNs::current().is_ok());
     }

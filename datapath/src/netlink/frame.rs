@@ -50,11 +50,7 @@ impl Outcome {
     #[must_use]
     pub fn into_error(self, index: usize) -> Option<Error> {
         let Self { errno, message } = self;
-        (errno != 0).then_some(Error::Rejected(BatchError {
-            index,
-            errno,
-            ext_ack: message,
-        }))
+        (errno != 0).then_some(Error::Rejected(BatchError { index, errno, ext_ack: message }))
     }
 
     /// `body` starts with a negative errno. For `NLMSG_ERROR` the offending header follows, and its payload unless
@@ -70,10 +66,7 @@ impl Outcome {
             };
         }
         let attributes = body.get(skip..).filter(|_| flags & NLM_F_ACK_TLVS != 0);
-        Self {
-            errno,
-            message: attributes.and_then(ext_ack).unwrap_or_default(),
-        }
+        Self { errno, message: attributes.and_then(ext_ack).unwrap_or_default() }
     }
 }
 
@@ -152,16 +145,7 @@ fn split(datagram: &[u8]) -> Result<(Frame<'_>, &[u8]), Error> {
         _ => Body::Object(body),
     };
     let rest = datagram.get(align(total)..).unwrap_or_default();
-    Ok((
-        Frame {
-            sequence,
-            body,
-            message_type,
-            flags,
-            length,
-        },
-        rest,
-    ))
+    Ok((Frame { sequence, body, message_type, flags, length }, rest))
 }
 
 fn ext_ack(mut attributes: &[u8]) -> Option<String> {
@@ -182,19 +166,11 @@ fn align(length: usize) -> usize {
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes
-        .get(at..at + 2)?
-        .try_into()
-        .ok()
-        .map(u16::from_ne_bytes)
+    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes
-        .get(at..at + 4)?
-        .try_into()
-        .ok()
-        .map(u32::from_ne_bytes)
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
 #[cfg(test)]
@@ -206,9 +182,7 @@ mod tests {
         body.extend([0; HEADER_BYTES]);
         body.extend(attributes);
         let mut out = Vec::new();
-        encode(&mut out, NLMSG_ERROR, flags, 7, body.len(), |b| {
-            b.copy_from_slice(&body)
-        });
+        encode(&mut out, NLMSG_ERROR, flags, 7, body.len(), |b| b.copy_from_slice(&body));
         out
     }
 
@@ -218,9 +192,7 @@ mod tests {
         attributes.extend([9, 0, 1, 0, b'n', b'o', b'p', b'e', 0]);
         let datagram = error_frame(17, NLM_F_CAPPED | NLM_F_ACK_TLVS, &attributes);
         let frame = frames(&datagram).next().unwrap().unwrap();
-        let Body::Outcome(outcome) = frame.body else {
-            panic!("not an outcome")
-        };
+        let Body::Outcome(outcome) = frame.body else { panic!("not an outcome") };
         let error = outcome.into_error(3).unwrap();
         assert_eq!(error.to_string(), "File exists (os error 17): nope");
         assert_eq!((error.errno(), error.index()), (Some(17), Some(3)));
@@ -230,9 +202,7 @@ mod tests {
     fn an_acknowledgement_is_no_error() {
         let datagram = error_frame(0, NLM_F_CAPPED, &[]);
         let frame = frames(&datagram).next().unwrap().unwrap();
-        let Body::Outcome(outcome) = frame.body else {
-            panic!("not an outcome")
-        };
+        let Body::Outcome(outcome) = frame.body else { panic!("not an outcome") };
         assert!(outcome.into_error(0).is_none());
     }
 
@@ -243,10 +213,7 @@ mod tests {
             datagram.truncate(20);
             datagram[0..4].copy_from_slice(&length.to_ne_bytes());
             let all: Vec<_> = frames(&datagram).collect();
-            assert!(
-                matches!(&all[..], [Err(Error::Decode(_))]),
-                "length {length}: {all:?}"
-            );
+            assert!(matches!(&all[..], [Err(Error::Decode(_))]), "length {length}: {all:?}");
         }
     }
 
@@ -261,9 +228,7 @@ mod tests {
     fn several_frames_of_a_datagram_come_in_order() {
         let mut datagram = Vec::new();
         for sequence in [1, 2] {
-            encode(&mut datagram, 16, NLM_F_DUMP_INTR, sequence, 5, |b| {
-                b.fill(1)
-            });
+            encode(&mut datagram, 16, NLM_F_DUMP_INTR, sequence, 5, |b| b.fill(1));
         }
         let sequences: Vec<_> = frames(&datagram).map(|f| f.unwrap().sequence).collect();
         assert_eq!(sequences, [1, 2]);

@@ -1,0 +1,349 @@
+//! Wiring a pod: a veth pair whose far end is born inside the pod's namespace, the filter's qdisc on the near end,
+//! the pod's /32 route, and the pod's own address, routes and gateway neighbour.
+//!
+//! Invariants: the filter's qdisc is on the host end before the pod's end is up, so no packet is ever unfiltered.
+//! [`wire`] either leaves the whole or nothing, except when it is killed: what it then leaves is found by name and
+//! made anew by the next [`wire`], and removed by [`unwire`]. Removing the host end removes everything: the kernel
+//! drops its peer, its qdisc and its routes with it.
+//!
+//! Deliberately absent: IPv6 (the message builders take one family at a time and leave room for a second), the
+//! namespace's `lo` (the runtime's), sysctls (the daemon's).
+
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+};
+use veni_core::{
+    id::{IfName, ParseIdError},
+    net::Mac,
+    wire::Wiring,
+};
+
+use crate::{
+    fault,
+    netlink::{self, Request, Socket},
+    netns::{self, NetNs},
+};
+
+mod message;
+mod verify;
+
+pub use verify::{Difference, verify};
+
+/// A pod's interface as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wired {
+    /// Whether it was there, whole, before this call.
+    pub existed: bool,
+}
+
+/// Why a pod is not wired.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused a step.
+    #[error("{step} for {ifname}")]
+    Netlink {
+        /// What was being done.
+        step: &'static str,
+        /// The interface that it was done to.
+        ifname: IfName,
+        /// The kernel's answer.
+        #[source]
+        source: netlink::Error,
+    },
+    /// The pod's namespace cannot be entered.
+    #[error(transparent)]
+    NetNs(#[from] netns::Error),
+    /// The pod already has an interface of this name, which is not ours.
+    #[error(
+        "the pod already has an interface {ifname} that veni did not make; remove the other network plugin or \
+         choose another CNI_IFNAME"
+    )]
+    PodNameTaken {
+        /// The name inside the pod.
+        ifname: IfName,
+    },
+    /// The interface index that the daemon chose belongs to another link.
+    #[error(
+        "interface index {index}, meant for {ifname}, belongs to {holder}; restart veni-ipamd so that it chooses anew"
+    )]
+    IndexTaken {
+        /// The host end that could not be made.
+        ifname: IfName,
+        /// Its index.
+        index: u32,
+        /// Who has it.
+        holder: String,
+    },
+    /// A link of the name that is to be removed exists, but is not a veth: it is not ours.
+    #[error("{ifname} is not a veth: veni did not make it and does not remove it")]
+    NotAVeth {
+        /// The name.
+        ifname: IfName,
+    },
+    /// A link's name that is no name.
+    #[error(transparent)]
+    Name(#[from] ParseIdError),
+    /// It failed, and so did taking back what had been done.
+    #[error(
+        "undoing the wiring of {ifname} failed too ({undo}); the next DEL of this pod removes what is left"
+    )]
+    Undo {
+        /// The host end that is left.
+        ifname: IfName,
+        /// Why it could not be removed.
+        undo: Box<Self>,
+        /// What failed first.
+        #[source]
+        cause: Box<Self>,
+    },
+}
+
+/// What the kernel is to make, borrowed from the daemon's answer and the runtime's request.
+#[derive(Debug, Clone, Copy)]
+struct Plan<'a> {
+    wiring: &'a Wiring,
+    ifname: &'a IfName,
+}
+
+/// Wires the pod in `netns` as `wiring` says, its interface being called `ifname` inside. `host` is a socket in the
+/// node's namespace.
+///
+/// A pod that is already wired exactly so is left alone; a half-wired leftover is removed and made anew.
+///
+/// # Errors
+/// After any error nothing is left behind, except after [`Error::Undo`].
+pub fn wire(
+    host: &mut Socket,
+    wiring: &Wiring,
+    netns: &NetNs,
+    ifname: &IfName,
+) -> Result<Wired, Error> {
+    let plan = Plan { wiring, ifname };
+    let Some(pod_index) = plan.make_pair(host, netns)? else {
+        return Ok(Wired { existed: true });
+    };
+    fault::point("wire:host");
+    match plan.configure_pod(netns, pod_index) {
+        Ok(()) => Ok(Wired { existed: false }),
+        Err(error) => Err(plan.undo(host, error)),
+    }
+}
+
+/// Removes the pod's host end, and everything with it. `false` when there was none.
+///
+/// # Errors
+/// [`Error::NotAVeth`] when the name belongs to another kind of link.
+pub fn unwire(host: &mut Socket, host_ifname: &IfName) -> Result<bool, Error> {
+    let failed = |source| Error::Netlink {
+        step: "removing the host end",
+        ifname: host_ifname.clone(),
+        source,
+    };
+    let Some(link) = host.get_link_by_name(host_ifname.as_str()).map_err(failed)? else {
+        return Ok(false);
+    };
+    if !is_veth(&link) {
+        return Err(Error::NotAVeth { ifname: host_ifname.clone() });
+    }
+    // By index: the name may be another's by now, the index is not reused.
+    match host.transact(&[Request::plain(message::delete_link(link.header.index))]) {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_absent() => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// The host end of the veth called `ifname` in `netns`, `None` when there is no such veth or its peer is elsewhere.
+///
+/// # Errors
+/// When the namespace cannot be entered or the kernel cannot be asked.
+pub fn host_end(
+    host: &mut Socket,
+    netns: &NetNs,
+    ifname: &IfName,
+) -> Result<Option<IfName>, Error> {
+    let failed = |source| Error::Netlink {
+        step: "looking for the host end",
+        ifname: ifname.clone(),
+        source,
+    };
+    let pod_end = netns.socket()?.get_link_by_name(ifname.as_str()).map_err(failed)?;
+    let Some(pod_end) = pod_end.filter(is_veth) else { return Ok(None) };
+    let Some(index) = peer_index(&pod_end) else { return Ok(None) };
+    let found = host.get_link_by_index(index).map_err(failed)?;
+    // An index alone could name a link of another namespace: the two must point at each other.
+    let Some(found) =
+        found.filter(|link| is_veth(link) && peer_index(link) == Some(pod_end.header.index))
+    else {
+        return Ok(None);
+    };
+    Ok(link_name(&found).map(str::parse).transpose()?)
+}
+
+// === impl Plan ===
+
+impl Plan<'_> {
+    /// Makes the pair, the qdisc and the route in one write. Returns the pod end's index, or `None` when the pod is
+    /// fully wired already.
+    fn make_pair(&self, host: &mut Socket, netns: &NetNs) -> Result<Option<u32>, Error> {
+        // Any number will do inside the pod; the daemon's is least likely to be taken there.
+        let mut pod_index = self.wiring.host_ifindex;
+        let mut cleared = false;
+        loop {
+            let batch = message::host_batch(self.wiring, self.ifname, netns, pod_index);
+            let Err(error) = host.transact(&batch) else { return Ok(Some(pod_index)) };
+            let step = error.index().and_then(|i| HOST_STEPS.get(i)).unwrap_or(&HOST_STEPS[0]);
+            let no_pair = error.index() == Some(0) || matches!(error, netlink::Error::Send(_));
+            let taken = matches!(error.errno(), Some(libc::EEXIST | libc::EBUSY));
+            let cause = self.failed(step, error);
+            if !no_pair {
+                return Err(self.undo(host, cause));
+            }
+            if !taken {
+                return Err(cause);
+            }
+            match self.resolve(host, netns, cleared, pod_index == 0)? {
+                Resolution::Wired => return Ok(None),
+                Resolution::Cleared => cleared = true,
+                Resolution::LetKernelChoose => pod_index = 0,
+            }
+        }
+    }
+
+    /// Something of the pair's names or numbers is taken. By whom, and what can be done?
+    fn resolve(
+        &self,
+        host: &mut Socket,
+        netns: &NetNs,
+        cleared: bool,
+        kernel_chose: bool,
+    ) -> Result<Resolution, Error> {
+        let name = &self.wiring.host_ifname;
+        let by_name = host
+            .get_link_by_name(name.as_str())
+            .map_err(|e| self.failed("looking for a leftover", e))?;
+        if by_name.is_some() && !cleared {
+            if verify(host, self.wiring, netns, self.ifname)?.is_empty() {
+                return Ok(Resolution::Wired);
+            }
+            unwire(host, name)?;
+            return Ok(Resolution::Cleared);
+        }
+        let by_index = host
+            .get_link_by_index(self.wiring.host_ifindex)
+            .map_err(|e| self.failed("looking for the holder of the index", e))?;
+        if let Some(holder) = by_index {
+            return Err(self.index_taken(host, &holder));
+        }
+        if kernel_chose {
+            return Err(Error::PodNameTaken { ifname: self.ifname.clone() });
+        }
+        Ok(Resolution::LetKernelChoose)
+    }
+
+    /// The rest of the batch named the index too: the route may now lead to its holder.
+    fn index_taken(&self, host: &mut Socket, holder: &LinkMessage) -> Error {
+        let taken = Error::IndexTaken {
+            ifname: self.wiring.host_ifname.clone(),
+            index: self.wiring.host_ifindex,
+            holder: link_name(holder).unwrap_or("a link without a name").to_owned(),
+        };
+        match host.transact(&[Request::plain(message::delete_host_route(self.wiring))]) {
+            Err(error) if !error.is_absent() => Error::Undo {
+                ifname: self.wiring.host_ifname.clone(),
+                undo: Box::new(self.failed("removing the pod's route", error)),
+                cause: Box::new(taken),
+            },
+            _ => taken,
+        }
+    }
+
+    /// Everything inside the pod, in one write. `pod_index` 0: the kernel chose, ask it.
+    fn configure_pod(&self, netns: &NetNs, pod_index: u32) -> Result<(), Error> {
+        let mut pod = netns.socket()?;
+        let index = match pod_index {
+            0 => pod
+                .get_link_by_name(self.ifname.as_str())
+                .map_err(|e| self.failed("looking for the pod's end", e))?
+                .map_or(0, |link| link.header.index),
+            known => known,
+        };
+        pod.transact(&message::pod_batch(self.wiring, index)).map_err(|error| {
+            let step = error.index().and_then(|i| POD_STEPS.get(i)).unwrap_or(&POD_STEPS[0]);
+            self.failed(step, error)
+        })
+    }
+
+    fn undo(&self, host: &mut Socket, cause: Error) -> Error {
+        match unwire(host, &self.wiring.host_ifname) {
+            Ok(_) => cause,
+            Err(undo) => Error::Undo {
+                ifname: self.wiring.host_ifname.clone(),
+                undo: Box::new(undo),
+                cause: Box::new(cause),
+            },
+        }
+    }
+
+    fn failed(&self, step: &'static str, source: netlink::Error) -> Error {
+        Error::Netlink { step, ifname: self.wiring.host_ifname.clone(), source }
+    }
+}
+
+/// The messages of [`message::host_batch`], in order. The qdisc is left out without filters.
+const HOST_STEPS: [&str; 3] =
+    ["making the veth pair", "adding the route to the pod", "adding the filter's qdisc"];
+/// The messages of [`message::pod_batch`], in order.
+const POD_STEPS: [&str; 5] = [
+    "bringing the pod's end up",
+    "adding the pod's address",
+    "adding the route to the gateway",
+    "adding the default route",
+    "adding the gateway's neighbour entry",
+];
+
+enum Resolution {
+    Wired,
+    Cleared,
+    LetKernelChoose,
+}
+
+fn is_veth(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|attribute| {
+        matches!(attribute, LinkAttribute::LinkInfo(info) if info.contains(&LinkInfo::Kind(InfoKind::Veth)))
+    })
+}
+
+fn link_name(link: &LinkMessage) -> Option<&str> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+/// The index of a veth's peer, in the peer's namespace.
+fn peer_index(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Link(index) => Some(*index),
+        _ => None,
+    })
+}
+
+fn link_mac(link: &LinkMessage) -> Option<Mac> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(bytes) => bytes.as_slice().try_into().ok().map(Mac),
+        _ => None,
+    })
+}
+
+fn link_mtu(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })
+}
+
+fn decode_error(message: &RouteNetlinkMessage) -> netlink::Error {
+    netlink::Error::Decode(format!("message type {} where another was due", message.message_type()))
+}
