@@ -14,7 +14,7 @@ WANT=${1:?usage: hack/setup.sh demo|test|lint}
 TOOLS=$PWD/.tools
 CONTAINERD_PACKAGES=(containerd runc containernetworking-plugins busybox-static)
 APT=(apt-get -o DPkg::Lock::Timeout=300)
-export DEBIAN_FRONTEND=noninteractive
+export DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes
 
 say() { printf '\033[1msetup:\033[0m %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }

@@ -6,12 +6,14 @@
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
+use veni_lab::ns::{Namespace, Worker};
 
 use crate::{cri::Cri, image};
 
@@ -21,13 +23,13 @@ pub struct Tools {
     root: PathBuf,
 }
 
-/// What a containerd runs in.
+/// What a containerd is told of its node.
 #[derive(Debug, Clone)]
-pub struct Node {
+pub struct Setup {
     /// The CNI configuration list.
     pub conflist: String,
-    /// The directory with our CNI plugins; containerd's own (`loopback`, `portmap`) are added.
-    pub plugins: PathBuf,
+    /// Our plugin, beside which Debian's own are (`loopback`, `portmap`).
+    pub plugin: PathBuf,
     /// Where libcni's result cache (`/var/lib/cni` inside) is to be.
     pub cni_cache: PathBuf,
 }
@@ -37,6 +39,7 @@ pub struct Node {
 pub struct Containerd {
     dir: tempfile::TempDir,
     child: Child,
+    worker: Worker,
 }
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -52,19 +55,10 @@ impl Tools {
     pub fn find() -> anyhow::Result<Self> {
         let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../.tools/containerd");
         let root = std::env::var_os("VENI_CONTAINERD_DIR").unwrap_or_else(|| default.into());
-        let tools = Self {
-            root: fs::canonicalize(&root).unwrap_or_else(|_| root.into()),
-        };
-        for file in [
-            tools.path("usr/bin/containerd"),
-            tools.path("usr/sbin/runc"),
-            tools.busybox(),
-        ] {
-            ensure!(
-                file.exists(),
-                "{} is missing: run hack/setup.sh test",
-                file.display()
-            );
+        let tools = Self { root: fs::canonicalize(&root).unwrap_or_else(|_| root.into()) };
+        for file in [tools.path("usr/bin/containerd"), tools.path("usr/sbin/runc"), tools.busybox()]
+        {
+            ensure!(file.exists(), "{} is missing: run hack/setup.sh test", file.display());
         }
         Ok(tools)
     }
@@ -89,27 +83,35 @@ impl Tools {
 // === impl Containerd ===
 
 impl Containerd {
-    /// Starts containerd for `node`, waits until its CRI answers, and imports [`image::IMAGE`]. `spawn` starts the
-    /// command in the node's network namespace.
+    /// Starts containerd in the namespace of `node`, waits until its CRI answers, and imports [`image::IMAGE`].
     ///
     /// # Errors
     /// When it does not come up in 30 s; the end of its log is in the error.
     pub async fn start(
         tools: &Tools,
-        node: &Node,
-        spawn: impl FnOnce(Command) -> anyhow::Result<Child>,
+        setup: &Setup,
+        node: &Namespace,
     ) -> anyhow::Result<(Self, Cri)> {
         let dir = tempfile::Builder::new().prefix("veni-cri-").tempdir()?;
-        let child = spawn(command(tools, node, dir.path())?)
-            .context("starting containerd with unshare (package util-linux)")?;
-        let this = Self { child, dir };
+        prepare(tools, setup, dir.path())?;
+        let worker = Worker::start(node)?;
+        let child = spawn(&worker, tools, setup, dir.path())?;
+        let this = Self { dir, child, worker };
         let cri = this.connected().await.with_context(|| this.log_end())?;
         this.import_image(tools).with_context(|| this.log_end())?;
-        ensure!(
-            cri.has_image(image::IMAGE).await?,
-            "the image is not there after its import"
-        );
+        ensure!(cri.has_image(image::IMAGE).await?, "the image is not there after its import");
         Ok((this, cri))
+    }
+
+    /// Kills containerd and with it every container, shim and pod namespace, as a reboot of the machine would, and
+    /// starts it again over what it had on disk.
+    ///
+    /// # Errors
+    /// As [`Containerd::start`].
+    pub async fn restart(&mut self, tools: &Tools, setup: &Setup) -> anyhow::Result<Cri> {
+        self.kill();
+        self.child = spawn(&self.worker, tools, setup, self.dir.path())?;
+        self.connected().await.with_context(|| self.log_end())
     }
 
     /// The parent of the control groups of all pods here.
@@ -125,6 +127,12 @@ impl Containerd {
         let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    fn kill(&mut self) {
+        // `unshare --kill-child`: the pid namespace, and so every shim and container, dies with the child.
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
 
     async fn connected(&self) -> anyhow::Result<Cri> {
@@ -153,21 +161,11 @@ impl Containerd {
         let output = Command::new(tools.path("usr/bin/ctr"))
             .arg("--address")
             .arg(self.dir.path().join("containerd.sock"))
-            .args([
-                "--namespace",
-                "k8s.io",
-                "images",
-                "import",
-                "--snapshotter",
-                "native",
-            ])
+            .args(["--namespace", "k8s.io", "images", "import", "--snapshotter", "native"])
             .arg(&archive)
             .output()?;
         if !output.status.success() {
-            bail!(
-                "ctr images import: {}",
-                String::from_utf8_lossy(&output.stderr)
-            );
+            bail!("ctr images import: {}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(())
     }
@@ -175,40 +173,50 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        // The child is `unshare --kill-child`: the pid namespace, and so every shim and container, dies with it.
-        self.child.kill().ok();
-        self.child.wait().ok();
+        self.kill();
         remove_cgroups(&self.cgroup_parent());
     }
 }
 
-fn command(tools: &Tools, node: &Node, dir: &Path) -> anyhow::Result<Command> {
+/// Everything that containerd finds in its directory.
+fn prepare(tools: &Tools, setup: &Setup, dir: &Path) -> anyhow::Result<()> {
     for sub in ["root", "state", "run", "conf", "bin"] {
         fs::create_dir(dir.join(sub))?;
     }
-    fs::create_dir_all(&node.cni_cache)?;
-    fs::write(dir.join("conf/10-veni.conflist"), &node.conflist)?;
+    fs::create_dir_all(&setup.cni_cache)?;
+    fs::write(dir.join("conf/10-veni.conflist"), &setup.conflist)?;
     fs::write(dir.join("config.toml"), config(dir))?;
     link_plugins(&tools.plugins(), &dir.join("bin"))?;
-    link_plugins(&node.plugins, &dir.join("bin"))?;
+    symlink(&setup.plugin, dir.join("bin/veni-cni"))?;
+    Ok(())
+}
+
+/// Starts containerd as the first process of a pid namespace, which dies with it, and it with the worker's thread.
+fn spawn(worker: &Worker, tools: &Tools, setup: &Setup, dir: &Path) -> anyhow::Result<Child> {
     let script = r#"set -e
 mkdir -p /var/lib/cni /run/containerd
 mount --bind "$CNI_CACHE" /var/lib/cni
 mount --bind "$DIR/run" /run/containerd
 exec containerd --config "$DIR/config.toml""#;
-    let log = fs::File::create(dir.join("log"))?;
-    let mut command = Command::new("unshare");
+    let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log"))?;
+    let mut command = Command::new("setpriv");
     command
-        .args(["--mount", "--propagation", "private"])
+        .args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"])
         .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
         .args(["sh", "-c", script])
         .env("DIR", dir)
-        .env("CNI_CACHE", &node.cni_cache)
+        .env("CNI_CACHE", &setup.cni_cache)
         .env("PATH", search_path(tools))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
-    Ok(command)
+    let child = worker.run(move || {
+        command.spawn().map_err(|source| veni_lab::Error::Io {
+            what: "cannot start containerd with setpriv and unshare (package util-linux)".into(),
+            source,
+        })
+    })?;
+    Ok(child)
 }
 
 fn search_path(tools: &Tools) -> String {
@@ -220,7 +228,7 @@ fn search_path(tools: &Tools) -> String {
 fn link_plugins(from: &Path, to: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
         let entry = entry?;
-        std::os::unix::fs::symlink(entry.path(), to.join(entry.file_name()))?;
+        symlink(entry.path(), to.join(entry.file_name()))?;
     }
     Ok(())
 }
@@ -261,10 +269,8 @@ fn remove_cgroups(parent: &str) {
     let Ok(hierarchies) = fs::read_dir("/sys/fs/cgroup") else {
         return;
     };
-    let roots = hierarchies
-        .flatten()
-        .map(|entry| entry.path())
-        .chain([PathBuf::from("/sys/fs/cgroup")]);
+    let roots =
+        hierarchies.flatten().map(|entry| entry.path()).chain([PathBuf::from("/sys/fs/cgroup")]);
     for root in roots {
         remove_tree(&root.join(parent.trim_start_matches('/')));
     }
@@ -274,10 +280,7 @@ fn remove_tree(dir: &Path) {
     let Ok(entries) = fs::read_dir(dir) else {
         return;
     };
-    for entry in entries
-        .flatten()
-        .filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()))
-    {
+    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())) {
         remove_tree(&entry.path());
     }
     fs::remove_dir(dir).ok();

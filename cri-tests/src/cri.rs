@@ -200,9 +200,7 @@ impl PodSandboxConfig {
             }),
             hostname: name.into(),
             port_mappings: Vec::new(),
-            linux: Some(LinuxPodSandboxConfig {
-                cgroup_parent: cgroup_parent.into(),
-            }),
+            linux: Some(LinuxPodSandboxConfig { cgroup_parent: cgroup_parent.into() }),
         }
     }
 
@@ -229,9 +227,7 @@ impl Cri {
             .connect()
             .await
             .with_context(|| format!("connecting to {}", socket.display()))?;
-        Ok(Self {
-            grpc: Grpc::new(channel),
-        })
+        Ok(Self { grpc: Grpc::new(channel) })
     }
 
     /// The runtime conditions (`RuntimeReady`, `NetworkReady`) that are false, with their messages.
@@ -241,11 +237,7 @@ impl Cri {
     pub async fn unready(&self) -> anyhow::Result<HashMap<String, String>> {
         let answer: StatusResponse = self.call("RuntimeService/Status", Empty {}).await?;
         let conditions = answer.status.context("Status without a status")?.conditions;
-        Ok(conditions
-            .into_iter()
-            .filter(|c| !c.status)
-            .map(|c| (c.kind, c.message))
-            .collect())
+        Ok(conditions.into_iter().filter(|c| !c.status).map(|c| (c.kind, c.message)).collect())
     }
 
     /// Whether the runtime has the image `name`.
@@ -253,9 +245,7 @@ impl Cri {
     /// # Errors
     /// When the runtime does not answer.
     pub async fn has_image(&self, name: &str) -> anyhow::Result<bool> {
-        let request = ImageStatusRequest {
-            image: Some(Id { id: name.into() }),
-        };
+        let request = ImageStatusRequest { image: Some(Id { id: name.into() }) };
         let answer: ImageStatusResponse = self.call("ImageService/ImageStatus", request).await?;
         Ok(answer.image.is_some())
     }
@@ -265,9 +255,7 @@ impl Cri {
     /// # Errors
     /// What the runtime says, the CNI plugins' own error included.
     pub async fn run_pod(&self, config: &PodSandboxConfig) -> anyhow::Result<String> {
-        let request = RunPodSandboxRequest {
-            config: Some(config.clone()),
-        };
+        let request = RunPodSandboxRequest { config: Some(config.clone()) };
         let answer: Id = self.call("RuntimeService/RunPodSandbox", request).await?;
         Ok(answer.id)
     }
@@ -278,13 +266,9 @@ impl Cri {
     /// When the runtime knows no such pod, or no address of it.
     pub async fn pod_address(&self, pod: &str) -> anyhow::Result<String> {
         let request = Id { id: pod.into() };
-        let answer: PodSandboxStatusResponse = self
-            .call("RuntimeService/PodSandboxStatus", request)
-            .await?;
-        let network = answer
-            .status
-            .and_then(|s| s.network)
-            .context("the pod has no network")?;
+        let answer: PodSandboxStatusResponse =
+            self.call("RuntimeService/PodSandboxStatus", request).await?;
+        let network = answer.status.and_then(|s| s.network).context("the pod has no network")?;
         Ok(network.ip)
     }
 
@@ -293,9 +277,7 @@ impl Cri {
     /// # Errors
     /// What the runtime says.
     pub async fn stop_pod(&self, pod: &str) -> anyhow::Result<()> {
-        let Empty {} = self
-            .call("RuntimeService/StopPodSandbox", Id { id: pod.into() })
-            .await?;
+        let Empty {} = self.call("RuntimeService/StopPodSandbox", Id { id: pod.into() }).await?;
         Ok(())
     }
 
@@ -304,9 +286,7 @@ impl Cri {
     /// # Errors
     /// What the runtime says.
     pub async fn remove_pod(&self, pod: &str) -> anyhow::Result<()> {
-        let Empty {} = self
-            .call("RuntimeService/RemovePodSandbox", Id { id: pod.into() })
-            .await?;
+        let Empty {} = self.call("RuntimeService/RemovePodSandbox", Id { id: pod.into() }).await?;
         Ok(())
     }
 
@@ -332,9 +312,7 @@ impl Cri {
             sandbox_config: Some(pod_config.clone()),
         };
         let container: Id = self.call("RuntimeService/CreateContainer", request).await?;
-        let Empty {} = self
-            .call("RuntimeService/StartContainer", container.clone())
-            .await?;
+        let Empty {} = self.call("RuntimeService/StartContainer", container.clone()).await?;
         Ok(container.id)
     }
 
@@ -351,10 +329,7 @@ impl Cri {
         let answer: ExecSyncResponse = self.call("RuntimeService/ExecSync", request).await?;
         let mut bytes = answer.stdout;
         bytes.extend(answer.stderr);
-        Ok(Output {
-            code: answer.exit_code,
-            text: String::from_utf8_lossy(&bytes).into_owned(),
-        })
+        Ok(Output { code: answer.exit_code, text: String::from_utf8_lossy(&bytes).into_owned() })
     }
 
     async fn call<Q, A>(&self, method: &str, request: Q) -> anyhow::Result<A>

@@ -8,6 +8,9 @@ use sha2::{Digest as _, Sha256};
 /// The name that the image has in containerd; never looked up in a registry.
 pub const IMAGE: &str = "veni.test/busybox:local";
 
+/// What every pod's `httpd -h /www` serves.
+pub const PAGE: &str = "hello from a pod\n";
+
 const APPLETS: &[&str] = &["sh", "sleep", "ping", "nc", "wget", "httpd", "ip", "cat"];
 
 /// Writes an OCI image archive around the static `busybox` to `archive`.
@@ -35,25 +38,13 @@ pub fn write(busybox: &Path, archive: &Path) -> anyhow::Result<()> {
     let mut named = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
     named["annotations"] = json!({"io.containerd.image.name": IMAGE});
     named["platform"] = json!({"architecture": "amd64", "os": "linux"});
-    let index = json!({"schemaVersion": 2, "manifests": [named]})
-        .to_string()
-        .into_bytes();
+    let index = json!({"schemaVersion": 2, "manifests": [named]}).to_string().into_bytes();
 
     let mut tar = tar::Builder::new(File::create(archive)?);
-    append(
-        &mut tar,
-        "oci-layout",
-        br#"{"imageLayoutVersion":"1.0.0"}"#,
-        0o644,
-    )?;
+    append(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
     append(&mut tar, "index.json", &index, 0o644)?;
     for blob in [&layer, &config, &manifest] {
-        append(
-            &mut tar,
-            &digest(blob).replacen("sha256:", "blobs/sha256/", 1),
-            blob,
-            0o644,
-        )?;
+        append(&mut tar, &digest(blob).replacen("sha256:", "blobs/sha256/", 1), blob, 0o644)?;
     }
     tar.finish()?;
     Ok(())
@@ -62,6 +53,7 @@ pub fn write(busybox: &Path, archive: &Path) -> anyhow::Result<()> {
 fn layer(busybox: &Path) -> anyhow::Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     append(&mut tar, "bin/busybox", &std::fs::read(busybox)?, 0o755)?;
+    append(&mut tar, "www/index.html", PAGE.as_bytes(), 0o644)?;
     for applet in APPLETS {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
@@ -96,10 +88,7 @@ fn descriptor(media_type: &str, blob: &[u8]) -> serde_json::Value {
 }
 
 fn digest(blob: &[u8]) -> String {
-    let hex: Vec<String> = Sha256::digest(blob)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex: Vec<String> = Sha256::digest(blob).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{}", hex.concat())
 }
 
@@ -115,10 +104,7 @@ mod tests {
         write(&busybox, &archive).unwrap();
 
         let mut names = Vec::new();
-        for entry in tar::Archive::new(File::open(&archive).unwrap())
-            .entries()
-            .unwrap()
-        {
+        for entry in tar::Archive::new(File::open(&archive).unwrap()).entries().unwrap() {
             let mut entry = entry.unwrap();
             let name = entry.path().unwrap().display().to_string();
             let mut data = Vec::new();
