@@ -175,11 +175,7 @@ impl Config {
     pub fn settings(&self) -> BTreeMap<String, String> {
         let targets = &self.targets;
         let list = |prefixes: &[Ipv4Prefix]| {
-            prefixes
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(",")
+            prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
         };
         let number = |number: Option<u32>| number.map(|n| n.to_string()).unwrap_or_default();
         let pairs: [(&str, String); 17] = [
@@ -190,42 +186,18 @@ impl Config {
             ("VENI_MAX_PODS", number(self.max_pods)),
             ("IP_COOLDOWN_PERIOD", self.cooldown.as_secs().to_string()),
             ("VENI_ADD_WAIT_SECS", self.add_wait.as_secs().to_string()),
-            (
-                "DISABLE_NETWORK_RESOURCE_PROVISIONING",
-                self.disable_provisioning.to_string(),
-            ),
+            ("DISABLE_NETWORK_RESOURCE_PROVISIONING", self.disable_provisioning.to_string()),
             ("MANAGE_UNTAGGED_ENI", self.manage_untagged_eni.to_string()),
-            (
-                "CLUSTER_NAME",
-                self.cluster_name.clone().unwrap_or_default(),
-            ),
-            (
-                "AWS_VPC_K8S_CNI_EXTERNALSNAT",
-                self.snat.external.to_string(),
-            ),
-            (
-                "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS",
-                list(&self.snat.exclude_cidrs),
-            ),
-            (
-                "AWS_EXTERNAL_SERVICE_CIDRS",
-                list(&self.snat.external_service_cidrs),
-            ),
-            (
-                "AWS_VPC_K8S_CNI_CONNMARK",
-                format!("{:#x}", self.snat.connmark),
-            ),
+            ("CLUSTER_NAME", self.cluster_name.clone().unwrap_or_default()),
+            ("AWS_VPC_K8S_CNI_EXTERNALSNAT", self.snat.external.to_string()),
+            ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", list(&self.snat.exclude_cidrs)),
+            ("AWS_EXTERNAL_SERVICE_CIDRS", list(&self.snat.external_service_cidrs)),
+            ("AWS_VPC_K8S_CNI_CONNMARK", format!("{:#x}", self.snat.connmark)),
             ("POD_MTU", self.pod_mtu.to_string()),
-            (
-                "VENI_ENI_MARK_MASK",
-                format!("{:#010x}", self.eni_mark_mask.bits()),
-            ),
+            ("VENI_ENI_MARK_MASK", format!("{:#010x}", self.eni_mark_mask.bits())),
             ("VENI_TABLE_BASE", self.table_base.to_string()),
         ];
-        pairs
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect()
+        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
 
@@ -256,13 +228,7 @@ impl PoolSettings {
 
 impl Default for Targets {
     fn default() -> Self {
-        Self {
-            warm_eni: 1,
-            warm_ip: 0,
-            minimum_ip: 0,
-            warm_prefix: 0,
-            prefix_delegation: false,
-        }
+        Self { warm_eni: 1, warm_ip: 0, minimum_ip: 0, warm_prefix: 0, prefix_delegation: false }
     }
 }
 

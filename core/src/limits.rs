@@ -66,9 +66,7 @@ static TABLE: &str = include_str!("../data/instance_limits.tsv");
 /// (ask `DescribeInstanceTypes`).
 #[must_use]
 pub fn lookup(instance_type: &InstanceType) -> Option<InstanceLimits> {
-    rows()
-        .find(|row| row.split('\t').next() == Some(instance_type.as_str()))
-        .and_then(parse)
+    rows().find(|row| row.split('\t').next() == Some(instance_type.as_str())).and_then(parse)
 }
 
 /// [`lookup`] for callers who cannot ask EC2.
@@ -108,9 +106,7 @@ pub fn takes_trunk(instance_type: &InstanceType, limits: &InstanceLimits) -> boo
 }
 
 fn rows() -> impl Iterator<Item = &'static str> {
-    TABLE
-        .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    TABLE.lines().filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
 /// One row of the table; `None` when a column is missing or malformed (a test proves that none is).
@@ -120,11 +116,7 @@ fn parse(row: &str) -> Option<InstanceLimits> {
         max_enis: columns.next()?.parse().ok()?,
         addresses_per_eni: columns.next()?.parse().ok()?,
         default_network_card: columns.next()?.parse().ok()?,
-        network_cards: columns
-            .next()?
-            .split(',')
-            .map(parse_card)
-            .collect::<Option<_>>()?,
+        network_cards: columns.next()?.split(',').map(parse_card).collect::<Option<_>>()?,
         hypervisor: match columns.next()? {
             "nitro" => Hypervisor::Nitro,
             "xen" => Hypervisor::Xen,
@@ -137,10 +129,7 @@ fn parse(row: &str) -> Option<InstanceLimits> {
 
 fn parse_card(column: &str) -> Option<NetworkCard> {
     let (index, max_enis) = column.split_once(':')?;
-    Some(NetworkCard {
-        index: index.parse().ok()?,
-        max_enis: max_enis.parse().ok()?,
-    })
+    Some(NetworkCard { index: index.parse().ok()?, max_enis: max_enis.parse().ok()? })
 }
 
 // === impl InstanceLimits ===
@@ -183,20 +172,13 @@ mod tests {
         for row in rows() {
             let name = row.split('\t').next().unwrap();
             let limits = parse(row).unwrap_or_else(|| panic!("malformed row: {row}"));
-            assert_eq!(
-                lookup(&name.parse().unwrap()),
-                Some(limits.clone()),
-                "{name}"
-            );
+            assert_eq!(lookup(&name.parse().unwrap()), Some(limits.clone()), "{name}");
             assert_eq!(
                 limits.max_enis,
                 limits.network_cards.iter().map(|c| c.max_enis).sum::<u32>(),
                 "{name}: the cards do not add up"
             );
-            assert!(
-                limits.pod_addresses_per_eni() > 0 && limits.enis_for_pods() > 0,
-                "{name}"
-            );
+            assert!(limits.pod_addresses_per_eni() > 0 && limits.enis_for_pods() > 0, "{name}");
         }
         assert_eq!(all().count(), rows().count());
     }
@@ -211,11 +193,7 @@ mod tests {
             ("m5.24xlarge", (15, 50), 737),
         ] {
             let limits = of(instance_type);
-            assert_eq!(
-                (limits.max_enis, limits.addresses_per_eni),
-                shape,
-                "{instance_type}"
-            );
+            assert_eq!((limits.max_enis, limits.addresses_per_eni), shape, "{instance_type}");
             assert_eq!(max_pods(&limits), pods, "{instance_type}");
         }
     }
@@ -224,11 +202,7 @@ mod tests {
     fn only_the_default_card_of_several_carries_pods() {
         let limits = of("p4d.24xlarge");
         assert_eq!(
-            (
-                limits.max_enis,
-                limits.network_cards.len(),
-                limits.enis_for_pods()
-            ),
+            (limits.max_enis, limits.network_cards.len(), limits.enis_for_pods()),
             (60, 4, 15)
         );
         assert_eq!(max_pods(&limits), 737);
@@ -237,9 +211,7 @@ mod tests {
     #[test]
     fn the_commonest_shapes_are_as_common_as_published() {
         let count = |shape: (u32, u32)| {
-            all()
-                .filter(|(_, l)| (l.enis_for_pods(), l.addresses_per_eni) == shape)
-                .count()
+            all().filter(|(_, l)| (l.enis_for_pods(), l.addresses_per_eni) == shape).count()
         };
         assert!(count((8, 30)) >= 283 && count((15, 50)) >= 263 && count((4, 15)) >= 216);
     }
@@ -252,11 +224,7 @@ mod tests {
             ("m4.4xlarge", false),
             ("cr1.8xlarge", false),
         ] {
-            assert_eq!(
-                of(instance_type).supports_prefixes(),
-                expected,
-                "{instance_type}"
-            );
+            assert_eq!(of(instance_type).supports_prefixes(), expected, "{instance_type}");
         }
     }
 
@@ -269,27 +237,14 @@ mod tests {
             ("trn1.32xlarge", true),
             ("m4.large", false),
         ] {
-            assert_eq!(
-                takes_trunk(&name.parse().unwrap(), &of(name)),
-                expected,
-                "{name}"
-            );
+            assert_eq!(takes_trunk(&name.parse().unwrap(), &of(name)), expected, "{name}");
         }
     }
 
     #[test]
     fn an_unknown_type_is_an_error_with_a_next_step() {
-        let error = require(&"m99.huge".parse().unwrap())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("m99.huge") && error.contains("check the spelling"),
-            "{error}"
-        );
-        assert_eq!(
-            lookup(&"m5.larg".parse().unwrap()),
-            None,
-            "a prefix of a name is not the name"
-        );
+        let error = require(&"m99.huge".parse().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("m99.huge") && error.contains("check the spelling"), "{error}");
+        assert_eq!(lookup(&"m5.larg".parse().unwrap()), None, "a prefix of a name is not the name");
     }
 }

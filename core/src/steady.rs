@@ -83,11 +83,7 @@ pub fn steady(
     Outcome {
         steady: Steady {
             enis: pool.enis(),
-            addresses: Addresses {
-                total,
-                assigned,
-                warm: total - assigned,
-            },
+            addresses: Addresses { total, assigned, warm: total - assigned },
             prefixes: if rules.prefixes { pool.cidrs() } else { 0 },
             pending: pods - assigned,
         },
@@ -109,9 +105,7 @@ fn rules(
     }
     let limit = limits.enis_for_pods();
     if settings.max_eni.is_some_and(|max| max > limit) {
-        notes.push(format!(
-            "MAX_ENI is above the instance type's limit: {limit} is used"
-        ));
+        notes.push(format!("MAX_ENI is above the instance type's limit: {limit} is used"));
     }
     if limits.network_cards.len() > 1 {
         notes.push(format!(

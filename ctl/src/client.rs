@@ -24,10 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// When it cannot be reached, refuses, or answers what cannot be read: with the next step.
 pub(crate) fn inspect(socket: &Path, addresses: bool) -> anyhow::Result<View> {
-    let line = exchange(
-        socket,
-        &Request::new(RequestBody::Inspect(Query { addresses })),
-    )?;
+    let line = exchange(socket, &Request::new(RequestBody::Inspect(Query { addresses })))?;
     read_view(&line)
 }
 
@@ -51,27 +48,18 @@ pub(crate) fn read_view(line: &str) -> anyhow::Result<View> {
 fn exchange(socket: &Path, request: &Request) -> anyhow::Result<String> {
     let shown = socket.display();
     let mut stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
-    stream
-        .set_read_timeout(Some(PATIENCE))
-        .context("cannot set a timeout on the socket")?;
-    stream
-        .set_write_timeout(Some(PATIENCE))
-        .context("cannot set a timeout on the socket")?;
+    stream.set_read_timeout(Some(PATIENCE)).context("cannot set a timeout on the socket")?;
+    stream.set_write_timeout(Some(PATIENCE)).context("cannot set a timeout on the socket")?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    stream
-        .write_all(&line)
-        .with_context(|| format!("cannot ask ipamd at {shown}"))?;
+    stream.write_all(&line).with_context(|| format!("cannot ask ipamd at {shown}"))?;
     let mut answer = String::new();
     let limit = u64::try_from(MAX_REPLY_BYTES).expect("a constant of 8 MiB");
     match BufReader::new(stream.take(limit)).read_line(&mut answer) {
         Ok(0) => bail!("ipamd at {shown} closed the connection without an answer; look at its log"),
         Ok(_) => Ok(answer),
         Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-            ) =>
+            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
         {
             bail!(
                 "ipamd at {shown} did not answer within {} s; look at its log, and restart it if it hangs \
@@ -109,21 +97,13 @@ mod tests {
     fn a_refusal_is_told_in_ipamds_words() {
         let error =
             read_view(r#"{"version":1,"result":"error","code":"not_ready","message":"starting"}"#);
-        assert_eq!(
-            error.unwrap_err().to_string(),
-            "ipamd refused: starting (code not_ready)"
-        );
+        assert_eq!(error.unwrap_err().to_string(), "ipamd refused: starting (code not_ready)");
     }
 
     #[test]
     fn a_missing_socket_names_the_next_step() {
-        let error = inspect(Path::new("/nonexistent/ipamd.sock"), false)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("/nonexistent/ipamd.sock") && error.contains("--socket"),
-            "{error}"
-        );
+        let error = inspect(Path::new("/nonexistent/ipamd.sock"), false).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/ipamd.sock") && error.contains("--socket"), "{error}");
     }
 
     #[test]
@@ -143,20 +123,13 @@ mod tests {
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut question = String::new();
-            BufReader::new(stream.try_clone().unwrap())
-                .read_line(&mut question)
-                .unwrap();
-            stream
-                .write_all(b"{\"version\":1,\"result\":\"inspect\"}\n")
-                .unwrap();
+            BufReader::new(stream.try_clone().unwrap()).read_line(&mut question).unwrap();
+            stream.write_all(b"{\"version\":1,\"result\":\"inspect\"}\n").unwrap();
             question
         });
         let view = inspect(&path, true).unwrap();
         assert_eq!(view.enis, []);
         let question: Request = serde_json::from_str(&server.join().unwrap()).unwrap();
-        assert_eq!(
-            question.body,
-            RequestBody::Inspect(Query { addresses: true })
-        );
+        assert_eq!(question.body, RequestBody::Inspect(Query { addresses: true }));
     }
 }

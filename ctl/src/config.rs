@@ -39,18 +39,9 @@ pub(crate) fn report(format: Format) -> anyhow::Result<Report> {
                 Some(consequence) => format!("{}; {consequence}", v.meaning),
                 None => v.meaning.to_owned(),
             };
-            vec![
-                v.name.to_owned(),
-                default.to_owned(),
-                v.support.to_owned(),
-                meaning,
-            ]
+            vec![v.name.to_owned(), default.to_owned(), v.support.to_owned(), meaning]
         });
-        text::table(
-            &["VARIABLE", "DEFAULT", "VENI", "MEANING"],
-            0..0,
-            rows.collect(),
-        )
+        text::table(&["VARIABLE", "DEFAULT", "VENI", "MEANING"], 0..0, rows.collect())
     })
 }
 
@@ -65,10 +56,7 @@ mod tests {
         let json: Vec<serde_json::Value> =
             serde_json::from_str(&report(Format::Json).unwrap().text).unwrap();
         assert_eq!(json.len(), VARIABLES.len());
-        let prefixes = json
-            .iter()
-            .find(|v| v["name"] == "ENABLE_PREFIX_DELEGATION")
-            .unwrap();
+        let prefixes = json.iter().find(|v| v["name"] == "ENABLE_PREFIX_DELEGATION").unwrap();
         assert_eq!(
             (&prefixes["support"], &prefixes["default"]),
             (&"warned".into(), &"false".into())

@@ -54,26 +54,14 @@ pub(crate) fn report(socket: &Path, paths: &Paths, format: Format) -> anyhow::Re
 
 fn written(checks: &[Check], format: Format) -> anyhow::Result<Report> {
     let failed = checks.iter().any(|check| check.status == Status::Failed);
-    let report = Report::of(
-        format,
-        &Document {
-            ok: !failed,
-            checks,
-        },
-        || human(checks),
-    )?;
+    let report = Report::of(format, &Document { ok: !failed, checks }, || human(checks))?;
     Ok(Report { failed, ..report })
 }
 
 fn human(checks: &[Check]) -> String {
     let mut out = String::new();
     for check in checks {
-        out += &format!(
-            "{} {:<9} {}\n",
-            check.status.symbol(),
-            check.name,
-            check.found
-        );
+        out += &format!("{} {:<9} {}\n", check.status.symbol(), check.name, check.found);
         if let Some(step) = &check.next_step {
             out += &format!("            → {step}\n");
         }
@@ -89,12 +77,7 @@ fn human(checks: &[Check]) -> String {
 impl Check {
     fn new(name: &'static str, status: Status, found: impl Into<String>, next_step: &str) -> Self {
         let next_step = (!next_step.is_empty()).then(|| next_step.to_owned());
-        Self {
-            name,
-            status,
-            found: found.into(),
-            next_step,
-        }
+        Self { name, status, found: found.into(), next_step }
     }
 
     fn ok(name: &'static str, found: impl Into<String>) -> Self {

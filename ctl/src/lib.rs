@@ -75,15 +75,15 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
     let inspect = |addresses| client::inspect(&cli.socket, addresses);
     match &cli.command {
         Command::Status => status::report(&inspect(false)?, cli.output),
-        Command::Pool {
-            command: PoolCommand::Show { addresses },
-        } => pool::show(&inspect(*addresses)?, *addresses, cli.output),
-        Command::Pool {
-            command: PoolCommand::Explain,
-        } => pool::explain(&inspect(false)?, cli.output),
-        Command::Pool {
-            command: PoolCommand::Steady(question),
-        } => steady::report(question, cli.output),
+        Command::Pool { command: PoolCommand::Show { addresses } } => {
+            pool::show(&inspect(*addresses)?, *addresses, cli.output)
+        }
+        Command::Pool { command: PoolCommand::Explain } => {
+            pool::explain(&inspect(false)?, cli.output)
+        }
+        Command::Pool { command: PoolCommand::Steady(question) } => {
+            steady::report(question, cli.output)
+        }
         Command::Doctor(paths) => doctor::report(&cli.socket, paths, cli.output),
         Command::Config => config::report(cli.output),
     }
@@ -107,10 +107,7 @@ impl Report {
             Format::Human => text(),
             Format::Json => serde_json::to_string(document)? + "\n",
         };
-        Ok(Self {
-            text,
-            ..Self::default()
-        })
+        Ok(Self { text, ..Self::default() })
     }
 }
 

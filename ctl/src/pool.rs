@@ -50,64 +50,40 @@ fn owners(addresses: &[Address]) -> String {
             None => address.state.clone(),
         };
         let pod = address.pod.as_ref().filter(|pod| !pod.name.is_empty());
-        let container = address
-            .attachment
-            .as_ref()
-            .map(|attachment| attachment.container_id.as_str());
+        let container =
+            address.attachment.as_ref().map(|attachment| attachment.container_id.as_str());
         vec![
             address.address.to_string(),
             address.eni.to_string(),
             state,
             pod.map_or_else(dash, |pod| format!("{}/{}", pod.namespace, pod.name)),
             container.map_or_else(dash, |id| id.chars().take(13).collect()),
-            address
-                .host_ifname
-                .as_ref()
-                .map_or_else(dash, ToString::to_string),
+            address.host_ifname.as_ref().map_or_else(dash, ToString::to_string),
         ]
     });
-    text::table(
-        &["ADDRESS", "ENI", "STATE", "POD", "CONTAINER", "LINK"],
-        0..0,
-        rows.collect(),
-    )
+    text::table(&["ADDRESS", "ENI", "STATE", "POD", "CONTAINER", "LINK"], 0..0, rows.collect())
 }
 
 pub(crate) fn explain(view: &View, format: Format) -> anyhow::Result<Report> {
-    let View {
-        pool,
-        plan,
-        problems,
-        settings,
-        ..
-    } = view;
-    Report::of(
-        format,
-        &Explained {
-            pool,
-            plan,
-            problems,
-            settings,
-        },
-        || {
-            let problems: Vec<_> = problems
-                .iter()
-                .map(|problem| format!("{}: {}", problem.kind, problem.message))
-                .collect();
-            let wants = match plan.wanted {
-                0 => "nothing: the pool is as large as it should be\n".to_owned(),
-                1 => "1 more address\n".to_owned(),
-                n => format!("{n} more addresses\n"),
-            };
-            let mut out = format!("Wants {wants}");
-            out += &text::section("Because", &plan.reasons, "no reason was given");
-            out += &text::section("Does now", &plan.running, "nothing");
-            out += &text::section("Waits for", &plan.waiting_for, "nothing");
-            out += &text::section("Wrong", &problems, "nothing");
-            out += &text::section("Settings", &targets(settings), "unknown (an older ipamd)");
-            out
-        },
-    )
+    let View { pool, plan, problems, settings, .. } = view;
+    Report::of(format, &Explained { pool, plan, problems, settings }, || {
+        let problems: Vec<_> = problems
+            .iter()
+            .map(|problem| format!("{}: {}", problem.kind, problem.message))
+            .collect();
+        let wants = match plan.wanted {
+            0 => "nothing: the pool is as large as it should be\n".to_owned(),
+            1 => "1 more address\n".to_owned(),
+            n => format!("{n} more addresses\n"),
+        };
+        let mut out = format!("Wants {wants}");
+        out += &text::section("Because", &plan.reasons, "no reason was given");
+        out += &text::section("Does now", &plan.running, "nothing");
+        out += &text::section("Waits for", &plan.waiting_for, "nothing");
+        out += &text::section("Wrong", &problems, "nothing");
+        out += &text::section("Settings", &targets(settings), "unknown (an older ipamd)");
+        out
+    })
 }
 
 /// The settings that decide the pool's size.
@@ -142,11 +118,7 @@ mod tests {
 
     #[test]
     fn addresses_are_in_the_document_only_when_asked_for() {
-        assert!(
-            json(&show(&busy(), false, Format::Json).unwrap())
-                .get("addresses")
-                .is_none()
-        );
+        assert!(json(&show(&busy(), false, Format::Json).unwrap()).get("addresses").is_none());
         insta::assert_json_snapshot!(json(&show(&busy(), true, Format::Json).unwrap()));
     }
 

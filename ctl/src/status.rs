@@ -47,14 +47,7 @@ pub(crate) fn report(view: &View, format: Format) -> anyhow::Result<Report> {
 }
 
 fn human(view: &View) -> String {
-    let View {
-        daemon,
-        node,
-        pool,
-        enis,
-        plan,
-        ..
-    } = view;
+    let View { daemon, node, pool, enis, plan, .. } = view;
     let waits = plan
         .running
         .iter()
@@ -78,27 +71,18 @@ fn human(view: &View) -> String {
         daemon.provider,
         text::duration(daemon.uptime_secs),
     );
-    out += &format!(
-        "Pool: {} addresses on {} of {} ENIs\n",
-        pool.total,
-        enis.len(),
-        node.max_enis
-    );
+    out += &format!("Pool: {} addresses on {} of {} ENIs\n", pool.total, enis.len(), node.max_enis);
     out += &text::bar(pool, node);
     out += "\n";
     out += &text::enis(enis);
     out += "\n";
     out += &text::section("Waits for", &waits.collect::<Vec<_>>(), "nothing");
     out += &text::section("Wrong", &problems.collect::<Vec<_>>(), "nothing");
-    for (heading, counts) in [
-        ("Dropped packets", &view.drops),
-        ("Repaired since the start", &view.repairs),
-    ] {
-        let counts: Vec<_> = counts
-            .iter()
-            .filter(|(_, n)| **n > 0)
-            .map(|(what, n)| format!("{what} {n}"))
-            .collect();
+    for (heading, counts) in
+        [("Dropped packets", &view.drops), ("Repaired since the start", &view.repairs)]
+    {
+        let counts: Vec<_> =
+            counts.iter().filter(|(_, n)| **n > 0).map(|(what, n)| format!("{what} {n}")).collect();
         if !counts.is_empty() {
             out += &format!("{heading}: {}\n", counts.join(", "));
         }
@@ -153,10 +137,7 @@ mod tests {
         let mut view = calm();
         view.daemon.ready = false;
         view.enis.truncate(1);
-        view.pool = Pool {
-            waiting: 2,
-            ..Pool::default()
-        };
+        view.pool = Pool { waiting: 2, ..Pool::default() };
         insta::assert_snapshot!(report(&view, Format::Human).unwrap().text);
     }
 

@@ -26,9 +26,8 @@ pub(crate) fn report(question: &Question, format: Format) -> anyhow::Result<Repo
         human(&instance_type, &limits, question.pods, &outcome.steady)
     })?;
     let warnings = warnings.iter().map(|warning| format!("warning: {warning}"));
-    report.asides = warnings
-        .chain(outcome.notes.iter().map(|note| format!("note: {note}")))
-        .collect();
+    report.asides =
+        warnings.chain(outcome.notes.iter().map(|note| format!("note: {note}"))).collect();
     Ok(report)
 }
 
@@ -41,16 +40,8 @@ fn pairs(env: &[String]) -> Result<Vec<(String, String)>, Usage> {
             .filter(|(name, _)| !name.is_empty())
             .map(|(n, v)| (n.to_owned(), v.to_owned()))
     };
-    let bad: Vec<_> = env
-        .iter()
-        .filter(|text| split(text).is_none())
-        .map(wrong)
-        .collect();
-    if bad.is_empty() {
-        Ok(env.iter().filter_map(split).collect())
-    } else {
-        Err(Usage(bad))
-    }
+    let bad: Vec<_> = env.iter().filter(|text| split(text).is_none()).map(wrong).collect();
+    if bad.is_empty() { Ok(env.iter().filter_map(split).collect()) } else { Err(Usage(bad)) }
 }
 
 fn human(
@@ -59,12 +50,7 @@ fn human(
     pods: u32,
     steady: &Steady,
 ) -> String {
-    let Steady {
-        enis,
-        addresses,
-        prefixes,
-        pending,
-    } = steady;
+    let Steady { enis, addresses, prefixes, pending } = steady;
     let mut out = format!(
         "{pods} pods on {instance_type} (up to {} ENIs with {} pod addresses each)\n\n",
         limits.enis_for_pods(),
@@ -99,11 +85,8 @@ mod tests {
 
     #[test]
     fn a_state_for_people() {
-        let asked = question(
-            "m5.large",
-            40,
-            &["ENABLE_PREFIX_DELEGATION=true", "MINIMUM_IP_TARGET=20"],
-        );
+        let asked =
+            question("m5.large", 40, &["ENABLE_PREFIX_DELEGATION=true", "MINIMUM_IP_TARGET=20"]);
         let report = report(&asked, Format::Human).unwrap();
         insta::assert_snapshot!(report.text + "---\n" + &report.asides.join("\n"));
     }
@@ -111,12 +94,10 @@ mod tests {
     #[test]
     fn a_burstable_type_keeps_no_slot_for_a_trunk() {
         let enis = |instance_type| {
-            let text = report(
-                &question(instance_type, 100, &["ENABLE_POD_ENI=true"]),
-                Format::Json,
-            )
-            .unwrap()
-            .text;
+            let text =
+                report(&question(instance_type, 100, &["ENABLE_POD_ENI=true"]), Format::Json)
+                    .unwrap()
+                    .text;
             serde_json::from_str::<serde_json::Value>(&text).unwrap()["enis"].clone()
         };
         assert_eq!((enis("m5.large"), enis("t3.large")), (2.into(), 3.into()));

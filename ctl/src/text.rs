@@ -32,15 +32,10 @@ pub(crate) fn enis(enis: &[Eni]) -> String {
     let rows = enis.iter().map(|eni| {
         vec![
             eni.id.as_ref().map_or_else(dash, ToString::to_string),
-            if eni.primary {
-                "primary".to_owned()
-            } else {
-                format!("device {}", eni.device_index)
-            },
+            if eni.primary { "primary".to_owned() } else { format!("device {}", eni.device_index) },
             eni.phase.clone(),
             eni.ifname.as_ref().map_or_else(dash, ToString::to_string),
-            eni.primary_address
-                .map_or_else(dash, |address| address.to_string()),
+            eni.primary_address.map_or_else(dash, |address| address.to_string()),
             eni.pool.total.to_string(),
             eni.pool.assigned.to_string(),
             eni.pool.cooling.to_string(),
@@ -48,17 +43,7 @@ pub(crate) fn enis(enis: &[Eni]) -> String {
         ]
     });
     table(
-        &[
-            "ENI",
-            "PLACE",
-            "STATE",
-            "LINK",
-            "ITS ADDRESS",
-            "POOL",
-            "PODS",
-            "COOLING",
-            "FREE",
-        ],
+        &["ENI", "PLACE", "STATE", "LINK", "ITS ADDRESS", "POOL", "PODS", "COOLING", "FREE"],
         5..9,
         rows.collect(),
     )
@@ -66,17 +51,14 @@ pub(crate) fn enis(enis: &[Eni]) -> String {
 
 /// Addresses that the node's ENIs can hold beside their own.
 pub(crate) fn room(node: &Node) -> u32 {
-    node.max_enis
-        .saturating_mul(node.addresses_per_eni.saturating_sub(1))
+    node.max_enis.saturating_mul(node.addresses_per_eni.saturating_sub(1))
 }
 
 /// The pool as a bar, with its legend: what is there, what could be.
 pub(crate) fn bar(pool: &Pool, node: &Node) -> String {
     let room = room(node).max(pool.total);
     // Whatever is in none of the states yet (an older ipamd) is drawn as free.
-    let free = pool
-        .total
-        .saturating_sub(pool.assigned + pool.cooling + pool.releasing);
+    let free = pool.total.saturating_sub(pool.assigned + pool.cooling + pool.releasing);
     let parts = [
         ('█', pool.assigned),
         ('▒', pool.cooling + pool.releasing),
@@ -91,9 +73,7 @@ pub(crate) fn bar(pool: &Pool, node: &Node) -> String {
     for (symbol, count) in parts.into_iter().filter(|(_, count)| *count > 0) {
         before += count;
         after -= 1;
-        let end = ((before * BAR + room / 2) / room)
-            .max(cells + 1)
-            .min(BAR - after);
+        let end = ((before * BAR + room / 2) / room).max(cells + 1).min(BAR - after);
         drawn.extend((cells..end).map(|_| symbol));
         cells = end;
     }
@@ -143,13 +123,9 @@ mod tests {
 
     #[test]
     fn durations_have_two_units() {
-        for (secs, expect) in [
-            (0, "0 s"),
-            (119, "119 s"),
-            (180, "3 min"),
-            (7530, "2 h 5 min"),
-            (180_000, "2 d 2 h"),
-        ] {
+        for (secs, expect) in
+            [(0, "0 s"), (119, "119 s"), (180, "3 min"), (7530, "2 h 5 min"), (180_000, "2 d 2 h")]
+        {
             assert_eq!(duration(secs), expect);
         }
     }

@@ -4,21 +4,13 @@ use std::process::{Command, Output};
 
 fn venictl(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_venictl"));
-    command
-        .env_remove("VENI_SOCKET")
-        .args(args)
-        .output()
-        .expect("cargo has built the binary")
+    command.env_remove("VENI_SOCKET").args(args).output().expect("cargo has built the binary")
 }
 
 fn steady(args: &[&str]) -> (Option<i32>, String, String) {
     let output = venictl(&[&["pool", "steady"], args].concat());
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("venictl prints UTF-8");
-    (
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
 #[rustfmt::skip] // a table
@@ -41,16 +33,10 @@ const DOCUMENTED: &[(&str, &str)] = &[
 #[test]
 fn steady_prints_the_documented_json() {
     for (line, expect) in DOCUMENTED {
-        let args: Vec<_> = ["-o", "json", "--instance-type"]
-            .into_iter()
-            .chain(line.split(' '))
-            .collect();
+        let args: Vec<_> =
+            ["-o", "json", "--instance-type"].into_iter().chain(line.split(' ')).collect();
         let (code, stdout, stderr) = steady(&args);
-        assert_eq!(
-            (code, stdout.trim_end()),
-            (Some(0), *expect),
-            "{line}: {stderr}"
-        );
+        assert_eq!((code, stdout.trim_end()), (Some(0), *expect), "{line}: {stderr}");
     }
 }
 
@@ -68,49 +54,20 @@ fn traps_and_fallbacks_go_to_stderr() {
         "json",
     ]);
     assert_eq!(code, Some(0), "pods that do not fit are no error: {stderr}");
-    assert!(
-        stdout.contains("\"pending\":1") && stdout.lines().count() == 1,
-        "{stdout}"
-    );
-    assert!(
-        stderr.contains("never grows past") && stderr.contains("Nitro"),
-        "{stderr}"
-    );
+    assert!(stdout.contains("\"pending\":1") && stdout.lines().count() == 1, "{stdout}");
+    assert!(stderr.contains("never grows past") && stderr.contains("Nitro"), "{stderr}");
 }
 
 #[test]
 fn a_wrong_command_line_exits_2_with_a_sentence() {
     for (args, word) in [
-        (
-            &["--instance-type", "m99.huge", "--pods", "1"][..],
-            "m99.huge",
-        ),
+        (&["--instance-type", "m99.huge", "--pods", "1"][..], "m99.huge"),
         (&["--instance-type", "M5", "--pods", "1"], "M5"),
         (&["--instance-type", "m5.large", "--pods", "many"], "many"),
         (&["--instance-type", "m5.large", "--pods", "-1"], "-1"),
         (&["--instance-type", "m5.large"], "--pods"),
-        (
-            &[
-                "--instance-type",
-                "m5.large",
-                "--pods",
-                "1",
-                "--env",
-                "WARM_IP_TARGET",
-            ],
-            "NAME=VALUE",
-        ),
-        (
-            &[
-                "--instance-type",
-                "m5.large",
-                "--pods",
-                "1",
-                "--env",
-                "WARM_IP_TARGET=five",
-            ],
-            "five",
-        ),
+        (&["--instance-type", "m5.large", "--pods", "1", "--env", "WARM_IP_TARGET"], "NAME=VALUE"),
+        (&["--instance-type", "m5.large", "--pods", "1", "--env", "WARM_IP_TARGET=five"], "five"),
         (
             &[
                 "--instance-type",
@@ -123,27 +80,10 @@ fn a_wrong_command_line_exits_2_with_a_sentence() {
             "maybe",
         ),
         (
-            &[
-                "--instance-type",
-                "m5.large",
-                "--pods",
-                "1",
-                "--env",
-                "WARM_IP_TARGETS=5",
-            ],
+            &["--instance-type", "m5.large", "--pods", "1", "--env", "WARM_IP_TARGETS=5"],
             "WARM_IP_TARGET",
         ),
-        (
-            &[
-                "--instance-type",
-                "m5.large",
-                "--pods",
-                "1",
-                "--max-pods",
-                "x",
-            ],
-            "x",
-        ),
+        (&["--instance-type", "m5.large", "--pods", "1", "--max-pods", "x"], "x"),
     ] {
         let (code, stdout, stderr) = steady(args);
         assert_eq!((code, stdout.as_str()), (Some(2), ""), "{args:?}: {stderr}");
@@ -163,26 +103,15 @@ fn all_bad_values_are_told_together() {
         "MAX_ENI=b",
     ]);
     assert_eq!(code, Some(2));
-    assert!(
-        stderr.contains("WARM_IP_TARGET") && stderr.contains("MAX_ENI"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("WARM_IP_TARGET") && stderr.contains("MAX_ENI"), "{stderr}");
 }
 
 #[test]
 fn without_a_daemon_status_fails_and_names_the_next_step() {
-    for args in [
-        &["status"][..],
-        &["pool", "show"],
-        &["pool", "explain", "-o", "json"],
-    ] {
+    for args in [&["status"][..], &["pool", "show"], &["pool", "explain", "-o", "json"]] {
         let output = venictl(&[args, &["--socket", "/nonexistent/ipamd.sock"]].concat());
         let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(
-            (output.status.code(), output.stdout.len()),
-            (Some(1), 0),
-            "{args:?}"
-        );
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{args:?}");
         assert!(
             stderr.contains("/nonexistent/ipamd.sock") && stderr.contains("start it"),
             "{stderr}"

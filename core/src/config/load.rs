@@ -23,10 +23,7 @@ pub(super) fn config(reader: &mut Reader) -> Config {
     let (eni_mtu, pod_mtu) = mtus(reader, defaults.eni_mtu);
     Config {
         // Said in a warning: the planner has single addresses only.
-        targets: Targets {
-            prefix_delegation: false,
-            ..pool.targets
-        },
+        targets: Targets { prefix_delegation: false, ..pool.targets },
         max_eni: pool.max_eni,
         max_pods: reader.at_least("VENI_MAX_PODS", 1),
         cooldown: reader
@@ -62,14 +59,10 @@ pub(super) fn pool(reader: &mut Reader) -> PoolSettings {
     let defaults = Targets::default();
     let settings = PoolSettings {
         targets: Targets {
-            warm_eni: reader
-                .at_least("WARM_ENI_TARGET", 0)
-                .unwrap_or(defaults.warm_eni),
+            warm_eni: reader.at_least("WARM_ENI_TARGET", 0).unwrap_or(defaults.warm_eni),
             warm_ip: reader.at_least("WARM_IP_TARGET", 0).unwrap_or(0),
             minimum_ip: reader.at_least("MINIMUM_IP_TARGET", 0).unwrap_or(0),
-            warm_prefix: reader
-                .at_least("WARM_PREFIX_TARGET", 0)
-                .unwrap_or(defaults.warm_prefix),
+            warm_prefix: reader.at_least("WARM_PREFIX_TARGET", 0).unwrap_or(defaults.warm_prefix),
             prefix_delegation: reader.bool("ENABLE_PREFIX_DELEGATION", false),
         },
         max_eni: reader.at_least("MAX_ENI", 1),
@@ -95,10 +88,7 @@ fn pool_traps(reader: &mut Reader, targets: &Targets) {
     for name in ["WARM_ENI_TARGET", "WARM_PREFIX_TARGET"] {
         let used = name != "WARM_PREFIX_TARGET" || targets.prefix_delegation;
         if by_target && used && reader.get(name).is_some() {
-            reader.warn(
-                name,
-                "ignored, because WARM_IP_TARGET or MINIMUM_IP_TARGET is set",
-            );
+            reader.warn(name, "ignored, because WARM_IP_TARGET or MINIMUM_IP_TARGET is set");
         }
     }
     if reader.get("WARM_IP_TARGET") == Some("0") {
@@ -147,24 +137,19 @@ fn unsupported(reader: &mut Reader) {
 
 /// Unknown `VENI_*`, and names that are nearly one of ours.
 fn misspelt(reader: &mut Reader) {
-    let unknown = reader
-        .names()
-        .filter(|name| variables::find(name).is_none())
-        .map(ToOwned::to_owned);
+    let unknown =
+        reader.names().filter(|name| variables::find(name).is_none()).map(ToOwned::to_owned);
     for name in unknown.collect::<Vec<_>>() {
         let ours = name.starts_with("VENI_");
         if !ours && name.len() < 8 {
             continue;
         }
         match variables::nearest(&name, if ours { 6 } else { 2 }) {
-            Some(near) => reader.warn(
-                &name,
-                format!("unknown variable, ignored; did you mean {near}?"),
-            ),
-            None if ours => reader.warn(
-                &name,
-                "unknown variable, ignored; `venictl config` lists the known ones",
-            ),
+            Some(near) => {
+                reader.warn(&name, format!("unknown variable, ignored; did you mean {near}?"))
+            }
+            None if ours => reader
+                .warn(&name, "unknown variable, ignored; `venictl config` lists the known ones"),
             None => {}
         }
     }
@@ -172,10 +157,8 @@ fn misspelt(reader: &mut Reader) {
 
 /// Names that are not in the registry, as errors.
 pub(super) fn unknown_names(reader: &mut Reader) {
-    let unknown = reader
-        .names()
-        .filter(|name| variables::find(name).is_none())
-        .map(ToOwned::to_owned);
+    let unknown =
+        reader.names().filter(|name| variables::find(name).is_none()).map(ToOwned::to_owned);
     for name in unknown.collect::<Vec<_>>() {
         match variables::nearest(&name, 4) {
             Some(near) => reader.fail(&name, format!("no such variable; did you mean {near}?")),
@@ -269,14 +252,9 @@ fn veth_prefix(reader: &mut Reader) -> Option<String> {
     const NAME: &str = "AWS_VPC_K8S_CNI_VETHPREFIX";
     let prefix = reader.text(NAME)?;
     let valid = prefix.len() <= 4
-        && prefix
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        && prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     if !valid || ["eth", "lo", "vlan"].contains(&prefix.as_str()) {
-        reader.fail(
-            NAME,
-            "expected 1 to 4 letters, digits, `-` or `_`, and not eth, lo or vlan",
-        );
+        reader.fail(NAME, "expected 1 to 4 letters, digits, `-` or `_`, and not eth, lo or vlan");
     }
     Some(prefix)
 }
@@ -289,10 +267,7 @@ fn tags(reader: &mut Reader) -> Vec<(String, String)> {
         return Vec::new();
     };
     let Ok(tags) = serde_json::from_str::<std::collections::BTreeMap<String, String>>(text) else {
-        reader.unparsable(
-            NAME,
-            "a JSON object with strings only, such as {\"team\":\"net\"}",
-        );
+        reader.unparsable(NAME, "a JSON object with strings only, such as {\"team\":\"net\"}");
         return Vec::new();
     };
     let refusal = |key: &str, value: &str| match () {
@@ -322,10 +297,7 @@ fn add_wait(reader: &mut Reader) -> Option<Duration> {
     const NAME: &str = "VENI_ADD_WAIT_SECS";
     let secs = reader.at_least(NAME, 1)?;
     if secs > 120 {
-        reader.warn(
-            NAME,
-            "longer than container runtimes wait for an ADD; 120 is used",
-        );
+        reader.warn(NAME, "longer than container runtimes wait for an ADD; 120 is used");
     }
     Some(Duration::from_secs(secs.min(120).into()))
 }
@@ -356,27 +328,14 @@ fn provider(reader: &mut Reader) -> Option<Provider> {
     if text == "aws" {
         return Some(Provider::Aws);
     }
-    let Some(socket) = text
-        .strip_prefix("sim:")
-        .filter(|socket| socket.starts_with('/'))
-    else {
+    let Some(socket) = text.strip_prefix("sim:").filter(|socket| socket.starts_with('/')) else {
         reader.fail(NAME, "expected aws, or sim:/path/of/the/simulator's.sock");
         return None;
     };
-    match reader
-        .text(INSTANCE)
-        .unwrap_or_default()
-        .parse::<InstanceId>()
-    {
-        Ok(instance) => Some(Provider::Sim {
-            socket: socket.to_owned(),
-            instance,
-        }),
+    match reader.text(INSTANCE).unwrap_or_default().parse::<InstanceId>() {
+        Ok(instance) => Some(Provider::Sim { socket: socket.to_owned(), instance }),
         Err(error) => {
-            reader.fail(
-                INSTANCE,
-                format!("needed with VENI_PROVIDER={text}: {error}"),
-            );
+            reader.fail(INSTANCE, format!("needed with VENI_PROVIDER={text}: {error}"));
             None
         }
     }

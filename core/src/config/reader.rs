@@ -17,12 +17,7 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(vars: impl Iterator<Item = (String, String)>, strict: bool) -> Self {
-        Self {
-            vars: vars.collect(),
-            strict,
-            warnings: Vec::new(),
-            errors: Vec::new(),
-        }
+        Self { vars: vars.collect(), strict, warnings: Vec::new(), errors: Vec::new() }
     }
 
     /// The warnings, each once.
@@ -42,10 +37,7 @@ impl Reader {
 
     /// The value of a variable; an empty one is an unset one.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.vars
-            .get(name)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
+        self.vars.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
     pub(super) fn text(&self, name: &str) -> Option<String> {
@@ -114,19 +106,11 @@ impl Reader {
         name: &str,
         range: std::ops::RangeInclusive<u32>,
     ) -> Option<u32> {
-        let parsed = self
-            .get(name)?
-            .parse()
-            .ok()
-            .filter(|number| range.contains(number));
+        let parsed = self.get(name)?.parse().ok().filter(|number| range.contains(number));
         if parsed.is_none() {
             self.fail(
                 name,
-                format!(
-                    "expected a whole number from {} to {}",
-                    range.start(),
-                    range.end()
-                ),
+                format!("expected a whole number from {} to {}", range.start(), range.end()),
             );
         }
         parsed
@@ -136,11 +120,7 @@ impl Reader {
     pub(super) fn cidrs(&mut self, name: &str) -> Vec<Ipv4Prefix> {
         let list = self.text(name).unwrap_or_default();
         let mut prefixes = Vec::new();
-        for item in list
-            .split(',')
-            .map(str::trim)
-            .filter(|item| !item.is_empty())
-        {
+        for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             match item.parse::<ipnet::IpNet>() {
                 Ok(ipnet::IpNet::V4(net)) => {
                     let prefix = Ipv4Prefix::new(net.network(), net.prefix_len())
@@ -195,7 +175,5 @@ pub(super) fn parse_mark(text: &str) -> Option<u32> {
         (text.as_str(), 10)
     };
     let bare = !digits.starts_with(['+', '-']);
-    bare.then(|| u32::from_str_radix(digits, radix).ok())
-        .flatten()
-        .filter(|mark| *mark > 0)
+    bare.then(|| u32::from_str_radix(digits, radix).ok()).flatten().filter(|mark| *mark > 0)
 }

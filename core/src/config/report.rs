@@ -26,21 +26,13 @@ pub struct Warning {
 
 impl ConfigError {
     pub(super) fn new(variable: &str, value: &str, problem: impl Into<String>) -> Self {
-        Self {
-            variable: variable.to_owned(),
-            value: cut(value),
-            problem: problem.into(),
-        }
+        Self { variable: variable.to_owned(), value: cut(value), problem: problem.into() }
     }
 }
 
 impl Warning {
     pub(super) fn new(variable: &str, value: &str, message: impl Into<String>) -> Self {
-        Self {
-            variable: variable.to_owned(),
-            value: cut(value),
-            message: message.into(),
-        }
+        Self { variable: variable.to_owned(), value: cut(value), message: message.into() }
     }
 }
 

@@ -1,10 +1,7 @@
 use super::*;
 
 fn read(vars: &[(&str, &str)]) -> Result<(Config, Vec<Warning>), Vec<ConfigError>> {
-    Config::from_vars(
-        vars.iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
-    )
+    Config::from_vars(vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
 }
 
 /// The configuration, and the variables that were warned about.
@@ -22,11 +19,7 @@ fn an_empty_environment_gives_the_documented_defaults() {
         .filter(|v| !v.name.starts_with("VENI_SIM"))
         .map(|v| (v.name, ""))
         .collect();
-    assert_eq!(
-        accepted(&empty),
-        (Config::default(), vec![]),
-        "an empty value is an unset one"
-    );
+    assert_eq!(accepted(&empty), (Config::default(), vec![]), "an empty value is an unset one");
 }
 
 #[test]
@@ -42,10 +35,7 @@ fn the_registry_states_the_defaults_that_are_in_force() {
     for (name, value) in config.settings() {
         let default = find(&name).expect("settings are registered").default;
         let unset = default.is_empty() || name == "POD_MTU";
-        assert!(
-            unset || value == default,
-            "{name}: {value} is in force, {default} is documented"
-        );
+        assert!(unset || value == default, "{name}: {value} is in force, {default} is documented");
     }
 }
 
@@ -65,20 +55,8 @@ fn counts_are_read_as_the_aws_vpc_cni_reads_them() {
         ("WARM_IP_TARGET", "5", [1, 5, 0, 0], None, false),
         ("WARM_IP_TARGET", "0", [1, 0, 0, 0], None, true),
         ("WARM_IP_TARGET", "-5", [1, 0, 0, 0], None, true),
-        (
-            "WARM_IP_TARGET",
-            "99999999999999",
-            [1, u32::MAX, 0, 0],
-            None,
-            false,
-        ),
-        (
-            "WARM_IP_TARGET",
-            "99999999999999999999",
-            [1, 0, 0, 0],
-            None,
-            true,
-        ),
+        ("WARM_IP_TARGET", "99999999999999", [1, u32::MAX, 0, 0], None, false),
+        ("WARM_IP_TARGET", "99999999999999999999", [1, 0, 0, 0], None, true),
         ("MINIMUM_IP_TARGET", "10", [1, 0, 10, 0], None, true),
         ("WARM_PREFIX_TARGET", "2", [1, 0, 0, 2], None, false),
         ("MAX_ENI", "2", [1, 0, 0, 0], Some(2), false),
@@ -86,16 +64,8 @@ fn counts_are_read_as_the_aws_vpc_cni_reads_them() {
         ("MAX_ENI", "-1", [1, 0, 0, 0], None, true),
     ] {
         let (config, warnings) = accepted(&[(name, value)]);
-        assert_eq!(
-            (targets(&config), config.max_eni),
-            (expect, max_eni),
-            "{name}={value}"
-        );
-        assert_eq!(
-            warnings.iter().any(|w| w == name),
-            warned,
-            "{name}={value}: {warnings:?}"
-        );
+        assert_eq!((targets(&config), config.max_eni), (expect, max_eni), "{name}={value}");
+        assert_eq!(warnings.iter().any(|w| w == name), warned, "{name}={value}: {warnings:?}");
     }
 }
 
@@ -112,11 +82,7 @@ fn booleans_are_gos() {
         ("tRUE", false, true),
     ] {
         let (config, warnings) = accepted(&[("AWS_VPC_K8S_CNI_EXTERNALSNAT", value)]);
-        assert_eq!(
-            (config.snat.external, !warnings.is_empty()),
-            (expect, warned),
-            "{value}"
-        );
+        assert_eq!((config.snat.external, !warnings.is_empty()), (expect, warned), "{value}");
     }
 }
 
@@ -128,53 +94,28 @@ fn values_reach_their_field() {
         ("IP_COOLDOWN_PERIOD", "90", |c| c.cooldown.as_secs() == 90),
         ("VENI_MAX_PODS", "58", |c| c.max_pods == Some(58)),
         ("VENI_ADD_WAIT_SECS", "7", |c| c.add_wait.as_secs() == 7),
-        ("DISABLE_NETWORK_RESOURCE_PROVISIONING", "true", |c| {
-            c.disable_provisioning
-        }),
-        ("DISABLE_LEAKED_ENI_CLEANUP", "true", |c| {
-            c.disable_leaked_eni_cleanup
-        }),
+        ("DISABLE_NETWORK_RESOURCE_PROVISIONING", "true", |c| c.disable_provisioning),
+        ("DISABLE_LEAKED_ENI_CLEANUP", "true", |c| c.disable_leaked_eni_cleanup),
         ("MANAGE_UNTAGGED_ENI", "false", |c| !c.manage_untagged_eni),
-        ("CLUSTER_NAME", "prod", |c| {
-            c.cluster_name.as_deref() == Some("prod")
-        }),
-        ("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "none", |c| {
-            c.snat.randomize == RandomizeSnat::None
-        }),
+        ("CLUSTER_NAME", "prod", |c| c.cluster_name.as_deref() == Some("prod")),
+        ("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "none", |c| c.snat.randomize == RandomizeSnat::None),
         ("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "hashrandom", |c| {
             c.snat.randomize == RandomizeSnat::HashRandom
         }),
-        ("AWS_VPC_CNI_NODE_PORT_SUPPORT", "false", |c| {
-            !c.snat.node_port_support
-        }),
-        ("AWS_VPC_K8S_CNI_CONNMARK", "0x100", |c| {
-            c.snat.connmark == 0x100
-        }),
+        ("AWS_VPC_CNI_NODE_PORT_SUPPORT", "false", |c| !c.snat.node_port_support),
+        ("AWS_VPC_K8S_CNI_CONNMARK", "0x100", |c| c.snat.connmark == 0x100),
         ("AWS_VPC_K8S_CNI_CONNMARK", "64", |c| c.snat.connmark == 64),
-        ("AWS_VPC_ENI_MTU", "1500", |c| {
-            (c.eni_mtu, c.pod_mtu) == (1500, 1500)
-        }),
+        ("AWS_VPC_ENI_MTU", "1500", |c| (c.eni_mtu, c.pod_mtu) == (1500, 1500)),
         ("POD_MTU", "576", |c| (c.eni_mtu, c.pod_mtu) == (9001, 576)),
-        ("AWS_VPC_K8S_CNI_VETHPREFIX", "veni", |c| {
-            c.veth_prefix == "veni"
-        }),
-        ("VENI_ENI_MARK_MASK", "0x0ff00000", |c| {
-            c.eni_mark_mask.bits() == 0x0ff0_0000
-        }),
+        ("AWS_VPC_K8S_CNI_VETHPREFIX", "veni", |c| c.veth_prefix == "veni"),
+        ("VENI_ENI_MARK_MASK", "0x0ff00000", |c| c.eni_mark_mask.bits() == 0x0ff0_0000),
         ("DISABLE_INTROSPECTION", "true", |c| c.http_bind.is_none()),
-        ("AWS_VPC_K8S_CNI_LOGLEVEL", "DEBUG", |c| {
-            c.log_level == "debug"
-        }),
-        ("MY_NODE_NAME", "ip-10-0-0-1", |c| {
-            c.node_name.as_deref() == Some("ip-10-0-0-1")
-        }),
+        ("AWS_VPC_K8S_CNI_LOGLEVEL", "DEBUG", |c| c.log_level == "debug"),
+        ("MY_NODE_NAME", "ip-10-0-0-1", |c| c.node_name.as_deref() == Some("ip-10-0-0-1")),
     ];
     for (name, value, probe) in cases {
         let (config, warnings) = accepted(&[(name, value)]);
-        assert!(
-            probe(&config) && warnings.is_empty(),
-            "{name}={value}: {config:?} {warnings:?}"
-        );
+        assert!(probe(&config) && warnings.is_empty(), "{name}={value}: {config:?} {warnings:?}");
     }
 }
 
@@ -202,10 +143,7 @@ fn what_can_be_worked_around_is_a_warning_and_the_default() {
     ] {
         let (config, warnings) = accepted(&[(name, value)]);
         assert_eq!(config, Config::default(), "{name}={value}");
-        assert!(
-            warnings.iter().any(|w| w == name),
-            "{name}={value}: {warnings:?}"
-        );
+        assert!(warnings.iter().any(|w| w == name), "{name}={value}: {warnings:?}");
     }
 }
 
@@ -256,21 +194,10 @@ fn all_errors_are_told_together() {
     ])
     .unwrap_err();
     let variables: Vec<_> = errors.iter().map(|e| e.variable.as_str()).collect();
-    for name in [
-        "AWS_VPC_ENI_MTU",
-        "AWS_VPC_K8S_CNI_VETHPREFIX",
-        "VENI_SIM_INSTANCE",
-    ] {
+    for name in ["AWS_VPC_ENI_MTU", "AWS_VPC_K8S_CNI_VETHPREFIX", "VENI_SIM_INSTANCE"] {
         assert!(variables.contains(&name), "{variables:?}");
     }
-    assert_eq!(
-        variables
-            .iter()
-            .filter(|v| v.ends_with("SNAT_CIDRS"))
-            .count(),
-        2,
-        "{errors:?}"
-    );
+    assert_eq!(variables.iter().filter(|v| v.ends_with("SNAT_CIDRS")).count(), 2, "{errors:?}");
 }
 
 #[test]
@@ -279,10 +206,8 @@ fn cidr_lists_are_trimmed_cut_and_ipv4() {
         "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS",
         " 10.1.2.3/16, 192.0.2.0/24,,2001:db8::/32 ",
     )]);
-    let expect: Vec<Ipv4Prefix> = vec![
-        "10.1.0.0/16".parse().unwrap(),
-        "192.0.2.0/24".parse().unwrap(),
-    ];
+    let expect: Vec<Ipv4Prefix> =
+        vec!["10.1.0.0/16".parse().unwrap(), "192.0.2.0/24".parse().unwrap()];
     assert_eq!(config.snat.exclude_cidrs, expect);
     assert_eq!(warnings.len(), 2, "host bits, IPv6: {warnings:?}");
 }
@@ -294,10 +219,7 @@ fn tags_that_are_not_ours_to_set_are_left_out() {
         r#"{"team":"net","node.k8s.amazonaws.com/instance_id":"i-1","aws:x":"1","cost":"42"}"#,
     )]);
     let pair = |k: &str, v: &str| (k.to_owned(), v.to_owned());
-    assert_eq!(
-        config.additional_eni_tags,
-        [pair("cost", "42"), pair("team", "net")]
-    );
+    assert_eq!(config.additional_eni_tags, [pair("cost", "42"), pair("team", "net")]);
     assert_eq!(warnings.len(), 2, "{warnings:?}");
 }
 
@@ -305,46 +227,20 @@ fn tags_that_are_not_ours_to_set_are_left_out() {
 fn traps_are_told() {
     let trap = |vars: &[(&str, &str)], variable: &str, word: &str| {
         let (_, warnings) = read(vars).unwrap();
-        let told = warnings
-            .iter()
-            .any(|w| w.variable == variable && w.message.contains(word));
+        let told = warnings.iter().any(|w| w.variable == variable && w.message.contains(word));
         assert!(told, "{vars:?}: {warnings:?}");
     };
-    trap(
-        &[("MINIMUM_IP_TARGET", "10")],
-        "MINIMUM_IP_TARGET",
-        "never grows",
-    );
+    trap(&[("MINIMUM_IP_TARGET", "10")], "MINIMUM_IP_TARGET", "never grows");
     trap(
         &[("MINIMUM_IP_TARGET", "10"), ("WARM_IP_TARGET", "0")],
         "MINIMUM_IP_TARGET",
         "never grows",
     );
-    trap(
-        &[("WARM_IP_TARGET", "5"), ("WARM_ENI_TARGET", "2")],
-        "WARM_ENI_TARGET",
-        "ignored",
-    );
-    trap(
-        &[("WARM_IP_TARGET", "0")],
-        "WARM_IP_TARGET",
-        "same as unset",
-    );
-    trap(
-        &[("WARM_ENI_TARGET", "0")],
-        "WARM_ENI_TARGET",
-        "last address",
-    );
-    trap(
-        &[("ENABLE_PREFIX_DELEGATION", "true")],
-        "WARM_PREFIX_TARGET",
-        "in turns",
-    );
-    trap(
-        &[("AWS_VPC_ENI_MTU", "1500"), ("POD_MTU", "9001")],
-        "POD_MTU",
-        "larger",
-    );
+    trap(&[("WARM_IP_TARGET", "5"), ("WARM_ENI_TARGET", "2")], "WARM_ENI_TARGET", "ignored");
+    trap(&[("WARM_IP_TARGET", "0")], "WARM_IP_TARGET", "same as unset");
+    trap(&[("WARM_ENI_TARGET", "0")], "WARM_ENI_TARGET", "last address");
+    trap(&[("ENABLE_PREFIX_DELEGATION", "true")], "WARM_PREFIX_TARGET", "in turns");
+    trap(&[("AWS_VPC_ENI_MTU", "1500"), ("POD_MTU", "9001")], "POD_MTU", "larger");
     let (_, quiet) = accepted(&[("MINIMUM_IP_TARGET", "10"), ("WARM_IP_TARGET", "5")]);
     assert!(quiet.is_empty(), "{quiet:?}");
 }
@@ -356,13 +252,7 @@ fn a_simulator_needs_an_instance() {
         ("VENI_SIM_INSTANCE", "i-0123456789abcdef0"),
     ]);
     let instance = "i-0123456789abcdef0".parse().unwrap();
-    assert_eq!(
-        config.provider,
-        Provider::Sim {
-            socket: "/run/sim.sock".to_owned(),
-            instance
-        }
-    );
+    assert_eq!(config.provider, Provider::Sim { socket: "/run/sim.sock".to_owned(), instance });
 }
 
 #[test]
@@ -378,10 +268,7 @@ fn the_rest_of_the_environment_and_the_aws_chart_pass_in_silence() {
         ("AWS_VPC_ENI_MTU", "9001"),
         ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "false"),
         ("AWS_VPC_K8S_CNI_EXTERNALSNAT", "false"),
-        (
-            "AWS_VPC_K8S_CNI_LOG_FILE",
-            "/host/var/log/aws-routed-eni/ipamd.log",
-        ),
+        ("AWS_VPC_K8S_CNI_LOG_FILE", "/host/var/log/aws-routed-eni/ipamd.log"),
         ("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "prng"),
         ("AWS_VPC_K8S_CNI_VETHPREFIX", "eni"),
         ("DISABLE_METRICS", "false"),
@@ -402,20 +289,10 @@ fn a_command_line_is_read_strictly() {
     let read = |vars: &[(&str, &str)]| {
         PoolSettings::from_vars(vars.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())))
     };
-    let (settings, _) = read(&[
-        ("ENABLE_PREFIX_DELEGATION", "true"),
-        ("ENABLE_POD_ENI", "1"),
-    ])
-    .unwrap();
+    let (settings, _) =
+        read(&[("ENABLE_PREFIX_DELEGATION", "true"), ("ENABLE_POD_ENI", "1")]).unwrap();
     assert!(settings.targets.prefix_delegation && settings.pod_eni);
-    assert_eq!(
-        read(&[("WARM_ENI_TARGET", "-3")])
-            .unwrap()
-            .0
-            .targets
-            .warm_eni,
-        1
-    );
+    assert_eq!(read(&[("WARM_ENI_TARGET", "-3")]).unwrap().0.targets.warm_eni, 1);
     for (name, value) in [
         ("WARM_IP_TARGET", "abc"),
         ("ENABLE_PREFIX_DELEGATION", "maybe"),

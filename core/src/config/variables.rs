@@ -49,12 +49,7 @@ const fn v(
     support: Support,
     meaning: &'static str,
 ) -> Variable {
-    Variable {
-        name,
-        default,
-        meaning,
-        support,
-    }
+    Variable { name, default, meaning, support }
 }
 
 /// Every variable that veni knows: the pool's, the network's, veni's own, and the AWS VPC CNI's that it has no use
@@ -148,13 +143,8 @@ pub fn find(name: &str) -> Option<&'static Variable> {
 
 /// The known name nearest to `name`, if it is near enough to be meant.
 pub(super) fn nearest(name: &str, most: usize) -> Option<&'static str> {
-    let distances = VARIABLES
-        .iter()
-        .map(|variable| (distance(name, variable.name), variable.name));
-    distances
-        .filter(|(distance, _)| *distance <= most)
-        .min()
-        .map(|(_, name)| name)
+    let distances = VARIABLES.iter().map(|variable| (distance(name, variable.name), variable.name));
+    distances.filter(|(distance, _)| *distance <= most).min().map(|(_, name)| name)
 }
 
 /// Levenshtein's distance between two names, letters of either case being equal at no cost but never the same name.
@@ -181,9 +171,7 @@ mod tests {
         for (i, variable) in VARIABLES.iter().enumerate() {
             assert!(!variable.meaning.is_empty(), "{}", variable.name);
             assert!(
-                VARIABLES[i + 1..]
-                    .iter()
-                    .all(|other| other.name != variable.name),
+                VARIABLES[i + 1..].iter().all(|other| other.name != variable.name),
                 "{}",
                 variable.name
             );

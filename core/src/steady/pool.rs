@@ -75,14 +75,9 @@ impl Rules {
         if !self.by_target() {
             return None;
         }
-        let Targets {
-            warm_ip,
-            minimum_ip,
-            ..
-        } = self.targets;
-        let short = warm_ip
-            .saturating_sub(stats.available())
-            .max(minimum_ip.saturating_sub(stats.total));
+        let Targets { warm_ip, minimum_ip, .. } = self.targets;
+        let short =
+            warm_ip.saturating_sub(stats.available()).max(minimum_ip.saturating_sub(stats.total));
         if !self.prefixes {
             let over = stats.available().saturating_sub(warm_ip);
             return Some(TargetState {
@@ -90,10 +85,7 @@ impl Rules {
                 over: over.min(stats.total.saturating_sub(minimum_ip)),
             });
         }
-        let for_warm = stats
-            .assigned
-            .saturating_add(warm_ip)
-            .div_ceil(PREFIX_ADDRESSES);
+        let for_warm = stats.assigned.saturating_add(warm_ip).div_ceil(PREFIX_ADDRESSES);
         let for_minimum = minimum_ip.div_ceil(PREFIX_ADDRESSES);
         let over = stats.free.min(stats.cidrs.saturating_sub(for_warm));
         Some(TargetState {
@@ -163,11 +155,7 @@ impl Pool {
     pub(super) fn place(&mut self, rules: &Rules) -> bool {
         let size = rules.addresses_per_slot();
         let begun = self.0.iter().position(|eni| eni.assigned % size != 0);
-        let free = || {
-            self.0
-                .iter()
-                .position(|eni| eni.assigned < eni.cidrs * size)
-        };
+        let free = || self.0.iter().position(|eni| eni.assigned < eni.cidrs * size);
         let Some(index) = begun.or_else(free) else {
             return false;
         };
@@ -204,11 +192,7 @@ impl Pool {
     /// `increaseDatastorePool`: one ENI with room is filled; a new ENI only when there is none.
     fn grow(&mut self, rules: &Rules, needed: u32) {
         let skip = usize::from(rules.skip_primary);
-        if let Some(eni) = self
-            .0
-            .iter_mut()
-            .skip(skip)
-            .find(|eni| eni.cidrs < rules.slots_per_eni)
+        if let Some(eni) = self.0.iter_mut().skip(skip).find(|eni| eni.cidrs < rules.slots_per_eni)
         {
             eni.cidrs += needed.min(rules.slots_per_eni - eni.cidrs);
             return;
@@ -233,11 +217,7 @@ impl Pool {
         if rules.by_target() {
             return true;
         }
-        let warm = if rules.prefixes {
-            rules.targets.warm_prefix
-        } else {
-            rules.targets.warm_eni
-        };
+        let warm = if rules.prefixes { rules.targets.warm_prefix } else { rules.targets.warm_eni };
         let full_eni = u64::from(rules.slots_per_eni * rules.addresses_per_slot());
         u64::from(stats.available()) >= (u64::from(warm) + 1) * full_eni
             || rules.prefixes && self.0.iter().skip(1).any(|eni| eni.assigned == 0)
@@ -245,12 +225,7 @@ impl Pool {
 
     /// `getDeletableENI`: a secondary ENI without pods that no target needs.
     fn free_eni(&mut self, rules: &Rules) {
-        let Targets {
-            warm_ip,
-            minimum_ip,
-            warm_prefix,
-            ..
-        } = rules.targets;
+        let Targets { warm_ip, minimum_ip, warm_prefix, .. } = rules.targets;
         let all = self.stats(rules);
         let size = rules.addresses_per_slot();
         let deletable = (1..self.0.len()).rev().find(|index| {

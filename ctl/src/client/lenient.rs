@@ -58,10 +58,9 @@ fn fill(value: &mut Value, template: &Value) {
 fn bare(template: &Value) -> Value {
     match template {
         Value::Array(_) => json!([]),
-        Value::Object(fields) => fields
-            .iter()
-            .map(|(name, field)| (name.clone(), bare(field)))
-            .collect(),
+        Value::Object(fields) => {
+            fields.iter().map(|(name, field)| (name.clone(), bare(field))).collect()
+        }
         other => other.clone(),
     }
 }
@@ -74,11 +73,7 @@ mod tests {
     fn an_empty_answer_reads_as_a_view_that_says_nothing() {
         let view = view(json!({"version": 1, "result": "inspect"})).unwrap();
         assert_eq!(
-            (
-                view.daemon.version.as_str(),
-                view.pool.total,
-                view.enis.len()
-            ),
+            (view.daemon.version.as_str(), view.pool.total, view.enis.len()),
             ("unknown", 0, 0)
         );
     }

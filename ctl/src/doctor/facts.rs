@@ -98,11 +98,7 @@ fn names(dir: &Path) -> Result<Vec<String>, String> {
 
 fn kernel_config() -> Result<String, String> {
     let compressed = run("zcat", &["/proc/config.gz"]).and_then(|done| {
-        if done.ok {
-            Ok(done.stdout)
-        } else {
-            Err("/proc/config.gz cannot be read".to_owned())
-        }
+        if done.ok { Ok(done.stdout) } else { Err("/proc/config.gz cannot be read".to_owned()) }
     });
     compressed.or_else(|error| {
         let release = read("/proc/sys/kernel/osrelease")?;
@@ -112,17 +108,11 @@ fn kernel_config() -> Result<String, String> {
 }
 
 fn sysctls(view: Option<&View>) -> BTreeMap<String, String> {
-    let links = view
-        .into_iter()
-        .flat_map(|view| &view.enis)
-        .filter_map(|eni| eni.ifname.as_ref());
+    let links = view.into_iter().flat_map(|view| &view.enis).filter_map(|eni| eni.ifname.as_ref());
     let of_links = links.map(|link| format!("net/ipv4/conf/{link}/rp_filter"));
     let all = ["net/ipv4/ip_forward", "net/ipv4/conf/all/rp_filter"].map(ToOwned::to_owned);
     let values = all.into_iter().chain(of_links).filter_map(|name| {
-        let value = read(Path::new("/proc/sys").join(&name))
-            .ok()?
-            .trim()
-            .to_owned();
+        let value = read(Path::new("/proc/sys").join(&name)).ok()?.trim().to_owned();
         Some((name, value))
     });
     values.collect()
@@ -133,26 +123,16 @@ fn routes(view: Option<&View>) -> BTreeMap<u32, Result<Vec<Route>, String>> {
     let Some(view) = view else {
         return BTreeMap::new();
     };
-    let enis = view
-        .enis
-        .iter()
-        .filter(|eni| !eni.primary)
-        .map(|eni| eni.table);
+    let enis = view.enis.iter().filter(|eni| !eni.primary).map(|eni| eni.table);
     let tables = enis.chain([super::judge::table_base(Some(view))]);
-    tables
-        .map(|table| (table, ip(&["route", "show", "table", &table.to_string()])))
-        .collect()
+    tables.map(|table| (table, ip(&["route", "show", "table", &table.to_string()]))).collect()
 }
 
 fn conflists(dir: &Path) -> Result<Vec<(String, String)>, String> {
     let endings = [".conf", ".conflist", ".json"];
     let names = names(dir)?;
-    let ours = names
-        .into_iter()
-        .filter(|name| endings.iter().any(|ending| name.ends_with(ending)));
-    Ok(ours
-        .map(|name| (name.clone(), read(dir.join(name)).unwrap_or_default()))
-        .collect())
+    let ours = names.into_iter().filter(|name| endings.iter().any(|ending| name.ends_with(ending)));
+    Ok(ours.map(|name| (name.clone(), read(dir.join(name)).unwrap_or_default())).collect())
 }
 
 fn executables(dir: &Path) -> Vec<String> {
@@ -160,11 +140,7 @@ fn executables(dir: &Path) -> Vec<String> {
         fs::metadata(dir.join(name))
             .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
     };
-    names(dir)
-        .unwrap_or_default()
-        .into_iter()
-        .filter(executable)
-        .collect()
+    names(dir).unwrap_or_default().into_iter().filter(executable).collect()
 }
 
 /// What a program did.
@@ -175,13 +151,10 @@ struct Done {
 }
 
 fn run(program: &str, args: &[&str]) -> Result<Done, String> {
-    let output = Command::new(program)
-        .args(args)
-        .output()
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => format!("`{program}` is not installed"),
-            _ => format!("cannot run `{program}`: {error}"),
-        })?;
+    let output = Command::new(program).args(args).output().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => format!("`{program}` is not installed"),
+        _ => format!("cannot run `{program}`: {error}"),
+    })?;
     Ok(Done {
         ok: output.status.success(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

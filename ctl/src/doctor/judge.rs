@@ -29,14 +29,8 @@ const KERNEL_OPTIONS: [&str; 13] = [
 ];
 
 /// Problems of ipamd that are about reaching the cloud.
-const CLOUD_PROBLEMS: [&str; 6] = [
-    "throttled",
-    "denied",
-    "transient",
-    "unreachable",
-    "cloud",
-    "metadata",
-];
+const CLOUD_PROBLEMS: [&str; 6] =
+    ["throttled", "denied", "transient", "unreachable", "cloud", "metadata"];
 
 const REPAIRS: &str =
     "ipamd puts it back within 2 s when it runs: start it, and look at its log if it stays away";
@@ -68,11 +62,7 @@ pub(super) fn table_base(view: Option<&View>) -> u32 {
 }
 
 fn setting<'a>(view: Option<&'a View>, name: &str) -> Option<&'a str> {
-    view?
-        .settings
-        .get(name)
-        .map(String::as_str)
-        .filter(|value| !value.is_empty())
+    view?.settings.get(name).map(String::as_str).filter(|value| !value.is_empty())
 }
 
 fn kernel(facts: &Facts) -> Check {
@@ -81,9 +71,8 @@ fn kernel(facts: &Facts) -> Check {
         Ok(release) => release,
         Err(error) => return Check::skipped(name, error),
     };
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|part| part.parse::<u32>().ok());
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().ok());
     let version = numbers.next().flatten().zip(numbers.next().flatten());
     match version {
         Some(version) if version >= KERNEL_FLOOR => {
@@ -114,18 +103,11 @@ fn features(facts: &Facts) -> Check {
                 .is_some_and(|(key, value)| key == *option && (value == "y" || value == "m"))
         })
     };
-    let missing: Vec<_> = KERNEL_OPTIONS
-        .iter()
-        .filter(|option| !has(option))
-        .copied()
-        .collect();
+    let missing: Vec<_> = KERNEL_OPTIONS.iter().filter(|option| !has(option)).copied().collect();
     if missing.is_empty() {
         return Check::ok(
             name,
-            format!(
-                "all {} kernel options that veni needs are there",
-                KERNEL_OPTIONS.len()
-            ),
+            format!("all {} kernel options that veni needs are there", KERNEL_OPTIONS.len()),
         );
     }
     Check::failed(
@@ -172,26 +154,18 @@ fn socket(facts: &Facts) -> Check {
             let (socket, daemon) = (facts.socket.display(), &view.daemon);
             Check::ok(
                 name,
-                format!(
-                    "ipamd {} answers at {socket} (pid {})",
-                    daemon.version, daemon.pid
-                ),
+                format!("ipamd {} answers at {socket} (pid {})", daemon.version, daemon.pid),
             )
         }
-        Err(error) => Check::failed(
-            name,
-            error,
-            "start ipamd on this node, or name its socket with --socket",
-        ),
+        Err(error) => {
+            Check::failed(name, error, "start ipamd on this node, or name its socket with --socket")
+        }
     }
 }
 
 /// The view, or the check that says that there is none.
 fn view<'a>(facts: &'a Facts, name: &'static str) -> Result<&'a View, Check> {
-    facts
-        .view
-        .as_ref()
-        .map_err(|_| Check::skipped(name, "needs ipamd's answer"))
+    facts.view.as_ref().map_err(|_| Check::skipped(name, "needs ipamd's answer"))
 }
 
 fn ready(facts: &Facts) -> Check {
@@ -204,10 +178,7 @@ fn ready(facts: &Facts) -> Check {
     if view.daemon.ready {
         return Check::ok(
             name,
-            format!(
-                "{} addresses free, {} with pods",
-                pool.available, pool.assigned
-            ),
+            format!("{} addresses free, {} with pods", pool.available, pool.assigned),
         );
     }
     let waits = if view.plan.waiting_for.is_empty() {
@@ -237,10 +208,7 @@ fn cloud(facts: &Facts) -> Check {
     if problems.is_empty() {
         return Check::ok(
             name,
-            format!(
-                "ipamd reports no trouble with its provider, {}",
-                view.daemon.provider
-            ),
+            format!("ipamd reports no trouble with its provider, {}", view.daemon.provider),
         );
     }
     let denied = view.problems.iter().any(|problem| problem.kind == "denied");
@@ -279,11 +247,7 @@ fn rp_filter(facts: &Facts) -> Check {
             .and_then(|value| value.parse::<u8>().ok())
     };
     let all = value("all").unwrap_or(0);
-    let links = view
-        .enis
-        .iter()
-        .filter_map(|eni| eni.ifname.as_ref())
-        .map(ToString::to_string);
+    let links = view.enis.iter().filter_map(|eni| eni.ifname.as_ref()).map(ToString::to_string);
     let (strict, loose): (Vec<_>, Vec<_>) =
         links.partition(|link| value(link).is_some_and(|own| own.max(all) == 1));
     if strict.is_empty() {
@@ -291,10 +255,7 @@ fn rp_filter(facts: &Facts) -> Check {
     }
     Check::failed(
         name,
-        format!(
-            "1 (strict) on {}: replies to pods on secondary ENIs are lost",
-            strict.join(", ")
-        ),
+        format!("1 (strict) on {}: replies to pods on secondary ENIs are lost", strict.join(", ")),
         "`sysctl -w net.ipv4.conf.<link>.rp_filter=2`, and see what sets it back (`grep -r rp_filter /etc/sysctl.d`)",
     )
 }
@@ -327,37 +288,21 @@ struct Wanted {
 
 fn expected_rules(view: Option<&View>) -> Vec<Wanted> {
     let base = table_base(view);
-    let rule = |priority, table: String| Wanted {
-        priority,
-        mark: None,
-        from: None,
-        to: None,
-        table,
-    };
+    let rule =
+        |priority, table: String| Wanted { priority, mark: None, from: None, to: None, table };
     let mut wanted = vec![rule(512, base.to_string())];
-    let connmark = setting(view, "AWS_VPC_K8S_CNI_CONNMARK")
-        .and_then(parse_mark)
-        .unwrap_or(0x80);
+    let connmark = setting(view, "AWS_VPC_K8S_CNI_CONNMARK").and_then(parse_mark).unwrap_or(0x80);
     if view.is_some() && setting(view, "AWS_VPC_K8S_CNI_EXTERNALSNAT") != Some("true") {
-        wanted.push(Wanted {
-            mark: Some(connmark),
-            ..rule(1024, "main".to_owned())
-        });
+        wanted.push(Wanted { mark: Some(connmark), ..rule(1024, "main".to_owned()) });
     }
     let cidrs = setting(view, "AWS_EXTERNAL_SERVICE_CIDRS").unwrap_or_default();
     for cidr in cidrs.split(',').filter(|cidr| !cidr.is_empty()) {
-        wanted.push(Wanted {
-            to: Some(cidr.to_owned()),
-            ..rule(1535, "main".to_owned())
-        });
+        wanted.push(Wanted { to: Some(cidr.to_owned()), ..rule(1535, "main".to_owned()) });
     }
     let secondary = view.into_iter().flat_map(|view| &view.enis);
     for eni in secondary.filter(|eni| !eni.primary && eni.phase == "in_use" && eni.ifname.is_some())
     {
-        wanted.push(Wanted {
-            mark: Some(eni.mark),
-            ..rule(1536, eni.table.to_string())
-        });
+        wanted.push(Wanted { mark: Some(eni.mark), ..rule(1536, eni.table.to_string()) });
         if let Some(address) = eni.primary_address {
             wanted.push(Wanted {
                 from: Some(address.to_string()),
@@ -389,16 +334,12 @@ fn routes(facts: &Facts) -> Check {
             Ok(routes) => routes,
             Err(error) => return Check::skipped(name, error),
         };
-        let in_use = view
-            .enis
-            .iter()
-            .any(|eni| eni.table == *table && eni.phase == "in_use");
+        let in_use = view.enis.iter().any(|eni| eni.table == *table && eni.phase == "in_use");
         if *table == base {
             let (has, pods) = (routes.len(), view.pool.assigned);
             if u32::try_from(has).is_ok_and(|has| has < pods) {
-                missing.push(format!(
-                    "{pods} pods have addresses, but table {base} has {has} routes"
-                ));
+                missing
+                    .push(format!("{pods} pods have addresses, but table {base} has {has} routes"));
             }
         } else if in_use && !routes.iter().any(|route| route.dst == "default") {
             missing.push(format!("table {table} has no default route"));
@@ -441,18 +382,11 @@ fn conflist(facts: &Facts) -> Check {
     };
     let ours = |text: &str| {
         let config: Value = serde_json::from_str(text).unwrap_or_default();
-        let plugins = config["plugins"]
-            .as_array()
-            .cloned()
-            .unwrap_or_else(|| vec![config.clone()]);
+        let plugins = config["plugins"].as_array().cloned().unwrap_or_else(|| vec![config.clone()]);
         plugins.iter().any(|plugin| plugin["type"] == "veni-cni")
     };
     match files.iter().position(|(_, text)| ours(text)) {
-        None => Check::failed(
-            name,
-            format!("no configuration in {dir} names veni-cni"),
-            step,
-        ),
+        None => Check::failed(name, format!("no configuration in {dir} names veni-cni"), step),
         Some(0) => Check::ok(name, format!("{dir}/{}", files[0].0)),
         Some(index) => Check::failed(
             name,

@@ -15,11 +15,7 @@ fn healthy() -> Facts {
         {"priority":1536,"src":"all","fwmark":"0x20000","fwmask":"0xff0000","table":"7602","protocol":"118"},
         {"priority":32765,"src":"10.0.1.77","table":"7602","protocol":"118"},
         {"priority":32766,"src":"all","table":"main"}]"#;
-    let pods = (0..16)
-        .map(|n| Route {
-            dst: format!("10.0.1.{n}"),
-        })
-        .collect();
+    let pods = (0..16).map(|n| Route { dst: format!("10.0.1.{n}") }).collect();
     let options = "BPF_SYSCALL NET_CLS_ACT NET_CLS_BPF NET_SCH_INGRESS VETH IP_MULTIPLE_TABLES NF_CONNTRACK \
                    NF_CONNTRACK_MARK NF_NAT NF_TABLES NFT_CT NFT_NAT NFT_FIB_IPV4";
     let sysctl = |name: &str, value: &str| (name.to_owned(), value.to_owned());
@@ -44,12 +40,7 @@ fn healthy() -> Facts {
         rules: Ok(serde_json::from_str::<Vec<Rule>>(rules).unwrap()),
         routes: BTreeMap::from([
             (7600, Ok(pods)),
-            (
-                7602,
-                Ok(vec![Route {
-                    dst: "default".to_owned(),
-                }]),
-            ),
+            (7602, Ok(vec![Route { dst: "default".to_owned() }])),
         ]),
         cni_conf_dir: "/etc/cni/net.d".into(),
         conflists: Ok(vec![(
@@ -73,24 +64,14 @@ fn broken(name: &str, status: Status, breaking: impl FnOnce(&mut Facts)) {
     let mut facts = healthy();
     breaking(&mut facts);
     let checks = judge::all(&facts);
-    let wrong: Vec<_> = checks
-        .iter()
-        .filter(|check| check.status != Status::Ok)
-        .collect();
+    let wrong: Vec<_> = checks.iter().filter(|check| check.status != Status::Ok).collect();
     assert_eq!(
         wrong.iter().map(|c| (c.name, c.status)).collect::<Vec<_>>(),
         [(name, status)],
         "{wrong:?}"
     );
-    assert_eq!(
-        wrong[0].next_step.is_some(),
-        status != Status::Skipped,
-        "{wrong:?}"
-    );
-    assert_eq!(
-        written(&checks, Format::Json).unwrap().failed,
-        status == Status::Failed
-    );
+    assert_eq!(wrong[0].next_step.is_some(), status != Status::Skipped, "{wrong:?}");
+    assert_eq!(written(&checks, Format::Json).unwrap().failed, status == Status::Failed);
 }
 
 fn view(facts: &mut Facts) -> &mut veni_core::wire::inspect::View {
@@ -100,33 +81,21 @@ fn view(facts: &mut Facts) -> &mut veni_core::wire::inspect::View {
 #[test]
 fn each_thing_that_is_wrong_is_found_alone_with_its_next_step() {
     use Status::{Failed, Skipped, Warning};
-    broken("kernel", Failed, |f| {
-        f.kernel = Ok("5.15.0-1051-aws".to_owned())
-    });
+    broken("kernel", Failed, |f| f.kernel = Ok("5.15.0-1051-aws".to_owned()));
     broken("kernel", Warning, |f| f.kernel = Ok("linux".to_owned()));
-    broken("features", Failed, |f| {
-        f.kernel_config = Ok("CONFIG_VETH=y\n".to_owned())
-    });
-    broken("features", Skipped, |f| {
-        f.kernel_config = Err("no".to_owned())
-    });
-    broken("bpffs", Failed, |f| {
-        f.mounts = Ok("tmpfs /sys/fs/bpf tmpfs rw 0 0\n".to_owned())
-    });
+    broken("features", Failed, |f| f.kernel_config = Ok("CONFIG_VETH=y\n".to_owned()));
+    broken("features", Skipped, |f| f.kernel_config = Err("no".to_owned()));
+    broken("bpffs", Failed, |f| f.mounts = Ok("tmpfs /sys/fs/bpf tmpfs rw 0 0\n".to_owned()));
     broken("bpffs", Failed, |f| f.pins = Ok(vec![]));
     broken("ready", Failed, |f| view(f).daemon.ready = false);
     broken("cloud", Failed, |f| view(f).problems = busy().problems);
     broken("forward", Failed, |f| {
-        f.sysctls
-            .insert("net/ipv4/ip_forward".to_owned(), "0".to_owned());
+        f.sysctls.insert("net/ipv4/ip_forward".to_owned(), "0".to_owned());
     });
     broken("rp_filter", Failed, |f| {
-        f.sysctls
-            .insert("net/ipv4/conf/eth1/rp_filter".to_owned(), "0".to_owned());
+        f.sysctls.insert("net/ipv4/conf/eth1/rp_filter".to_owned(), "0".to_owned());
     });
-    broken("rules", Skipped, |f| {
-        f.rules = Err("`ip` is not installed".to_owned())
-    });
+    broken("rules", Skipped, |f| f.rules = Err("`ip` is not installed".to_owned()));
     broken("routes", Failed, |f| {
         f.routes.insert(7602, Ok(vec![]));
     });
@@ -134,23 +103,14 @@ fn each_thing_that_is_wrong_is_found_alone_with_its_next_step() {
         f.routes.insert(7600, Ok(vec![]));
     });
     broken("nftables", Failed, |f| f.nft_table = Ok(false));
-    broken("nftables", Skipped, |f| {
-        f.nft_table = Err("`nft` is not installed".to_owned())
-    });
+    broken("nftables", Skipped, |f| f.nft_table = Err("`nft` is not installed".to_owned()));
     broken("conflist", Failed, |f| f.conflists = Ok(vec![]));
+    broken("conflist", Failed, |f| f.conflists = Err("cannot read".to_owned()));
     broken("conflist", Failed, |f| {
-        f.conflists = Err("cannot read".to_owned())
-    });
-    broken("conflist", Failed, |f| {
-        f.conflists
-            .as_mut()
-            .unwrap()
-            .insert(0, ("05-cilium.conflist".to_owned(), "{}".to_owned()));
+        f.conflists.as_mut().unwrap().insert(0, ("05-cilium.conflist".to_owned(), "{}".to_owned()));
     });
     broken("plugin", Failed, |f| f.plugins = vec!["portmap".to_owned()]);
-    broken("plugin", Warning, |f| {
-        f.plugins = vec!["veni-cni".to_owned()]
-    });
+    broken("plugin", Warning, |f| f.plugins = vec!["veni-cni".to_owned()]);
 }
 
 #[test]
@@ -161,10 +121,7 @@ fn every_rule_of_ours_is_missed() {
         });
     }
     broken("rules", Status::Failed, |f| {
-        view(f).settings.insert(
-            "AWS_EXTERNAL_SERVICE_CIDRS".to_owned(),
-            "10.9.0.0/16".to_owned(),
-        );
+        view(f).settings.insert("AWS_EXTERNAL_SERVICE_CIDRS".to_owned(), "10.9.0.0/16".to_owned());
     });
 }
 
