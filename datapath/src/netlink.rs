@@ -34,8 +34,10 @@ pub const OWN_PROTOCOL: u8 = 0x76;
 
 /// How often an interrupted dump is made again before the caller hears of it.
 const DUMP_ATTEMPTS: u32 = 30;
-/// Replies are read into this much; the kernel sizes the parts of a dump by it (`netlink_dump`, at most 32 KiB).
-const RECEIVE_BYTES: usize = 32 * 1024;
+/// Verdicts are read into this much: untouched pages cost a fault each, and the plugin counts them.
+const VERDICT_BYTES: usize = 4 * 1024;
+/// Objects are read into this much; the kernel sizes the parts of a dump by it (`netlink_dump`, at most 32 KiB).
+const OBJECT_BYTES: usize = 32 * 1024;
 /// A batch is split above this, between messages: well below the default `net.core.wmem_default`.
 const SEND_BYTES: usize = 64 * 1024;
 
@@ -225,7 +227,7 @@ impl Socket {
     /// # Errors
     /// [`Error::Rejected`] when there is none; see [`Error::is_absent`].
     pub fn get(&mut self, message: RouteNetlinkMessage) -> Result<RouteNetlinkMessage> {
-        self.begin();
+        self.begin(OBJECT_BYTES);
         // RTM_GETQDISC answers only those who want an echo (`qdisc_notify` → `rtnetlink_send`), and nobody at all
         // otherwise: the acknowledgement keeps us from waiting for ever.
         self.push(&message, NLM_F_REQUEST | NLM_F_ACK | NLM_F_ECHO);
@@ -267,7 +269,7 @@ impl Socket {
         let mut picked = Vec::new();
         for _ in 0..DUMP_ATTEMPTS {
             picked.clear();
-            self.begin();
+            self.begin(OBJECT_BYTES);
             self.push(&message, NLM_F_REQUEST | NLM_F_DUMP);
             self.send()?;
             match self.collect(&mut picked, &mut pick) {
@@ -330,8 +332,12 @@ impl Socket {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    fn begin(&mut self) {
+    /// Starts a new exchange whose replies are at most `reply_bytes` long.
+    fn begin(&mut self, reply_bytes: usize) {
         self.out.clear();
+        if self.input.len() < reply_bytes {
+            self.input = vec![0; reply_bytes];
+        }
     }
 
     fn push(&mut self, message: &RouteNetlinkMessage, flags: u16) {
@@ -348,7 +354,7 @@ impl Socket {
 
     /// Writes as many of `requests` as one `send` takes, at least one. Returns how many.
     fn encode(&mut self, requests: &[Request]) -> usize {
-        self.begin();
+        self.begin(VERDICT_BYTES);
         let mut last_start = 0;
         let mut count = 0;
         for request in requests {
@@ -425,9 +431,6 @@ impl Socket {
     }
 
     fn receive(&mut self) -> Result<usize> {
-        if self.input.is_empty() {
-            self.input = vec![0; RECEIVE_BYTES];
-        }
         // SAFETY: the pointer and the length describe `input`, which outlives the call.
         let length = retry(|| unsafe {
             libc::recv(

@@ -13,7 +13,7 @@ use std::{
     io,
     marker::PhantomData,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd},
         unix::fs::OpenOptionsExt,
     },
     path::{Path, PathBuf},
@@ -140,6 +140,20 @@ impl NetNs {
     pub fn socket(&self) -> Result<netlink::Socket, Error> {
         let _inside = self.enter()?;
         netlink::Socket::open().map_err(Error::Socket)
+    }
+
+    /// The namespace that `socket` was opened in (`SIOCGSKNS`, Linux 4.9).
+    ///
+    /// # Errors
+    /// [`Error::Enter`] without `CAP_NET_ADMIN` there.
+    pub fn of_socket(socket: &netlink::Socket) -> Result<Self, Error> {
+        // SAFETY: the ioctl takes no argument and returns a new descriptor.
+        let fd = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGSKNS) };
+        if fd < 0 {
+            return Err(Error::Enter(io::Error::last_os_error()));
+        }
+        // SAFETY: `fd` is open and owned by nobody else.
+        Ok(Self { file: unsafe { File::from_raw_fd(fd) } })
     }
 
     /// Whether both are the same namespace (device and inode: namespaces(7)).

@@ -75,6 +75,11 @@ pub enum Error {
         /// Who has it.
         holder: String,
     },
+    /// The namespace to be wired is the node's own.
+    #[error(
+        "CNI_NETNS is the node's own network namespace: a pod on the host's network needs no interface"
+    )]
+    NotAPod,
     /// A link of the name that is to be removed exists, but is not a veth: it is not ours.
     #[error("{ifname} is not a veth: veni did not make it and does not remove it")]
     NotAVeth {
@@ -104,10 +109,11 @@ pub enum Error {
 struct Plan<'a> {
     wiring: &'a Wiring,
     ifname: &'a IfName,
+    netns: &'a NetNs,
 }
 
 /// Wires the pod in `netns` as `wiring` says, its interface being called `ifname` inside. `host` is a socket in the
-/// node's namespace.
+/// node's namespace, `pod` one in `netns`.
 ///
 /// A pod that is already wired exactly so is left alone; a half-wired leftover is removed and made anew.
 ///
@@ -115,16 +121,17 @@ struct Plan<'a> {
 /// After any error nothing is left behind, except after [`Error::Undo`].
 pub fn wire(
     host: &mut Socket,
-    wiring: &Wiring,
+    pod: &mut Socket,
     netns: &NetNs,
+    wiring: &Wiring,
     ifname: &IfName,
 ) -> Result<Wired, Error> {
-    let plan = Plan { wiring, ifname };
-    let Some(pod_index) = plan.make_pair(host, netns)? else {
+    let plan = Plan { wiring, ifname, netns };
+    let Some(pod_index) = plan.make_pair(host, pod)? else {
         return Ok(Wired { existed: true });
     };
     fault::point("wire:host");
-    match plan.configure_pod(netns, pod_index) {
+    match plan.configure_pod(pod, pod_index) {
         Ok(()) => Ok(Wired { existed: false }),
         Err(error) => Err(plan.undo(host, error)),
     }
@@ -154,13 +161,14 @@ pub fn unwire(host: &mut Socket, host_ifname: &IfName) -> Result<bool, Error> {
     }
 }
 
-/// The host end of the veth called `ifname` in `netns`, `None` when there is no such veth or its peer is elsewhere.
+/// The host end of the pod's veth called `ifname`, `None` when there is no such veth or its peer is elsewhere.
+/// `host` is a socket in the node's namespace, `pod` one in the pod's.
 ///
 /// # Errors
-/// When the namespace cannot be entered or the kernel cannot be asked.
+/// When the kernel cannot be asked.
 pub fn host_end(
     host: &mut Socket,
-    netns: &NetNs,
+    pod: &mut Socket,
     ifname: &IfName,
 ) -> Result<Option<IfName>, Error> {
     let failed = |source| Error::Netlink {
@@ -168,7 +176,7 @@ pub fn host_end(
         ifname: ifname.clone(),
         source,
     };
-    let pod_end = netns.socket()?.get_link_by_name(ifname.as_str()).map_err(failed)?;
+    let pod_end = pod.get_link_by_name(ifname.as_str()).map_err(failed)?;
     let Some(pod_end) = pod_end.filter(is_veth) else { return Ok(None) };
     let Some(index) = peer_index(&pod_end) else { return Ok(None) };
     let found = host.get_link_by_index(index).map_err(failed)?;
@@ -186,12 +194,12 @@ pub fn host_end(
 impl Plan<'_> {
     /// Makes the pair, the qdisc and the route in one write. Returns the pod end's index, or `None` when the pod is
     /// fully wired already.
-    fn make_pair(&self, host: &mut Socket, netns: &NetNs) -> Result<Option<u32>, Error> {
+    fn make_pair(&self, host: &mut Socket, pod: &mut Socket) -> Result<Option<u32>, Error> {
         // Any number will do inside the pod; the daemon's is least likely to be taken there.
         let mut pod_index = self.wiring.host_ifindex;
         let mut cleared = false;
         loop {
-            let batch = message::host_batch(self.wiring, self.ifname, netns, pod_index);
+            let batch = message::host_batch(self.wiring, self.ifname, self.netns, pod_index);
             let Err(error) = host.transact(&batch) else { return Ok(Some(pod_index)) };
             let step = error.index().and_then(|i| HOST_STEPS.get(i)).unwrap_or(&HOST_STEPS[0]);
             let no_pair = error.index() == Some(0) || matches!(error, netlink::Error::Send(_));
@@ -203,7 +211,7 @@ impl Plan<'_> {
             if !taken {
                 return Err(cause);
             }
-            match self.resolve(host, netns, cleared, pod_index == 0)? {
+            match self.resolve(host, pod, cleared, pod_index == 0)? {
                 Resolution::Wired => return Ok(None),
                 Resolution::Cleared => cleared = true,
                 Resolution::LetKernelChoose => pod_index = 0,
@@ -215,16 +223,21 @@ impl Plan<'_> {
     fn resolve(
         &self,
         host: &mut Socket,
-        netns: &NetNs,
+        pod: &mut Socket,
         cleared: bool,
         kernel_chose: bool,
     ) -> Result<Resolution, Error> {
+        // In one namespace both ends cannot have one index, so this can only be found out here, off the usual path.
+        let node = NetNs::of_socket(host)?;
+        if node.is_same(self.netns).map_err(netns::Error::Enter)? {
+            return Err(Error::NotAPod);
+        }
         let name = &self.wiring.host_ifname;
         let by_name = host
             .get_link_by_name(name.as_str())
             .map_err(|e| self.failed("looking for a leftover", e))?;
         if by_name.is_some() && !cleared {
-            if verify(host, self.wiring, netns, self.ifname)?.is_empty() {
+            if verify(host, pod, self.wiring, self.ifname)?.is_empty() {
                 return Ok(Resolution::Wired);
             }
             unwire(host, name)?;
@@ -260,8 +273,7 @@ impl Plan<'_> {
     }
 
     /// Everything inside the pod, in one write. `pod_index` 0: the kernel chose, ask it.
-    fn configure_pod(&self, netns: &NetNs, pod_index: u32) -> Result<(), Error> {
-        let mut pod = netns.socket()?;
+    fn configure_pod(&self, pod: &mut Socket, pod_index: u32) -> Result<(), Error> {
         let index = match pod_index {
             0 => pod
                 .get_link_by_name(self.ifname.as_str())

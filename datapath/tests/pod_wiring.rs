@@ -1,6 +1,7 @@
 //! Wiring pods in fresh network namespaces, read back from the kernel.
 
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+#![expect(clippy::print_stdout, reason = "what was skipped is said")]
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -33,6 +34,7 @@ const NODE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
 struct Lab {
     host: Socket,
     pod: NetNs,
+    inside: Socket,
 }
 
 impl Lab {
@@ -47,16 +49,26 @@ impl Lab {
         address.header.index = 1;
         address.attributes = vec![AddressAttribute::Local(IpAddr::V4(NODE))];
         host.transact(&[Request::create(RouteNetlinkMessage::NewAddress(address))]).unwrap();
-        Ok(Self { host, pod })
+        let inside = pod.socket()?;
+        Ok(Self { host, pod, inside })
     }
 
     fn wire(&mut self, wiring: &Wiring) -> Result<pod::Wired, Error> {
-        pod::wire(&mut self.host, wiring, &self.pod, &eth0())
+        self.wire_as(wiring, "eth0")
+    }
+
+    fn wire_as(&mut self, wiring: &Wiring, ifname: &str) -> Result<pod::Wired, Error> {
+        let Self { host, pod, inside } = self;
+        pod::wire(host, inside, pod, wiring, &ifname.parse().unwrap())
     }
 
     fn differences(&mut self, wiring: &Wiring) -> Vec<String> {
-        let found = pod::verify(&mut self.host, wiring, &self.pod, &eth0()).unwrap();
+        let found = pod::verify(&mut self.host, &mut self.inside, wiring, &eth0()).unwrap();
         found.iter().map(ToString::to_string).collect()
+    }
+
+    fn host_end(&mut self, ifname: &str) -> Option<IfName> {
+        pod::host_end(&mut self.host, &mut self.inside, &ifname.parse().unwrap()).unwrap()
     }
 
     fn pod_socket(&self) -> Socket {
@@ -334,7 +346,7 @@ fn a_taken_index_inside_the_pod_does_not_matter() {
         let wiring = wiring();
         // Another pair, whose pod end got the same index inside the pod.
         let other = Wiring { host_ifname: "other0".parse().unwrap(), ..wiring.clone() };
-        pod::wire(&mut lab.host, &other, &lab.pod, &"net1".parse().unwrap()).unwrap();
+        lab.wire_as(&other, "net1").unwrap();
         delete_all(&mut lab.pod_socket(), RouteKind::Route);
         move_host_end_away(&mut lab, &other);
         lab.wire(&wiring).unwrap();
@@ -379,7 +391,7 @@ fn a_taken_index_on_the_node_is_an_error_that_names_the_holder() {
             address: Ipv4Addr::new(10, 0, 0, 70),
             ..wiring()
         };
-        pod::wire(&mut lab.host, &holder, &lab.pod, &"net1".parse().unwrap()).unwrap();
+        lab.wire_as(&holder, "net1").unwrap();
         let before = lab.state();
         let error = lab.wire(&wiring()).unwrap_err();
         assert!(
@@ -412,7 +424,7 @@ fn a_refusal_in_the_pod_undoes_the_pair() {
             address: Ipv4Addr::new(10, 0, 0, 70),
             ..wiring()
         };
-        pod::wire(&mut lab.host, &other, &lab.pod, &"net1".parse().unwrap()).unwrap();
+        lab.wire_as(&other, "net1").unwrap();
         let before = lab.state();
         let error = lab.wire(&wiring()).unwrap_err();
         assert!(error.to_string().starts_with("adding the route to the gateway"), "{error}");
@@ -424,11 +436,11 @@ fn a_refusal_in_the_pod_undoes_the_pair() {
 fn the_host_end_is_found_from_inside_the_pod() {
     in_lab(|mut lab| {
         let wiring = wiring();
-        assert_eq!(pod::host_end(&mut lab.host, &lab.pod, &eth0()).unwrap(), None);
+        assert_eq!(lab.host_end("eth0"), None);
         lab.wire(&wiring).unwrap();
-        let found = pod::host_end(&mut lab.host, &lab.pod, &eth0()).unwrap();
+        let found = lab.host_end("eth0");
         assert_eq!(found, Some(wiring.host_ifname));
-        assert_eq!(pod::host_end(&mut lab.host, &lab.pod, &"lo".parse().unwrap()).unwrap(), None);
+        assert_eq!(lab.host_end("lo"), None);
     });
 }
 
@@ -437,5 +449,17 @@ fn what_is_not_a_veth_is_not_removed() {
     in_lab(|mut lab| {
         let error = pod::unwire(&mut lab.host, &"lo".parse().unwrap()).unwrap_err();
         assert!(matches!(error, Error::NotAVeth { .. }), "{error:?}");
+    });
+}
+
+#[test]
+fn the_nodes_own_namespace_is_refused_and_untouched() {
+    in_lab(|mut lab| {
+        let before = state(&mut lab.host);
+        let node = NetNs::current().unwrap();
+        let mut inside = Socket::open().unwrap();
+        let error = pod::wire(&mut lab.host, &mut inside, &node, &wiring(), &eth0()).unwrap_err();
+        assert!(matches!(error, Error::NotAPod), "{error:?}");
+        assert_eq!(state(&mut lab.host), before);
     });
 }

@@ -22,10 +22,7 @@ use super::{
     message::{TCA_EGRESS_BLOCK, TCA_INGRESS_BLOCK},
     peer_index,
 };
-use crate::{
-    netlink::{self, Socket},
-    netns::NetNs,
-};
+use crate::netlink::{self, Socket};
 
 /// One thing that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,19 +36,19 @@ pub struct Difference {
 }
 
 /// Compares the kernel with `wiring`: both ends, the address, the routes, the neighbour entry and the qdisc's blocks.
-/// Empty when all is well. What cannot be looked at because its link is missing is not listed again.
+/// Empty when all is well. `host` is a socket in the node's namespace, `pod` one in the pod's.
+/// What cannot be looked at because its link is missing is not listed again.
 ///
 /// # Errors
-/// When the namespace cannot be entered or the kernel cannot be asked.
+/// When the kernel cannot be asked.
 pub fn verify(
     host: &mut Socket,
+    pod: &mut Socket,
     wiring: &Wiring,
-    netns: &NetNs,
     ifname: &IfName,
 ) -> Result<Vec<Difference>, Error> {
     let mut report = Report { differences: Vec::new(), ifname: ifname.clone() };
-    let mut pod = netns.socket()?;
-    let pod_end = report.link(&mut pod, ifname, wiring.pod_mac, wiring.mtu)?;
+    let pod_end = report.link(pod, ifname, wiring.pod_mac, wiring.mtu)?;
     let host_end = report.link(host, &wiring.host_ifname, wiring.host_mac, wiring.mtu)?;
     if let Some(link) = &host_end {
         let what = || format!("index of {}", wiring.host_ifname);
@@ -64,9 +61,9 @@ pub fn verify(
     if let Some(link) = &pod_end {
         let index = link.header.index;
         report.expect(|| format!("peer of {ifname}"), wiring.host_ifindex, peer_index(link));
-        report.address(&mut pod, wiring, index)?;
-        report.pod_routes(&mut pod, wiring, index)?;
-        report.neighbour(&mut pod, wiring, index)?;
+        report.address(pod, wiring, index)?;
+        report.pod_routes(pod, wiring, index)?;
+        report.neighbour(pod, wiring, index)?;
     }
     Ok(report.differences)
 }
