@@ -15,6 +15,7 @@ pub mod cli;
 mod client;
 mod config;
 mod doctor;
+mod links;
 mod pool;
 mod status;
 mod steady;
@@ -72,7 +73,11 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<Report> {
-    let inspect = |addresses| client::inspect(&cli.socket, addresses);
+    let inspect = |addresses| -> anyhow::Result<_> {
+        let mut view = client::inspect(&cli.socket, addresses)?;
+        links::name(&mut view);
+        Ok(view)
+    };
     match &cli.command {
         Command::Status => status::report(&inspect(false)?, cli.output),
         Command::Pool { command: PoolCommand::Show { addresses } } => {

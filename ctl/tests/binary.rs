@@ -132,3 +132,87 @@ fn config_lists_the_variables_and_survives_a_closed_pipe() {
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
+
+/// What the node would look like for the view of `testdata/busy.json`.
+const NODE: &str = r#"
+set -e
+ip link set lo up
+for n in 0 1; do
+    ip link add name eth$n address 02:00:00:00:00:0$((n + 1)) type veth peer name far$n
+    ip link set eth$n up
+    ip link set far$n up
+    sysctl -qw net.ipv4.conf.eth$n.rp_filter=2
+done
+sysctl -qw net.ipv4.ip_forward=1
+ip rule add priority 512 lookup 7600 protocol 118
+ip rule add priority 1024 fwmark 0x80/0x80 lookup main protocol 118
+ip rule add priority 1536 fwmark 0x20000/0xff0000 lookup 7602 protocol 118
+ip rule add priority 32765 from 10.0.1.77 lookup 7602 protocol 118
+for n in $(seq 100 115); do ip route add 10.0.1.$n dev eth0 table 7600 proto 118; done
+ip route add default via 10.0.1.1 dev eth1 onlink table 7602 proto 118
+nft add table ip veni
+"#;
+
+/// `doctor -o json` in a fresh network namespace after `script`, with a daemon that answers one view:
+/// the status of each check.
+fn doctor_in(script: &str) -> std::collections::BTreeMap<String, String> {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let socket = dir.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    let daemon = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("venictl connects");
+        let mut question = [0; 4096];
+        let asked = std::io::Read::read(&mut stream, &mut question).expect("venictl asks");
+        assert!(question[..asked].ends_with(b"\n"), "one line in one write");
+        let answer = include_str!("../src/testdata/busy.json").replace('\n', " ") + "\n";
+        std::io::Write::write_all(&mut stream, answer.as_bytes()).expect("venictl listens");
+    });
+    let run = format!("{script}\nexec \"$0\" doctor -o json --socket \"$1\"");
+    let output = Command::new("unshare")
+        .args(["--net", "--mount", "sh", "-c", &run, env!("CARGO_BIN_EXE_venictl")])
+        .arg(&socket)
+        .output()
+        .expect("unshare was found before");
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    daemon.join().expect("the daemon was asked");
+    let checks = document["checks"].as_array().expect("a list");
+    checks.iter().map(|check| (word(&check["name"]), word(&check["status"]))).collect()
+}
+
+fn word(value: &serde_json::Value) -> String {
+    value.as_str().expect("a word").to_owned()
+}
+
+#[test]
+fn doctor_reads_a_real_kernel() {
+    for (tool, args) in [
+        ("unshare", &["--net", "true"][..]),
+        ("ip", &["-V"]),
+        ("nft", &["-v"]),
+        ("sysctl", &["-V"]),
+    ] {
+        if !Command::new(tool).args(args).output().is_ok_and(|output| output.status.success()) {
+            println!("SKIPPED: `{tool} {}` does not work here", args.join(" "));
+            return;
+        }
+    }
+    let healthy = doctor_in(NODE);
+    for check in ["socket", "forward", "rp_filter", "rules", "routes", "nftables"] {
+        assert_eq!(healthy[check], "ok", "{check}: {healthy:?}");
+    }
+    for (damage, check) in [
+        ("sysctl -qw net.ipv4.ip_forward=0", "forward"),
+        ("sysctl -qw net.ipv4.conf.eth1.rp_filter=1", "rp_filter"),
+        ("ip rule del priority 1536", "rules"),
+        ("ip route flush table 7602", "routes"),
+        ("ip route del 10.0.1.107 table 7600", "routes"),
+        ("nft delete table ip veni", "nftables"),
+    ] {
+        let found = doctor_in(&format!("{NODE}{damage}"));
+        assert_eq!(found[check], "failed", "{damage}: {found:?}");
+        let spoilt: Vec<_> =
+            found.iter().filter(|(name, status)| healthy[*name] != **status).collect();
+        assert_eq!(spoilt.len(), 1, "{damage}: {spoilt:?}");
+    }
+}

@@ -11,7 +11,7 @@ use std::{
 use serde::Deserialize;
 use veni_core::wire::inspect::View;
 
-use crate::{cli::Paths, client};
+use crate::{cli::Paths, client, links};
 
 /// What was found. A `String` error is the reason why something could not be looked at.
 #[derive(Debug, Clone)]
@@ -60,7 +60,10 @@ pub(super) struct Route {
 }
 
 pub(super) fn gather(socket: &Path, paths: &Paths) -> Facts {
-    let view = client::inspect(socket, false).map_err(|error| format!("{error:#}"));
+    let mut view = client::inspect(socket, false).map_err(|error| format!("{error:#}"));
+    if let Ok(view) = &mut view {
+        links::name(view);
+    }
     Facts {
         kernel: read("/proc/sys/kernel/osrelease").map(|release| release.trim().to_owned()),
         kernel_config: kernel_config(),

@@ -4,11 +4,11 @@ use serde_json::Value;
 use veni_core::{marks::DEFAULT_TABLE_BASE, wire::inspect::View};
 
 use super::{
-    Check,
+    Check, Status,
     facts::{Facts, Rule},
 };
 
-/// clsact with shared blocks, and `bpf_redirect`-free programs, are fine on 6.1 (DESIGN: the floor).
+/// The oldest kernel that veni is made for (README).
 const KERNEL_FLOOR: (u32, u32) = (6, 1);
 
 /// What the datapath is made of.
@@ -29,8 +29,9 @@ const KERNEL_OPTIONS: [&str; 13] = [
 ];
 
 /// Problems of ipamd that are about reaching the cloud.
-const CLOUD_PROBLEMS: [&str; 6] =
-    ["throttled", "denied", "transient", "unreachable", "cloud", "metadata"];
+const CLOUD_PROBLEMS: [&str; 5] = ["throttled", "denied", "transient", "invalid", "not_found"];
+/// Problems that pods feel, or will.
+const GRAVE_PROBLEMS: [&str; 3] = ["host", "storage", "address_lost"];
 
 const REPAIRS: &str =
     "ipamd puts it back within 2 s when it runs: start it, and look at its log if it stays away";
@@ -44,6 +45,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
         socket(facts),
         ready(facts),
         cloud(facts),
+        problems(facts),
         forwarding(facts),
         rp_filter(facts),
         rules(facts),
@@ -218,6 +220,33 @@ fn cloud(facts: &Facts) -> Check {
         "if it stays: check the route to EC2 (or its VPC endpoint), instance metadata, and the account's API limits"
     };
     Check::failed(name, problems.join("; "), step)
+}
+
+/// What ipamd reports beside the cloud.
+fn problems(facts: &Facts) -> Check {
+    let name = "problems";
+    let view = match view(facts, name) {
+        Ok(view) => view,
+        Err(check) => return check,
+    };
+    let mut others = view
+        .problems
+        .iter()
+        .filter(|problem| !CLOUD_PROBLEMS.contains(&problem.kind.as_str()))
+        .peekable();
+    if others.peek().is_none() {
+        return Check::ok(name, "ipamd reports no other problem");
+    }
+    let grave = others.clone().any(|problem| GRAVE_PROBLEMS.contains(&problem.kind.as_str()));
+    let found: Vec<_> =
+        others.map(|problem| format!("{}: {}", problem.kind, problem.message)).collect();
+    let status = if grave { Status::Failed } else { Status::Warning };
+    Check::new(
+        name,
+        status,
+        found.join("; "),
+        "`venictl status` and `venictl pool explain` say more",
+    )
 }
 
 fn forwarding(facts: &Facts) -> Check {

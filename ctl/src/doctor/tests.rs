@@ -89,6 +89,15 @@ fn each_thing_that_is_wrong_is_found_alone_with_its_next_step() {
     broken("bpffs", Failed, |f| f.pins = Ok(vec![]));
     broken("ready", Failed, |f| view(f).daemon.ready = false);
     broken("cloud", Failed, |f| view(f).problems = busy().problems);
+    let problem = |kind: &str| {
+        vec![veni_core::wire::inspect::Problem {
+            kind: kind.to_owned(),
+            message: "m".to_owned(),
+            age_secs: 1,
+        }]
+    };
+    broken("problems", Failed, |f| view(f).problems = problem("address_lost"));
+    broken("problems", Warning, |f| view(f).problems = problem("subnet_full"));
     broken("forward", Failed, |f| {
         f.sysctls.insert("net/ipv4/ip_forward".to_owned(), "0".to_owned());
     });
@@ -154,5 +163,5 @@ fn looking_at_any_machine_never_fails() {
     let report = report(Path::new("/nonexistent/ipamd.sock"), &paths, Format::Json).unwrap();
     let document: serde_json::Value = serde_json::from_str(&report.text).unwrap();
     assert!(report.failed);
-    assert_eq!(document["checks"].as_array().unwrap().len(), 13);
+    assert_eq!(document["checks"].as_array().unwrap().len(), 14);
 }
