@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the test tiers and ends with a table of how many tests each ran.
 #
-#   hack/test.sh                 all tiers
+#   hack/test.sh                 all tiers (hack/tiers.sh)
 #   hack/test.sh unit kernel     some
 #
 # A tier passes when every command of it succeeds and at least one test ran: a tier of which nothing ran has failed.
@@ -10,61 +10,9 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-TIERS=(lint house unit docs kernel faults property lab localstack containerd)
-[ $# -eq 0 ] || TIERS=("$@")
-LOGS=$PWD/target/test-logs
+LOGS=${VENI_TEST_LOGS:-$PWD/target/test-logs}
 export CARGO_TERM_COLOR=never RUST_BACKTRACE=${RUST_BACKTRACE:-1}
 mkdir -p "$LOGS"
-
-# --- the tiers: each is a function that prints what cargo test prints ("test result: ok. 3 passed; …") -------------
-
-# Everything but the two crates that need the AWS SDK: they are linted in the tier that compiles it anyway.
-NO_SDK=(--workspace --exclude veni-provider-aws --exclude veni-localstack-tests)
-
-tier_lint() {
-    check "formatted" cargo fmt --all --check
-    check "clippy" cargo clippy --locked "${NO_SDK[@]}" --all-targets -- -D warnings
-    check "shell syntax" bash -n hack/*.sh .ci/run
-    if command -v cargo-deny >/dev/null; then check "cargo deny" cargo deny check; fi
-}
-
-tier_house() { tests -p veni-house-rules; }
-
-tier_unit() {
-    tests -p veni-core -p veni-provider -p veni-provider-socket -p veni-ebpf-common -p veni-cni -p veni-ctl
-    tests -p veni-ipamd --lib --bins
-}
-
-tier_docs() {
-    RUSTDOCFLAGS="-D warnings" check "rustdoc" cargo doc --locked --no-deps "${NO_SDK[@]}" --exclude veni-ebpf
-}
-
-tier_kernel() { tests -p veni-datapath --features host,bpf; }
-
-tier_faults() { tests -p veni-ipamd --features fault-points --test faults; }
-
-tier_property() { tests -p veni-ipamd --features fault-points --test property; }
-
-# The lab finds the daemon and the plugin here: the release builds that `make demo` uses.
-export VENI_BIN_DIR=$PWD/target/veni
-tier_lab() {
-    hack/build.sh && tests -p veni-lab && check "demo" target/veni/veni-lab demo
-}
-
-# One selection of packages, so that the AWS SDK is compiled once. `cargo clippy` would compile it once more, to check it:
-# its driver wrapped around the build's own compiler lints our crates over the SDK that is there.
-SDK=(-p veni-provider-aws -p veni-localstack-tests)
-tier_localstack() {
-    hack/localstack.sh && tests "${SDK[@]}"
-    RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS="-Dwarnings__CLIPPY_HACKERY__" \
-        check "clippy of the crates above the SDK" cargo build --locked "${SDK[@]}" --all-targets
-}
-
-tier_containerd() { hack/build.sh && tests -p veni-cri-tests; }
-
-tests() { cargo test --locked --no-fail-fast "$@"; }
-
-# --- the runner -----------------------------------------------------------------------------------------------------
 
 # check NAME COMMAND…  runs a command that is one test in itself.
 check() {
@@ -90,6 +38,10 @@ heartbeat() {
         printf '  … %s, %s s: %.100s\n' "$1" $((SECONDS - $3)) "$(tail -n 1 "$2" 2>/dev/null | tr -d '\r')"
     done
 }
+
+# shellcheck source=hack/tiers.sh
+source "${VENI_TIERS:-hack/tiers.sh}"
+[ $# -eq 0 ] || TIERS=("$@")
 
 passed_total=0 failed_total=0 table=() broken=()
 

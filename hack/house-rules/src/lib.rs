@@ -117,9 +117,7 @@ impl Metadata {
 
     /// Our own packages.
     pub fn ours(&self) -> impl Iterator<Item = &Package> {
-        self.packages
-            .iter()
-            .filter(|package| package.source.is_none())
+        self.packages.iter().filter(|package| package.source.is_none())
     }
 
     /// Which packages name each package, as an ordinary or build dependency.
@@ -127,15 +125,10 @@ impl Metadata {
     pub fn dependents(&self) -> BTreeMap<&str, Vec<&str>> {
         let mut dependents = BTreeMap::<_, Vec<_>>::new();
         for package in &self.packages {
-            for dependency in package
-                .dependencies
-                .iter()
-                .filter(|d| d.kind.as_deref() != Some("dev"))
+            for dependency in
+                package.dependencies.iter().filter(|d| d.kind.as_deref() != Some("dev"))
             {
-                dependents
-                    .entry(dependency.name.as_str())
-                    .or_default()
-                    .push(package.name.as_str());
+                dependents.entry(dependency.name.as_str()).or_default().push(package.name.as_str());
             }
         }
         dependents
@@ -158,16 +151,9 @@ impl Deny {
     /// Whether `package` may be used under a licence that we accept: one term of each `OR`, all of each `AND`.
     #[must_use]
     pub fn accepts_licence_of(&self, package: &Package) -> bool {
-        let exception = self
-            .licenses
-            .exceptions
-            .iter()
-            .find(|e| e.name == package.name);
+        let exception = self.licenses.exceptions.iter().find(|e| e.name == package.name);
         let allowed = exception.map_or(&self.licenses.allow, |e| &e.allow);
-        package
-            .license
-            .as_deref()
-            .is_some_and(|expression| satisfied(expression, allowed))
+        package.license.as_deref().is_some_and(|expression| satisfied(expression, allowed))
     }
 }
 
@@ -185,17 +171,10 @@ fn satisfied(expression: &str, allowed: &[String]) -> bool {
         let terms = split_outside_parentheses(expression, operator);
         if terms.len() > 1 {
             let mut held = terms.into_iter().map(|term| satisfied(term, allowed));
-            return if all {
-                held.all(|ok| ok)
-            } else {
-                held.any(|ok| ok)
-            };
+            return if all { held.all(|ok| ok) } else { held.any(|ok| ok) };
         }
     }
-    match expression
-        .strip_prefix('(')
-        .and_then(|rest| rest.strip_suffix(')'))
-    {
+    match expression.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')) {
         Some(inner) => satisfied(inner, allowed),
         None => allowed.iter().any(|id| id == expression),
     }

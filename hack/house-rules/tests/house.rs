@@ -7,10 +7,7 @@ use veni_house_rules::{Deny, Metadata, root};
 /// What the pure crates may name: data types and derives, nothing that does I/O or tells the time.
 const PURE: &[(&str, &[&str])] = &[
     ("veni-core", &["ipnet", "serde", "serde_json", "thiserror"]),
-    (
-        "veni-provider",
-        &["ipnet", "serde", "serde_json", "thiserror", "veni-core"],
-    ),
+    ("veni-provider", &["ipnet", "serde", "serde_json", "thiserror", "veni-core"]),
 ];
 
 /// What the plugin may not pull in, at any depth: an asynchronous runtime, BPF, the AWS SDK.
@@ -21,14 +18,9 @@ fn banned_crates_are_named_by_their_wrappers_only() {
     let (metadata, deny) = (Metadata::load().unwrap(), Deny::load().unwrap());
     let dependents = metadata.dependents();
     for ban in &deny.bans.deny {
-        let named_by = dependents
-            .get(ban.name.as_str())
-            .cloned()
-            .unwrap_or_default();
-        let foreign: Vec<_> = named_by
-            .iter()
-            .filter(|name| !ban.wrappers.iter().any(|w| w == *name))
-            .collect();
+        let named_by = dependents.get(ban.name.as_str()).cloned().unwrap_or_default();
+        let foreign: Vec<_> =
+            named_by.iter().filter(|name| !ban.wrappers.iter().any(|w| w == *name)).collect();
         assert!(
             foreign.is_empty(),
             "{} is a dependency of {foreign:?}; deny.toml allows {:?}",
@@ -41,11 +33,8 @@ fn banned_crates_are_named_by_their_wrappers_only() {
 #[test]
 fn every_ban_with_wrappers_names_a_crate_that_is_there() {
     let (metadata, deny) = (Metadata::load().unwrap(), Deny::load().unwrap());
-    let known: BTreeSet<_> = metadata
-        .packages
-        .iter()
-        .map(|package| package.name.as_str())
-        .collect();
+    let known: BTreeSet<_> =
+        metadata.packages.iter().map(|package| package.name.as_str()).collect();
     for ban in deny.bans.deny.iter().filter(|ban| !ban.wrappers.is_empty()) {
         assert!(
             known.contains(ban.name.as_str()),
@@ -68,17 +57,9 @@ fn every_licence_is_accepted() {
         .packages
         .iter()
         .filter(|package| !deny.accepts_licence_of(package))
-        .map(|package| {
-            format!(
-                "{} {}: {:?}",
-                package.name, package.version, package.license
-            )
-        })
+        .map(|package| format!("{} {}: {:?}", package.name, package.version, package.license))
         .collect();
-    assert!(
-        refused.is_empty(),
-        "licences outside deny.toml's list: {refused:#?}"
-    );
+    assert!(refused.is_empty(), "licences outside deny.toml's list: {refused:#?}");
 }
 
 #[test]
@@ -113,18 +94,11 @@ fn the_plugin_stays_small() {
         .current_dir(root())
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let tree = String::from_utf8(output.stdout).unwrap();
     for line in tree.lines() {
         let name = line.split(' ').next().unwrap_or_default();
-        assert!(
-            !NOT_IN_THE_PLUGIN.contains(&name),
-            "veni-cni pulls in {name}"
-        );
+        assert!(!NOT_IN_THE_PLUGIN.contains(&name), "veni-cni pulls in {name}");
     }
 }
 
@@ -134,12 +108,7 @@ fn crates_from_the_registry_are_pinned_in_one_place() {
         let manifest = std::fs::read_to_string(&package.manifest_path).unwrap();
         for (number, line) in manifest.lines().enumerate() {
             let own_version = line.contains("version = \"") && line.contains('{');
-            assert!(
-                !own_version,
-                "{} line {}: use `workspace = true`",
-                package.name,
-                number + 1
-            );
+            assert!(!own_version, "{} line {}: use `workspace = true`", package.name, number + 1);
         }
     }
 }

@@ -1,0 +1,58 @@
+# The test tiers, in the order in which they run: for hack/test.sh, which sources this file. Each is a function that
+# prints what cargo test prints ("test result: ok. 3 passed; …"). All start in the workspace's directory.
+# shellcheck shell=bash disable=SC2034
+
+TIERS=(lint house unit docs kernel faults property lab containerd localstack)
+
+# Everything but the two crates that need the AWS SDK: they are linted in the tier that compiles it anyway.
+NO_SDK=(--workspace --exclude veni-provider-aws --exclude veni-localstack-tests)
+
+# `--show-output`, because the reason for a skip is in the output of a test that passed.
+tests() { cargo test --locked --no-fail-fast "$@" -- --show-output; }
+
+tier_lint() {
+    check "formatted" cargo fmt --all --check
+    check "clippy" cargo clippy --locked "${NO_SDK[@]}" --all-targets -- -D warnings
+    for script in hack/*.sh .ci/run; do check "syntax of $script" bash -n "$script"; done
+    if command -v cargo-deny >/dev/null; then check "cargo deny" cargo deny check; fi
+}
+
+tier_house() { tests -p veni-house-rules; }
+
+tier_unit() {
+    tests -p veni-core -p veni-provider -p veni-provider-socket -p veni-ebpf-common -p veni-cni -p veni-ctl
+    tests -p veni-ipamd --lib --bins
+}
+
+tier_docs() {
+    RUSTDOCFLAGS="-D warnings" check "rustdoc" cargo doc --locked --no-deps "${NO_SDK[@]}" --exclude veni-ebpf
+}
+
+tier_kernel() { tests -p veni-datapath --features host,bpf; }
+
+tier_faults() { tests -p veni-ipamd --features fault-points --test faults; }
+
+tier_property() { tests -p veni-ipamd --features fault-points --test property; }
+
+# The lab finds the daemon and the plugin here: the release builds that `make demo` uses.
+export VENI_BIN_DIR=$PWD/target/veni
+tier_lab() {
+    hack/build.sh || return 1
+    tests -p veni-lab
+    check "demo" target/veni/veni-lab demo
+}
+
+tier_containerd() {
+    hack/build.sh || return 1
+    tests -p veni-cri-tests
+}
+
+# One selection of packages, so that the AWS SDK is compiled once. `cargo clippy` would compile it once more, to check
+# it: its driver wrapped around the build's own compiler lints our crates over the SDK that is there.
+SDK=(-p veni-provider-aws -p veni-localstack-tests)
+tier_localstack() {
+    hack/localstack.sh || return 1
+    tests "${SDK[@]}"
+    RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS="-Dwarnings__CLIPPY_HACKERY__" \
+        check "clippy of the crates above the SDK" cargo build --locked "${SDK[@]}" --all-targets
+}
