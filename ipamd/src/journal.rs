@@ -253,7 +253,8 @@ fn recover(bytes: &[u8], boot_id: &str, recovered: &mut Recovered) -> u64 {
 fn sound(line: &[u8]) -> Option<&[u8]> {
     let line = line.strip_suffix(b"\n")?;
     let (crc, json) = line.split_at_checked(9)?;
-    let stated = u32::from_str_radix(std::str::from_utf8(crc.get(..8)?).ok()?, 16).ok()?;
+    let digits = std::str::from_utf8(crc.strip_suffix(b" ")?).ok()?;
+    let stated = u32::from_str_radix(digits, 16).ok()?;
     (stated == crc32fast::hash(json)).then_some(json)
 }
 

@@ -19,3 +19,5 @@ pub mod owner;
 pub mod pool;
 pub mod server;
 pub mod start;
+#[cfg(feature = "testing")]
+pub mod testing;

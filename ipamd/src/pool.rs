@@ -119,7 +119,7 @@ impl<S: Store> Pool<S> {
         if let Some(known) = self.ledger.allocation(&request.attachment) {
             return Ok((known.clone(), false));
         }
-        self.ledger.thaw(now, self.settings.cooldown);
+        self.thaw(now);
         let (slot, address) = self.ledger.pick().ok_or(AllocateError::Empty)?;
         let allocation = Allocation {
             attachment: request.attachment.clone(),
@@ -150,7 +150,7 @@ impl<S: Store> Pool<S> {
 
     /// Plans, and announces what must be announced: the steps that come back are to be started now.
     pub fn next_steps(&mut self, now: BootTime) -> (Plan, Vec<Step>) {
-        self.ledger.thaw(now, self.settings.cooldown);
+        self.thaw(now);
         self.activity.blocks.retain(|_, block| block.until.after(Duration::from_secs(300)) > now);
         let plan = plan::plan(&self.snapshot(now));
         let shrinkable =
@@ -255,6 +255,13 @@ impl<S: Store> Pool<S> {
                 tracing::error!(%error, ?record, "intent does not fit the ledger");
                 false
             }
+        }
+    }
+
+    /// Ends the cooldowns that are over.
+    fn thaw(&mut self, now: BootTime) {
+        if let Some(thawed) = self.ledger.thaw(now, self.settings.cooldown) {
+            self.note(vec![thawed]);
         }
     }
 

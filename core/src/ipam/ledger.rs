@@ -294,27 +294,13 @@ impl Ledger {
         self.tombstones.get(&address).is_some_and(|at| now.since(*at) < TOMBSTONE)
     }
 
-    /// Makes addresses whose cooldown has passed free again. Not journaled: it follows from the records and `now`.
-    /// Returns how many.
-    pub fn thaw(&mut self, now: BootTime, cooldown: Duration) -> usize {
-        let mut thawed = 0;
-        while let Some((since, address)) = self.cooling.first().copied() {
-            if since.after(cooldown) > now {
-                break;
-            }
-            self.cooling.pop_first();
-            if let Some(entry) = self.addresses.get_mut(&address) {
-                entry.state = AddressState::Free { last_used: since };
-                if let Some(eni) = self.enis.get_mut(&entry.slot) {
-                    eni.free.insert((since, address));
-                    eni.counts.cooling -= 1;
-                    eni.counts.free += 1;
-                }
-            }
-            thawed += 1;
-        }
-        self.tombstones.retain(|_, at| now.since(*at) < TOMBSTONE);
-        thawed
+    /// The record that ends the cooldowns which are over at `now`; `None` when none is.
+    #[must_use]
+    pub fn thaw(&self, now: BootTime, cooldown: Duration) -> Option<Record> {
+        let over = |since: BootTime| since.after(cooldown) <= now;
+        let last =
+            self.cooling.iter().map(|(since, _)| *since).take_while(|since| over(*since)).last();
+        last.map(|released_until| Record::Thawed { released_until })
     }
 
     /// When the next cooldown ends.
@@ -331,6 +317,10 @@ impl Ledger {
         match record {
             Record::Assigned(allocation) => self.assigned(allocation),
             Record::Released { attachment, at } => self.released(attachment, *at),
+            Record::Thawed { released_until } => {
+                self.thawed(*released_until);
+                Ok(())
+            }
             Record::IfindexUsed { last } => {
                 self.last_ifindex = self.last_ifindex.max(*last);
                 Ok(())
@@ -396,6 +386,23 @@ impl Ledger {
         eni.counts.assigned -= 1;
         eni.counts.cooling += 1;
         Ok(())
+    }
+
+    fn thawed(&mut self, released_until: BootTime) {
+        while let Some((since, address)) = self.cooling.first().copied() {
+            if since > released_until {
+                break;
+            }
+            self.cooling.pop_first();
+            let entry =
+                self.addresses.get_mut(&address).expect("a cooling address is in the ledger");
+            let eni = self.enis.get_mut(&entry.slot).expect("an address's ENI is in the ledger");
+            entry.state = AddressState::Free { last_used: since };
+            eni.free.insert((since, address));
+            eni.counts.cooling -= 1;
+            eni.counts.free += 1;
+        }
+        self.tombstones.retain(|_, at| released_until.since(*at) < TOMBSTONE);
     }
 
     fn gained(

@@ -66,6 +66,11 @@ pub enum Record {
         /// When.
         at: BootTime,
     },
+    /// Addresses released at or before this time have cooled: they can be handed out and given back again.
+    Thawed {
+        /// The time.
+        released_until: BootTime,
+    },
     /// Host interface indexes up to this one have been used (written by snapshots: indexes are not reused).
     IfindexUsed {
         /// The highest.

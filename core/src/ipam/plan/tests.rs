@@ -167,7 +167,8 @@ fn idle_enis_go_whole_once_the_cooldown_has_passed() {
     (0..30).for_each(|n| world.release(n));
     assert!(world.plan().steps.is_empty(), "everything cools");
     world.now = BootTime(130_000);
-    world.ledger.thaw(world.now, world.settings.cooldown);
+    let thaw = world.ledger.thaw(world.now, world.settings.cooldown).unwrap();
+    world.apply(thaw);
     assert_eq!(world.steps(), ["detach the ENI at device 1", "detach the ENI at device 2"]);
 }
 

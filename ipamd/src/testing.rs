@@ -1,0 +1,459 @@
+//! A node without a kernel over the EC2 simulator, in virtual time: for the tests of the pool.
+//!
+//! Real are the ledger, the planner, the executor, the owner and the simulator. The journal is in memory so that a
+//! crash is an abort of the owner, and the kernel is [`FakeHost`], whose ENI links follow the simulator's attachments.
+
+use std::{
+    collections::HashSet,
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    task::JoinHandle,
+};
+use veni_core::{
+    config::Config,
+    id::InstanceId,
+    ipam::{Ledger, Record, check},
+    wire::{
+        AddRequest, Attachment, DelReason, PodRef, ReplyBody, Wiring,
+        inspect::{Query, View},
+    },
+};
+use veni_provider::{
+    InterfaceStatus,
+    sim::{InstanceSpec, Sim, SimCloud, SimConfig, SubnetSpec, Timer},
+};
+
+use crate::{
+    clock::{Clock, TokioClock},
+    host::fake::FakeHost,
+    journal::{Recovered, Store},
+    metrics::Metrics,
+    owner::Command,
+    start::{self, Channels, KernelPod, Start},
+};
+
+/// The instance of the tests.
+pub const INSTANCE: &str = "i-0test";
+
+/// Tokio's time as the simulator's.
+#[derive(Debug)]
+pub struct VirtualTime {
+    epoch: tokio::time::Instant,
+}
+
+/// A journal in memory that outlives the owner.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore {
+    records: Arc<Mutex<Vec<Record>>>,
+    backlog: Vec<Record>,
+    full: Arc<AtomicBool>,
+}
+
+/// What a node is made of.
+#[derive(Debug, Clone)]
+pub struct NodeSpec {
+    /// The instance type.
+    pub instance_type: &'static str,
+    /// The subnet.
+    pub subnet: &'static str,
+    /// The settings.
+    pub config: Config,
+    /// The simulator's settings.
+    pub sim: SimConfig,
+}
+
+/// A node.
+#[derive(Debug)]
+pub struct Node {
+    spec: NodeSpec,
+    /// The account.
+    pub sim: Arc<Mutex<Sim>>,
+    timer: Arc<VirtualTime>,
+    /// The kernel.
+    pub host: FakeHost,
+    store: MemoryStore,
+    clock: Arc<TokioClock>,
+    daemon: Option<Daemon>,
+}
+
+#[derive(Debug)]
+struct Daemon {
+    commands: mpsc::Sender<Command>,
+    task: JoinHandle<()>,
+}
+
+// === impl VirtualTime ===
+
+impl Timer for VirtualTime {
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+}
+
+// === impl MemoryStore ===
+
+impl MemoryStore {
+    /// What a daemon that starts now reads.
+    #[must_use]
+    pub fn recover(&self) -> Recovered {
+        let mut ledger = Ledger::default();
+        let records = lock(&self.records);
+        for record in records.iter() {
+            ledger.apply(record).expect("what was committed fits");
+        }
+        Recovered { ledger, resumed: !records.is_empty(), damaged: false, notes: Vec::new() }
+    }
+
+    /// From now on the disk is full, or not any more.
+    pub fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::Relaxed);
+    }
+
+    /// Loses everything.
+    pub fn erase(&self) {
+        lock(&self.records).clear();
+    }
+}
+
+impl Store for MemoryStore {
+    fn commit(&mut self, records: &[Record]) -> io::Result<()> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let mut written = lock(&self.records);
+        written.append(&mut self.backlog);
+        written.extend_from_slice(records);
+        Ok(())
+    }
+
+    fn note(&mut self, records: Vec<Record>) {
+        if self.commit(&records).is_err() {
+            self.backlog.extend(records);
+        }
+    }
+
+    fn backlog(&self) -> usize {
+        self.backlog.len()
+    }
+
+    fn compact(&mut self, ledger: &Ledger) {
+        let mut written = lock(&self.records);
+        if written.len() > 512 {
+            *written = ledger.to_records();
+        }
+    }
+}
+
+// === impl NodeSpec ===
+
+impl NodeSpec {
+    /// An m5.xlarge in a /24 of an EC2 that answers at once.
+    #[must_use]
+    pub fn instant(config: Config) -> Self {
+        Self {
+            instance_type: "m5.xlarge",
+            subnet: "10.0.0.0/24",
+            config,
+            sim: SimConfig::instant(),
+        }
+    }
+}
+
+// === impl Node ===
+
+impl Node {
+    /// A node whose daemon runs.
+    ///
+    /// # Panics
+    /// When the region cannot be built.
+    pub async fn start(spec: NodeSpec) -> Self {
+        let timer = Arc::new(VirtualTime { epoch: tokio::time::Instant::now() });
+        let mut sim = Sim::new(spec.sim.clone());
+        build(&mut sim, &spec);
+        let host = FakeHost::default();
+        let sim = Arc::new(Mutex::new(sim));
+        tokio::spawn(plug(sim.clone(), timer.clone(), host.clone()));
+        let clock = Arc::new(TokioClock::default());
+        let mut node =
+            Self { spec, sim, timer, host, store: MemoryStore::default(), clock, daemon: None };
+        node.boot().await;
+        node
+    }
+
+    /// Starts a daemon over what the last one left.
+    ///
+    /// # Panics
+    /// When one runs.
+    pub async fn boot(&mut self) {
+        assert!(self.daemon.is_none(), "a daemon runs");
+        let Channels { commands: (commands, requests), events: (events, news) } =
+            Channels::default();
+        let host = self.host.reopened(events);
+        let instance: InstanceId = INSTANCE.parse().expect("valid");
+        let cloud = Arc::new(SimCloud::new(self.sim.clone(), self.timer.clone(), instance));
+        let (config, clock) = (Arc::new(self.spec.config.clone()), self.clock.clone());
+        let (store, metrics) = (self.store.clone(), Arc::new(Metrics::new()));
+        let task = tokio::spawn(async move {
+            let whereabouts = start::whereabouts(&*cloud).await;
+            let kernel_pods = kernel_pods(&host);
+            let recovered = store.recover();
+            let owner = start::owner(Start {
+                cloud,
+                host,
+                store,
+                recovered,
+                config,
+                clock,
+                whereabouts,
+                kernel_pods,
+                metrics,
+                provider_name: "sim",
+                booted_at_secs: 1_795_000_000,
+            });
+            Box::pin(owner).await.run(requests, news).await;
+        });
+        self.daemon = Some(Daemon { commands, task });
+    }
+
+    /// Kills the daemon where it stands.
+    ///
+    /// # Panics
+    /// When the daemon has panicked before.
+    pub async fn kill(&mut self) {
+        let Some(daemon) = self.daemon.take() else { return };
+        daemon.task.abort();
+        if let Err(error) = daemon.task.await {
+            assert!(error.is_cancelled(), "the daemon failed: {error}");
+        }
+    }
+
+    /// The journal.
+    #[must_use]
+    pub fn store(&self) -> MemoryStore {
+        self.store.clone()
+    }
+
+    /// The simulator.
+    #[must_use]
+    pub fn sim(&self) -> MutexGuard<'_, Sim> {
+        lock(&self.sim)
+    }
+
+    /// The key of pod `n`.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn attachment(n: u32) -> Attachment {
+        Attachment {
+            network: "veni".parse().expect("valid"),
+            container_id: format!("pod{n}").parse().expect("valid"),
+            ifname: "eth0".parse().expect("valid"),
+        }
+    }
+
+    /// Begins the ADD of pod `n`: the answer comes later.
+    pub fn begin_add(&self, n: u32) -> impl Future<Output = Option<ReplyBody>> + use<> {
+        let (reply, answer) = oneshot::channel();
+        let attachment = Self::attachment(n);
+        let request = AddRequest {
+            attachment: attachment.clone(),
+            pod: PodRef { namespace: "default".into(), name: format!("pod{n}"), uid: None },
+            netns: "/proc/self/ns/net".into(),
+            wait_millis: None,
+        };
+        let commands = self.daemon.as_ref().map(|daemon| daemon.commands.clone());
+        let host = self.host.clone();
+        async move {
+            let commands = commands?;
+            commands.send(Command::Add(request, reply)).await.ok()?;
+            let body = answer.await.ok()?;
+            if let ReplyBody::Wiring(wiring) = &body {
+                host.state().links.insert(wiring.host_ifindex);
+            }
+            commands.send(Command::AddClosed(attachment)).await.ok()?;
+            Some(body)
+        }
+    }
+
+    /// ADD of pod `n`.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn add(&self, n: u32) -> Box<Wiring> {
+        match self.begin_add(n).await {
+            Some(ReplyBody::Wiring(wiring)) => wiring,
+            other => panic!("ADD of pod {n}: {other:?}"),
+        }
+    }
+
+    /// DEL of pod `n`; its link goes first.
+    pub async fn del(&self, n: u32) -> Option<ReplyBody> {
+        let attachment = Self::attachment(n);
+        {
+            let mut state = self.host.state();
+            let links: Vec<_> = state
+                .admitted
+                .values()
+                .filter(|a| a.attachment == attachment)
+                .map(|a| a.host_ifindex)
+                .collect();
+            links.iter().for_each(|index| {
+                state.links.remove(index);
+            });
+        }
+        let (reply, answer) = oneshot::channel();
+        let daemon = self.daemon.as_ref()?;
+        daemon.commands.send(Command::Del(attachment, DelReason::PodDeleted, reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// The daemon's view.
+    ///
+    /// # Panics
+    /// When no daemon answers.
+    pub async fn view(&self) -> View {
+        let (reply, answer) = oneshot::channel();
+        let daemon = self.daemon.as_ref().expect("a daemon runs");
+        let asked = daemon.commands.send(Command::Inspect(Query { addresses: true }, reply)).await;
+        asked.expect("the daemon takes commands");
+        match answer.await {
+            Ok(ReplyBody::Inspect(view)) => *view,
+            other => panic!("no view: {other:?}"),
+        }
+    }
+
+    /// Lets time pass until nothing is in flight and the pool wants nothing.
+    ///
+    /// # Panics
+    /// When that takes more than an hour of virtual time.
+    pub async fn settle(&self) -> View {
+        for _ in 0..7200 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let view = self.view().await;
+            if view.plan.running.is_empty()
+                && view.plan.wanted == 0
+                && view.pool.pending == 0
+                && view.pool.waiting == 0
+            {
+                return view;
+            }
+        }
+        panic!("the pool does not settle: {:?}", self.view().await);
+    }
+
+    /// As [`Node::settle`], for an instance that can hold no more.
+    pub async fn settle_full(&self) -> View {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        self.view().await
+    }
+
+    /// Everything that must hold at any moment, of the journal and of the account.
+    ///
+    /// # Panics
+    /// When something does not hold.
+    pub fn assert_sound(&self) {
+        let recovered = self.store.recover();
+        let kind = self.spec.instance_type.parse().expect("valid");
+        let limits = veni_core::limits::lookup(&kind).expect("in the table");
+        let violations =
+            check::check(&recovered.ledger, start::pool_limits(&limits, &Config::default()));
+        assert_eq!(violations, [], "the ledger is broken");
+        let sim = self.sim();
+        assert_eq!(sim.audit(), Vec::<String>::new(), "the account is broken");
+        for allocation in recovered.ledger.allocations() {
+            let held =
+                sim.interfaces().any(|i| i.secondary_addresses.contains(&allocation.address));
+            assert!(held, "{} is on a pod and not on an ENI", allocation.address);
+        }
+    }
+}
+
+fn build(sim: &mut Sim, spec: &NodeSpec) {
+    let vpc: veni_core::id::VpcId = "vpc-1".parse().expect("valid");
+    sim.add_vpc(vpc.clone(), vec!["10.0.0.0/16".parse().expect("valid")]).expect("a fresh region");
+    let subnet = SubnetSpec {
+        id: "subnet-1".parse().expect("valid"),
+        vpc_id: vpc,
+        availability_zone: "eu-central-1a".into(),
+        cidr: spec.subnet.parse().expect("valid"),
+        tags: std::collections::BTreeMap::default(),
+    };
+    sim.add_subnet(subnet).expect("a fresh region");
+    let instance = InstanceSpec {
+        id: INSTANCE.parse().expect("valid"),
+        instance_type: spec.instance_type.parse().expect("valid"),
+        subnet_id: "subnet-1".parse().expect("valid"),
+        security_groups: Vec::new(),
+    };
+    sim.run_instance(Duration::ZERO, instance).expect("a fresh region");
+}
+
+/// Pods as the filter's map and the links show them.
+fn kernel_pods(host: &FakeHost) -> Vec<KernelPod> {
+    let state = host.state();
+    let linked = state.admitted.values().filter(|a| state.links.contains(&a.host_ifindex));
+    linked
+        .map(|a| KernelPod {
+            address: a.address,
+            host_ifname: a.host_ifname.to_string(),
+            host_ifindex: a.host_ifindex,
+        })
+        .collect()
+}
+
+/// Lets the simulator live and plugs ENIs' links as their attachments complete.
+async fn plug(sim: Arc<Mutex<Sim>>, timer: Arc<VirtualTime>, host: FakeHost) {
+    let changed = Arc::new(Notify::new());
+    let notify = changed.clone();
+    lock(&sim).on_change(move || notify.notify_one());
+    let mut plugged = HashSet::new();
+    loop {
+        let (now_plugged, next) = {
+            let mut sim = lock(&sim);
+            sim.advance(timer.now());
+            drop(sim.drain_events());
+            let in_use = sim.interfaces().filter(|i| i.status == InterfaceStatus::InUse);
+            (in_use.map(|i| i.mac).collect::<HashSet<_>>(), sim.next_event_at())
+        };
+        if now_plugged != plugged {
+            plugged.clone_from(&now_plugged);
+            host.plug(now_plugged);
+        }
+        let due = async {
+            match next {
+                Some(at) => timer.sleep(at.saturating_sub(timer.now())).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => {}
+            () = changed.notified() => {}
+        }
+    }
+}
+
+/// The time of a running node.
+impl Node {
+    /// Milliseconds since the test's start.
+    #[must_use]
+    pub fn now_millis(&self) -> u64 {
+        self.clock.now().0
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

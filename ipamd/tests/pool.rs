@@ -1,0 +1,260 @@
+//! The pool of a node over the simulator: what it asks of EC2, how fast, and what people are told.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use veni_core::{
+    config::{Config, Targets},
+    wire::{ErrorCode, ReplyBody},
+};
+use veni_ipamd::testing::{Node, NodeSpec};
+use veni_provider::sim::{Fault, Latency};
+
+fn by_addresses() -> Config {
+    Config {
+        targets: Targets { warm_ip: 5, minimum_ip: 10, ..Targets::default() },
+        ..Config::default()
+    }
+}
+
+async fn add_all(node: &Node, pods: std::ops::Range<u32>) -> Vec<ReplyBody> {
+    let adds: Vec<_> = pods.map(|n| tokio::spawn(node.begin_add(n))).collect();
+    let mut bodies = Vec::new();
+    for add in adds {
+        bodies.push(add.await.unwrap().expect("the daemon answers"));
+    }
+    bodies
+}
+
+async fn del_all(node: &Node, pods: std::ops::Range<u32>) {
+    for n in pods {
+        node.del(n).await.expect("the daemon answers");
+    }
+}
+
+fn assert_all_wired(bodies: &[ReplyBody]) {
+    let refused: Vec<_> = bodies.iter().filter(|b| !matches!(b, ReplyBody::Wiring(_))).collect();
+    assert!(refused.is_empty(), "{refused:?}");
+    let mut addresses: Vec<_> = bodies
+        .iter()
+        .map(|body| match body {
+            ReplyBody::Wiring(wiring) => wiring.address,
+            _ => unreachable!("checked above"),
+        })
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), bodies.len(), "an address was given twice");
+}
+
+/// 30 up, 30 down, cooldown passed, 56 up: EC2 calls and idle addresses at each step.
+async fn trace(config: Config) -> (u64, [u32; 4]) {
+    let node = Node::start(NodeSpec::instant(config)).await;
+    let start = node.settle().await.pool;
+    let before = node.sim().calls().ec2();
+    assert_all_wired(&add_all(&node, 0..30).await);
+    let up = node.settle().await.pool;
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    del_all(&node, 0..30).await;
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    let down = node.settle().await.pool;
+    assert_all_wired(&add_all(&node, 100..156).await);
+    let full = node.settle_full().await.pool;
+    node.assert_sound();
+    let calls = node.sim().calls().ec2() - before;
+    (calls, [start, up, down, full].map(|pool| pool.total - pool.assigned))
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_trace_costs_at_most_six_tenths_of_the_peers_calls_by_default() {
+    let (calls, idle) = trace(Config::default()).await;
+    println!("default: {calls} EC2 calls (peer 46), idle addresses {idle:?}");
+    assert!(calls <= 27, "{calls} calls");
+    assert_eq!(idle, [14, 26, 14, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_trace_costs_at_most_six_tenths_of_the_peers_calls_by_addresses() {
+    let (calls, idle) = trace(by_addresses()).await;
+    println!(
+        "WARM_IP_TARGET=5 MINIMUM_IP_TARGET=10: {calls} EC2 calls (peer 35), idle addresses {idle:?}"
+    );
+    assert!(calls <= 21, "{calls} calls");
+    assert_eq!(idle, [10, 5, 10, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bursts_get_their_addresses_as_fast_as_the_cloud_can_make_enis() {
+    for (latency, bound) in [(Latency::fixed(0, 0), 500), (Latency::fixed(100, 2000), 2640)] {
+        let mut spec = NodeSpec::instant(by_addresses());
+        spec.sim.latency = latency.clone();
+        let node = Node::start(spec).await;
+        node.settle().await;
+        for pods in [0..30, 100..156] {
+            let began = Instant::now();
+            assert_all_wired(&add_all(&node, pods.clone()).await);
+            let took = began.elapsed().as_millis();
+            println!("{} pods at once, {latency:?}: {took} ms (bound {bound} ms)", pods.len());
+            assert!(took <= bound, "{} pods took {took} ms", pods.len());
+            tokio::time::sleep(Duration::from_secs(90)).await;
+            del_all(&node, pods).await;
+            tokio::time::sleep(Duration::from_secs(90)).await;
+        }
+        node.assert_sound();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_add_starts_its_refill_within_five_milliseconds() {
+    let config = Config {
+        targets: Targets { minimum_ip: 1, warm_ip: 0, ..Targets::default() },
+        ..Config::default()
+    };
+    let node = Node::start(NodeSpec::instant(config)).await;
+    node.settle().await;
+    node.add(0).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let began = Instant::now();
+    node.add(1).await;
+    assert!(began.elapsed() <= Duration::from_millis(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_over_100_pods_and_4_enis_costs_at_most_two_calls() {
+    let mut spec = NodeSpec::instant(by_addresses());
+    spec.instance_type = "m5.4xlarge";
+    let mut node = Node::start(spec).await;
+    assert_all_wired(&add_all(&node, 0..100).await);
+    node.settle().await;
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    let before = node.sim().calls().ec2();
+    node.kill().await;
+    node.boot().await;
+    let view = node.settle().await;
+    assert_eq!(view.pool.assigned, 100);
+    let calls = node.sim().calls().ec2() - before;
+    println!("restart over 100 pods and {} ENIs: {calls} EC2 calls", view.enis.len());
+    assert!(calls <= 2, "{calls} calls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_is_full_says_so() {
+    let mut spec = NodeSpec::instant(by_addresses());
+    spec.instance_type = "t3.small";
+    let node = Node::start(spec).await;
+    let bodies = add_all(&node, 0..10).await;
+    let errors: Vec<_> = bodies
+        .iter()
+        .filter_map(|b| match b {
+            ReplyBody::Error(error) => Some(error),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(errors.len(), 1);
+    assert_eq!(errors[0].code, ErrorCode::NoAddress);
+    assert!(
+        errors[0].message.contains("all 9 addresses that this instance can hold"),
+        "{}",
+        errors[0].message
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_subnet_gives_what_it_has_and_says_so() {
+    let mut spec = NodeSpec::instant(by_addresses());
+    spec.subnet = "10.0.0.0/28";
+    let node = Node::start(spec).await;
+    let bodies = add_all(&node, 0..12).await;
+    let wired = bodies.iter().filter(|b| matches!(b, ReplyBody::Wiring(_))).count();
+    let free = node.sim().free_addresses(&"subnet-1".parse().unwrap()).unwrap();
+    assert_eq!((wired, free), (10, 0), "11 usable addresses, one is the primary's");
+    let refused = bodies.iter().find_map(|b| match b {
+        ReplyBody::Error(error) => Some(error.message.clone()),
+        _ => None,
+    });
+    assert!(refused.unwrap().contains("subnet subnet-1 (10.0.0.0/28) is full"));
+    let problems = node.view().await.problems;
+    assert!(problems.iter().any(|p| p.kind == "subnet_full"), "{problems:?}");
+    node.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_permission_is_named_and_recovered_from() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    let fault = node.sim().inject(Fault::deny("CreateNetworkInterface"));
+    let bodies = add_all(&node, 0..20).await;
+    let refused = bodies.iter().find_map(|b| match b {
+        ReplyBody::Error(error) => Some(error.message.clone()),
+        _ => None,
+    });
+    let message = refused.expect("some pods get no address");
+    assert!(message.contains("lacks ec2:CreateNetworkInterface"), "{message}");
+    node.sim().withdraw(fault);
+    tokio::time::sleep(Duration::from_secs(150)).await;
+    assert_all_wired(&add_all(&node, 100..110).await);
+    node.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn metadata_that_forgets_an_eni_drops_nothing() {
+    use veni_provider::sim::{Distortion, DistortionKind};
+    let mut node = Node::start(NodeSpec::instant(by_addresses())).await;
+    assert_all_wired(&add_all(&node, 0..30).await);
+    node.settle().await;
+    for kind in [DistortionKind::Omit, DistortionKind::Short { addresses: 1 }] {
+        let distortion = Distortion {
+            instance: veni_ipamd::testing::INSTANCE.parse().unwrap(),
+            eni: None,
+            kind,
+            for_millis: 180_000,
+        };
+        let now = Duration::from_millis(node.now_millis());
+        node.sim().distort(now, distortion);
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        node.kill().await;
+        node.boot().await;
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        assert_eq!(node.view().await.pool.assigned, 30);
+        assert_all_wired(&add_all(&node, 0..30).await);
+        node.assert_sound();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_refuses_adds_and_loses_no_dels() {
+    let mut node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    node.add(0).await;
+    node.add(1).await;
+    node.store().set_full(true);
+    match node.begin_add(2).await {
+        Some(ReplyBody::Error(error)) => assert_eq!(error.code, ErrorCode::Storage),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(node.del(0).await, Some(ReplyBody::Released(_))));
+    assert!(node.view().await.problems.iter().any(|p| p.kind == "storage"));
+    node.store().set_full(false);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    node.kill().await;
+    node.boot().await;
+    assert_eq!(node.view().await.pool.assigned, 1);
+    node.add(2).await;
+    node.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_journal_is_rebuilt_from_the_kernel() {
+    let mut node = Node::start(NodeSpec::instant(by_addresses())).await;
+    let before = add_all(&node, 0..20).await;
+    node.settle().await;
+    node.kill().await;
+    node.store().erase();
+    node.boot().await;
+    let view = node.settle().await;
+    assert_eq!(view.pool.assigned, 20);
+    let after = add_all(&node, 100..110).await;
+    let all: Vec<_> = before.into_iter().chain(after).collect();
+    assert_all_wired(&all);
+    node.assert_sound();
+}
