@@ -24,6 +24,9 @@ use crate::netlink;
 /// `NS_GET_NSTYPE`, `_IO(0xb7, 0x3)` (include/uapi/linux/nsfs.h).
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
+/// `SIOCGSKNS` (include/uapi/linux/sockios.h); libc's has another type than its `ioctl` on musl.
+const SIOCGSKNS: libc::Ioctl = 0x894c;
+
 /// An open network namespace: it stays alive as long as this does.
 #[derive(Debug)]
 pub struct NetNs {
@@ -148,7 +151,7 @@ impl NetNs {
     /// [`Error::Enter`] without `CAP_NET_ADMIN` there.
     pub fn of_socket(socket: &netlink::Socket) -> Result<Self, Error> {
         // SAFETY: the ioctl takes no argument and returns a new descriptor.
-        let fd = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGSKNS) };
+        let fd = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), SIOCGSKNS) };
         if fd < 0 {
             return Err(Error::Enter(io::Error::last_os_error()));
         }

@@ -1,0 +1,195 @@
+//! The plugin's side of the conversation with ipamd: one request, one reply, a deadline for both.
+
+use std::{
+    io::{self, Read, Write},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{
+            AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
+        },
+        time::TimeVal,
+    },
+};
+use veni_core::wire::{
+    ErrorCode, MAX_REPLY_BYTES, Reply, ReplyBody, Request, RequestBody, VERSIONS, WireError,
+};
+
+/// An open conversation. While it is open after an ADD, ipamd keeps others from the same attachment.
+#[derive(Debug)]
+pub struct Conversation {
+    stream: UnixStream,
+    deadline: Instant,
+    patience: Duration,
+}
+
+/// Why ipamd gave no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody ever listened, or the daemon removed its socket when it stopped.
+    #[error(
+        "ipamd is not running: its socket {} does not exist; look at `systemctl status veni-ipamd` on this node, or \
+         at `kubectl -n kube-system get pods -o wide` for its veni pod", socket.display()
+    )]
+    Missing {
+        /// Where it should be.
+        socket: PathBuf,
+    },
+    /// The daemon died and left its socket.
+    #[error(
+        "ipamd does not listen on its socket {}: it stopped or is starting; its log says why \
+         (`journalctl -u veni-ipamd`, or `kubectl -n kube-system logs` of this node's veni pod)", socket.display()
+    )]
+    Refused {
+        /// Where it should listen.
+        socket: PathBuf,
+    },
+    /// The socket cannot be reached for another reason.
+    #[error("connecting to ipamd at {}", socket.display())]
+    Connect {
+        /// Where to.
+        socket: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The daemon takes too long.
+    #[error("ipamd did not answer within {} s; `venictl status` on this node shows what it waits for", after.as_secs())]
+    Timeout {
+        /// How long it had.
+        after: Duration,
+    },
+    /// The daemon hung up without an answer.
+    #[error(
+        "ipamd closed the connection without an answer: it was restarted or refused the request"
+    )]
+    Closed,
+    /// Reading or writing failed.
+    #[error("talking to ipamd")]
+    Exchange(#[source] io::Error),
+    /// The answer does not end.
+    #[error("ipamd's answer is longer than {MAX_REPLY_BYTES} bytes")]
+    TooLong,
+    /// The answer is not one of ours.
+    #[error("ipamd's answer cannot be read; plugin and daemon may be of different releases")]
+    Unreadable(#[source] serde_json::Error),
+    /// No common protocol version.
+    #[error(
+        "plugin and ipamd are of different releases: this plugin speaks versions {} to {} of their protocol; {message}; \
+         install both from one release", VERSIONS.min, VERSIONS.max
+    )]
+    Version {
+        /// What the daemon says.
+        message: String,
+    },
+    /// The answer is to another question.
+    #[error("ipamd answered another question than the one that was asked")]
+    Unexpected,
+    /// The daemon refuses, and says why.
+    #[error("{}", .0.message)]
+    Denied(WireError),
+}
+
+// === impl Conversation ===
+
+impl Conversation {
+    /// Connects, and gives ipamd `patience` for everything that follows.
+    ///
+    /// # Errors
+    /// Distinct for a missing socket and for one that nobody listens on.
+    pub fn open(path: &Path, patience: Duration) -> Result<Self, Error> {
+        let deadline = Instant::now() + patience;
+        let failed = |errno: Errno| match errno {
+            Errno::ENOENT | Errno::ENOTDIR => Error::Missing { socket: path.to_owned() },
+            Errno::ECONNREFUSED => Error::Refused { socket: path.to_owned() },
+            Errno::EAGAIN => Error::Timeout { after: patience },
+            other => Error::Connect { socket: path.to_owned(), source: other.into() },
+        };
+        let fd: OwnedFd =
+            socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+                .map_err(failed)?;
+        // The one for sending bounds connect() too, which waits while the daemon's backlog is full (unix(7)).
+        let limit = timeval(patience);
+        setsockopt(&fd, sockopt::SendTimeout, &limit).map_err(failed)?;
+        setsockopt(&fd, sockopt::ReceiveTimeout, &limit).map_err(failed)?;
+        connect(fd.as_raw_fd(), &UnixAddr::new(path).map_err(failed)?).map_err(failed)?;
+        Ok(Self { stream: UnixStream::from(fd), deadline, patience })
+    }
+
+    /// Asks.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Timeout`], [`Error::Exchange`].
+    pub fn ask(&mut self, body: RequestBody) -> Result<(), Error> {
+        let mut line = serde_json::to_vec(&Request::new(body)).map_err(Error::Unreadable)?;
+        line.push(b'\n');
+        self.stream.write_all(&line).map_err(|error| self.failed(error))
+    }
+
+    /// Waits for the answer. A refusal is an error.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] with ipamd's own words, or whatever kept the answer from coming.
+    pub fn answer(&mut self) -> Result<ReplyBody, Error> {
+        let mut line = Vec::with_capacity(2048);
+        let mut chunk = [0; 2048];
+        while line.last() != Some(&b'\n') {
+            match self.stream.read(&mut chunk).map_err(|error| self.failed(error))? {
+                0 if line.is_empty() => return Err(Error::Closed),
+                0 => break,
+                length => line.extend_from_slice(&chunk[..length]),
+            }
+            if line.len() > MAX_REPLY_BYTES {
+                return Err(Error::TooLong);
+            }
+            // Each read has the whole patience; a trickle of them has not.
+            if Instant::now() > self.deadline {
+                return Err(Error::Timeout { after: self.patience });
+            }
+        }
+        let reply: Reply = serde_json::from_slice(&line).map_err(Error::Unreadable)?;
+        match reply.body {
+            ReplyBody::Error(WireError { code: ErrorCode::Version, message }) => {
+                Err(Error::Version { message })
+            }
+            ReplyBody::Error(refusal) => Err(Error::Denied(refusal)),
+            _ if !(VERSIONS.min..=VERSIONS.max).contains(&reply.version) => Err(Error::Version {
+                message: format!("ipamd answered in version {}", reply.version),
+            }),
+            body => Ok(body),
+        }
+    }
+
+    fn failed(&self, error: io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                Error::Timeout { after: self.patience }
+            }
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Error::Closed,
+            _ => Error::Exchange(error),
+        }
+    }
+}
+
+/// Asks one question and waits for the answer.
+///
+/// # Errors
+/// See [`Conversation`].
+pub fn ask(path: &Path, patience: Duration, body: RequestBody) -> Result<ReplyBody, Error> {
+    let mut conversation = Conversation::open(path, patience)?;
+    conversation.ask(body)?;
+    conversation.answer()
+}
+
+fn timeval(duration: Duration) -> TimeVal {
+    let secs = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    TimeVal::new(secs, i64::from(duration.subsec_micros()))
+}
