@@ -146,6 +146,9 @@ class Addresses(Account):
 
 
 class Lifecycle(Account):
+    def test_a_mac_is_one(self):
+        self.assertRegex(self.create()["MacAddress"], "^(02)(:[0-9a-f]{2}){5}$")
+
     def test_the_same_token_returns_the_same_interface(self):
         first = self.create(ClientToken="t", SecondaryPrivateIpAddressCount=3)
         again = self.create(ClientToken="t", SecondaryPrivateIpAddressCount=3)
@@ -215,6 +218,14 @@ class Lifecycle(Account):
             modify,
             NetworkInterfaceId=eni["NetworkInterfaceId"],
             Attachment={"AttachmentId": "eni-attach-0", "DeleteOnTermination": True},
+        )
+
+    def test_an_unknown_interface_cannot_be_tagged(self):
+        self.refused(
+            "InvalidNetworkInterfaceID.NotFound",
+            self.ec2.create_tags,
+            Resources=["eni-00000000000000000"],
+            Tags=[{"Key": "k", "Value": "v"}],
         )
 
     def test_terminating_deletes_what_goes_with_the_instance_and_frees_the_rest(self):

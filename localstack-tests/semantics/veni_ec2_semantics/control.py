@@ -4,6 +4,7 @@
       "delays": {"attach_ms": 0, "detach_ms": 0, "create_visible_ms": 0},
       "faults": [
         {
+          "id": "1",                                counts go on when the file changes; without one they start again
           "action": "AssignPrivateIpAddresses",     or "*"
           "agent": "app/veni",                      only calls whose User-Agent has this in it
           "when": "before",                         the effect does not happen; "after": it does, and is not told
@@ -16,7 +17,7 @@
       ]
     }
 
-A new content starts all counts again. A test must replace the file in one step (rename).
+A test must replace the file in one step (rename).
 """
 
 import json
@@ -42,7 +43,8 @@ def _read():
     if now != _seen:
         with open(path, encoding="utf-8") as file:
             _content = json.load(file)
-        _seen, _hits = now, {}
+        _seen = now
+        _hits = {key: count for key, count in _hits.items() if isinstance(key, str)}
     return _content
 
 
@@ -58,9 +60,10 @@ def fault(action, agent):
         for index, wanted in enumerate(_read().get("faults", [])):
             if wanted["action"] not in (action, "*") or wanted.get("agent", "") not in agent:
                 continue
-            seen = _hits.get(index, 0)
+            key = wanted.get("id", index)
+            seen = _hits.get(key, 0)
             first, count = wanted.get("skip", 0), wanted.get("count", 1)
-            _hits[index] = seen + 1
+            _hits[key] = seen + 1
             if seen >= first and (count < 0 or seen < first + count):
                 return wanted
     return None

@@ -5,6 +5,7 @@ import base64
 from moto.core.responses import ActionResult, EmptyResult
 from moto.ec2.models import elastic_network_interfaces as moto_enis
 from moto.ec2.responses.elastic_network_interfaces import ElasticNetworkInterfaces
+from moto.ec2.responses.tags import TagResponse
 from moto.ec2.utils import add_tag_specification
 
 from . import addresses, errors, lifecycle, limits
@@ -17,6 +18,19 @@ def patch():
     for action in (create, describe, attach, detach, delete, modify, assign, unassign):
         setattr(ElasticNetworkInterfaces, action.__doc__.split(":")[0], action)
     moto_enis.NetworkInterface.get_filter_value = _filter_value
+    _patch_tags()
+
+
+def _patch_tags():
+    original = TagResponse.create_tags
+
+    def create_tags(self):
+        for resource in self._get_param("Resources", []):
+            if resource.startswith("eni-"):
+                self.ec2_backend.get_network_interface(resource)
+        return original(self)
+
+    TagResponse.create_tags = create_tags
 
 
 # The methods of moto that this module falls back to, set by `patch`.
@@ -155,7 +169,10 @@ def modify(self):
         wanted = self._get_param("Attachment.DeleteOnTermination")
         eni.delete_on_termination = str(wanted).lower() == "true"
         return EmptyResult()
-    _check_groups(backend, self._get_param("Groups", []))
+    groups = self._get_param("Groups", [])
+    _check_groups(backend, groups)
+    if not groups and all(self._get_param(f"{name}.Value") is None for name in ("SourceDestCheck", "Description")):
+        raise errors.invalid("No attributes specified.", code="InvalidParameterCombination")
     return _modify_rest(self)
 
 
@@ -226,7 +243,7 @@ def _named_prefixes(response):
 
 def _request(response):
     """What a repeated token must repeat."""
-    names = ("SubnetId", "Groups", "Description", "SecondaryPrivateIpAddressCount", "Ipv4PrefixCount")
+    names = ("SubnetId", "Groups", "Description", "SecondaryPrivateIpAddressCount", "Ipv4PrefixCount", "TagSpecifications")
     return tuple(str(response._get_param(name)) for name in names)
 
 

@@ -3,6 +3,7 @@
 No thread: what is due has happened when the next call looks (`settle`).
 """
 
+import random
 import time
 
 from moto.ec2.models import elastic_network_interfaces as moto_enis
@@ -15,6 +16,8 @@ def patch():
 
     def init(self, *args, **kwargs):
         original(self, *args, **kwargs)
+        # moto prints a byte as its decimal digits and a literal "02x".
+        self.mac_address = "02:" + ":".join(f"{random.randrange(256):02x}" for _ in range(5))
         self.ipv4_prefixes = []
         self.network_card = 0
         self.attachment_status = None
