@@ -32,16 +32,8 @@ fn main() {
         println!("cargo:rerun-if-changed={}", ready.display());
         return;
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the workspace")
-        .to_path_buf();
-    for path in [
-        "ebpf/src",
-        "ebpf/Cargo.toml",
-        "ebpf/common/src",
-        "ebpf/common/Cargo.toml",
-    ] {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_path_buf();
+    for path in ["ebpf/src", "ebpf/Cargo.toml", "ebpf/common/src", "ebpf/common/Cargo.toml"] {
         println!("cargo:rerun-if-changed={}", root.join(path).display());
     }
     let built = build(&root, &out.join("bpf"));
@@ -51,11 +43,7 @@ fn main() {
 /// Runs cargo for the eBPF crate; returns the object.
 fn build(root: &Path, target_dir: &Path) -> PathBuf {
     let big = env::var("CARGO_CFG_TARGET_ENDIAN").is_ok_and(|e| e == "big");
-    let target = if big {
-        "bpfeb-unknown-none"
-    } else {
-        "bpfel-unknown-none"
-    };
+    let target = if big { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
     let Some(compiler) = find(root, target) else {
         panic!(
             "no compiler for {target}: run hack/bpf.sh (Debian packages into .tools), or `rustup toolchain install \
@@ -64,11 +52,7 @@ fn build(root: &Path, target_dir: &Path) -> PathBuf {
     };
     let local = root.join(".tools/bin/bpf-linker");
     let linker = env::var("BPF_LINKER").unwrap_or_else(|_| {
-        if local.exists() {
-            local.display().to_string()
-        } else {
-            "bpf-linker".to_owned()
-        }
+        if local.exists() { local.display().to_string() } else { "bpf-linker".to_owned() }
     });
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
     let flags = [
@@ -80,16 +64,7 @@ fn build(root: &Path, target_dir: &Path) -> PathBuf {
     let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"));
     cargo
         .current_dir(root)
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "-p",
-            "veni-ebpf",
-            "--bin",
-            "veni",
-            "--release",
-        ])
+        .args(["build", "--quiet", "--locked", "-p", "veni-ebpf", "--bin", "veni", "--release"])
         .args(["--target", target, "--target-dir"])
         .arg(target_dir)
         .env("RUSTC", &compiler.rustc)
@@ -110,9 +85,7 @@ fn build(root: &Path, target_dir: &Path) -> PathBuf {
         // By crate name: aya-ebpf's `asm_experimental_arch`. With `1`, aya-build would ask for -Zbuild-std.
         cargo.env("RUSTC_BOOTSTRAP", "aya_ebpf");
     }
-    let status = cargo
-        .status()
-        .unwrap_or_else(|e| panic!("cargo for the eBPF object: {e}"));
+    let status = cargo.status().unwrap_or_else(|e| panic!("cargo for the eBPF object: {e}"));
     assert!(
         status.success(),
         "building the eBPF object with {} failed: {status}",
@@ -122,17 +95,11 @@ fn build(root: &Path, target_dir: &Path) -> PathBuf {
 }
 
 fn find(root: &Path, target: &str) -> Option<Compiler> {
-    for rustc in [
-        root.join(".tools/bin/rustc-bpf"),
-        PathBuf::from("/usr/bin/rustc"),
-    ] {
+    for rustc in [root.join(".tools/bin/rustc-bpf"), PathBuf::from("/usr/bin/rustc")] {
         let libdir =
             output(Command::new(&rustc).args(["--print", "target-libdir", "--target", target]));
         if libdir.is_some_and(|dir| has_core(Path::new(&dir))) {
-            return Some(Compiler {
-                rustc,
-                build_std: false,
-            });
+            return Some(Compiler { rustc, build_std: false });
         }
     }
     let toolchain = env::var("BPF_TOOLCHAIN").unwrap_or_else(|_| "nightly".to_owned());
@@ -144,10 +111,7 @@ fn find(root: &Path, target: &str) -> Option<Compiler> {
     ]))?);
     let sysroot = output(Command::new(&rustc).args(["--print", "sysroot"]))?;
     let source = Path::new(&sysroot).join("lib/rustlib/src/rust/library/core");
-    source.exists().then_some(Compiler {
-        rustc,
-        build_std: true,
-    })
+    source.exists().then_some(Compiler { rustc, build_std: true })
 }
 
 fn has_core(libdir: &Path) -> bool {
@@ -163,8 +127,5 @@ fn has_core(libdir: &Path) -> bool {
 
 fn output(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

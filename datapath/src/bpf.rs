@@ -13,16 +13,12 @@
 use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::OwnedFd,
     path::Path,
     sync::{Mutex, PoisonError},
 };
 
-use aya::{
-    Ebpf,
-    maps::{HashMap, MapData, MapError, PerCpuArray},
-    programs::SchedClassifier,
-};
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
 use veni_core::{marks::EniMarkMask, net::Mac, wire::FilterBlocks};
 pub use veni_ebpf_common::DropReason;
 
@@ -34,15 +30,13 @@ use crate::{
 mod attach;
 mod bpffs;
 mod load;
+mod syscall;
 
 pub use load::{OBJECT, PROGRAM};
 
 /// The filter's blocks unless the configuration says otherwise ("ve", 0x65 and 0x66): any number will do that no
 /// other program of the node uses.
-pub const DEFAULT_BLOCKS: FilterBlocks = FilterBlocks {
-    ingress: 0x7665,
-    egress: 0x7666,
-};
+pub const DEFAULT_BLOCKS: FilterBlocks = FilterBlocks { ingress: 0x7665, egress: 0x7666 };
 
 /// What the filter knows about a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +51,8 @@ pub struct PodEntry {
 
 /// The loaded filter and its maps.
 pub struct Filter {
-    ebpf: Ebpf,
+    program: OwnedFd,
+    mask: EniMarkMask,
     pods: Mutex<HashMap<MapData, u32, Value>>,
     drops: PerCpuArray<MapData, u64>,
     program_id: u32,
@@ -66,7 +61,7 @@ pub struct Filter {
 }
 
 /// The shared type with the marker that aya asks for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 struct Value(veni_ebpf_common::PodValue);
 
@@ -95,21 +90,8 @@ impl Filter {
         mask: EniMarkMask,
         blocks: FilterBlocks,
     ) -> Result<Self> {
-        let load::Loaded {
-            ebpf,
-            pods,
-            drops,
-            program_id,
-            adopted,
-        } = load::load(bpf_dir, mask)?;
-        Ok(Self {
-            ebpf,
-            pods: Mutex::new(pods),
-            drops,
-            program_id,
-            blocks,
-            adopted,
-        })
+        let load::Loaded { program, program_id, pods, drops, adopted } = load::load(bpf_dir)?;
+        Ok(Self { program, program_id, mask, pods: Mutex::new(pods), drops, blocks, adopted })
     }
 
     /// Whether the maps were there already, with the pods of an earlier daemon.
@@ -130,7 +112,7 @@ impl Filter {
     /// # Errors
     /// When the kernel refuses one of them.
     pub fn ensure_attached(&self) -> Result<FilterBlocks> {
-        attach::ensure(self.program()?, self.program_id, self.blocks)?;
+        attach::ensure(&self.program, self.program_id, self.blocks)?;
         Ok(self.blocks)
     }
 
@@ -139,7 +121,7 @@ impl Filter {
     /// # Errors
     /// When the kernel cannot be asked or refuses a repair.
     pub fn check_attached(&self) -> Result<Vec<Repair>> {
-        attach::ensure(self.program()?, self.program_id, self.blocks)
+        attach::ensure(&self.program, self.program_id, self.blocks)
     }
 
     /// Adds or replaces a pod's entry. The next packet is judged by it.
@@ -148,7 +130,7 @@ impl Filter {
     /// When the map is full.
     pub fn pod_insert(&self, ifindex: u32, pod: PodEntry) -> Result<()> {
         let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
-        pods.insert(ifindex, Value::from(pod), 0)
+        pods.insert(ifindex, self.value(pod), 0)
             .map_err(|source| bpf(format!("adding the entry of interface {ifindex}"), source))
     }
 
@@ -161,10 +143,7 @@ impl Filter {
         match pods.remove(&ifindex) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(source) if is_absent(&source) => Ok(()),
-            Err(source) => Err(bpf(
-                format!("removing the entry of interface {ifindex}"),
-                source,
-            )),
+            Err(source) => Err(bpf(format!("removing the entry of interface {ifindex}"), source)),
         }
     }
 
@@ -173,24 +152,19 @@ impl Filter {
     /// # Errors
     /// When the kernel cannot be asked.
     pub fn pods(&self) -> Result<BTreeMap<u32, PodEntry>> {
-        let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
-        pods.iter()
-            .map(|item| item.map(|(ifindex, value)| (ifindex, PodEntry::from(value))))
-            .collect::<std::result::Result<_, _>>()
-            .map_err(|source| bpf("listing the entries".to_owned(), source))
+        let pods = self.values()?;
+        Ok(pods.into_iter().map(|(ifindex, value)| (ifindex, PodEntry::from(value))).collect())
     }
 
-    /// Makes the entries exactly these. How many were added, replaced or removed.
+    /// Makes the entries exactly these, with this daemon's mark mask. How many were added, replaced or removed.
     ///
     /// # Errors
     /// When the map is full or the kernel refuses.
     pub fn sync(&self, pods: &BTreeMap<u32, PodEntry>) -> Result<usize> {
-        let have = self.pods()?;
+        let have = self.values()?;
+        let differs = |ifindex, pod: &PodEntry| have.get(ifindex) != Some(&self.value(*pod));
         let mut changed = 0;
-        for (ifindex, pod) in pods
-            .iter()
-            .filter(|(ifindex, pod)| have.get(ifindex) != Some(pod))
-        {
+        for (ifindex, pod) in pods.iter().filter(|(ifindex, pod)| differs(ifindex, pod)) {
             self.pod_insert(*ifindex, *pod)?;
             changed += 1;
         }
@@ -217,18 +191,27 @@ impl Filter {
             .map_err(|source| bpf("reading the drop counters".to_owned(), source))
     }
 
-    /// The loaded program, for tests on packets (`BPF_PROG_TEST_RUN`).
-    ///
-    /// # Errors
-    /// Never, for the object that this crate was built with.
-    pub fn program(&self) -> Result<&SchedClassifier> {
-        let program = self
-            .ebpf
-            .program(PROGRAM)
-            .ok_or_else(|| load::missing(PROGRAM))?;
-        program
-            .try_into()
-            .map_err(|source| bpf(format!("program {PROGRAM}"), source))
+    /// The kernel's id of the loaded program (`bpftool prog show id …`).
+    #[must_use]
+    pub fn program_id(&self) -> u32 {
+        self.program_id
+    }
+
+    fn values(&self) -> Result<BTreeMap<u32, Value>> {
+        let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        pods.iter()
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|source| bpf("listing the entries".to_owned(), source))
+    }
+
+    fn value(&self, pod: PodEntry) -> Value {
+        Value(veni_ebpf_common::PodValue {
+            address: pod.address.octets(),
+            mac: pod.mac.0,
+            reserved: [0; 2],
+            mark: pod.mark,
+            mask: self.mask.bits(),
+        })
     }
 }
 
@@ -241,41 +224,16 @@ impl std::fmt::Debug for Filter {
     }
 }
 
-impl From<PodEntry> for Value {
-    fn from(pod: PodEntry) -> Self {
-        Self(veni_ebpf_common::PodValue {
-            address: pod.address.octets(),
-            mac: pod.mac.0,
-            reserved: [0; 2],
-            mark: pod.mark,
-        })
-    }
-}
-
 impl From<Value> for PodEntry {
     fn from(Value(value): Value) -> Self {
-        Self {
-            address: value.address.into(),
-            mac: Mac(value.mac),
-            mark: value.mark,
-        }
+        Self { address: value.address.into(), mac: Mac(value.mac), mark: value.mark }
     }
 }
 
 fn bpf(operation: String, source: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::Bpf {
-        operation,
-        source: Box::new(source),
-    }
+    Error::Bpf { operation, source: Box::new(source) }
 }
 
 fn is_absent(error: &MapError) -> bool {
     matches!(error, MapError::SyscallError(call) if call.io_error.raw_os_error() == Some(libc::ENOENT))
-}
-
-fn program_fd(program: &SchedClassifier) -> Result<u32> {
-    let fd = program
-        .fd()
-        .map_err(|source| bpf("the program's descriptor".to_owned(), source))?;
-    Ok(fd.as_fd().as_raw_fd().cast_unsigned())
 }

@@ -34,11 +34,7 @@ pub fn flush(address: Ipv4Addr) -> Result<()> {
     let operation = || Error::io(format!("flushing conntrack entries of {address}"));
     let mut netfilter = Netfilter::open().map_err(operation())?;
     for (direction, side) in PLACES {
-        let flush = Flush {
-            address,
-            direction,
-            side,
-        };
+        let flush = Flush { address, direction, side };
         match netfilter.delete(&flush) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 netfilter.delete_one_by_one(&flush).map_err(operation())?;

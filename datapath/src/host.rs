@@ -32,7 +32,7 @@ pub use reconcile::reconcile;
 
 /// `protocol` of every rule and route that is ours (`FRA_PROTOCOL`, `rtm_protocol`): unassigned in
 /// `include/uapi/linux/rtnetlink.h` and in iproute2's `rt_protos`.
-pub const PROTOCOL: u8 = 118;
+pub const PROTOCOL: u8 = crate::netlink::OWN_PROTOCOL;
 
 /// What the node's network has to look like.
 #[derive(Debug, Clone, PartialEq, Eq)]

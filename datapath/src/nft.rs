@@ -62,10 +62,7 @@ impl NftTable {
     /// The table for `config`; nothing is written yet.
     #[must_use]
     pub fn new(config: &NftConfig) -> Self {
-        Self {
-            ruleset: ruleset(config),
-            listed: None,
-        }
+        Self { ruleset: ruleset(config), listed: None }
     }
 
     /// Replaces the table in the kernel, atomically.
@@ -108,19 +105,14 @@ pub fn remove() -> Result<()> {
 
 /// Whether `pid` is one of our own latest `nft` processes.
 pub(crate) fn is_own(pid: u32) -> bool {
-    OWN.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .contains(&pid)
+    OWN.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
 }
 
 /// The whole transaction: `add`, `delete`, `add`, so that it succeeds whether or not the table is there.
 #[must_use]
 pub fn ruleset(config: &NftConfig) -> Value {
-    let mut commands = vec![
-        json!({"add": table()}),
-        json!({"delete": table()}),
-        json!({"add": table()}),
-    ];
+    let mut commands =
+        vec![json!({"add": table()}), json!({"delete": table()}), json!({"add": table()})];
     commands.push(chain("nodeport", "filter", "prerouting", -150));
     commands.push(chain("connmark", "filter", "prerouting", -90));
     commands.push(chain("snat", "nat", "postrouting", 100));
@@ -173,11 +165,7 @@ fn is_new() -> Value {
 }
 
 fn from_pod(config: &NftConfig) -> Value {
-    matches(
-        "==",
-        json!({"meta": {"key": "iifname"}}),
-        json!(format!("{}*", config.veth_prefix)),
-    )
+    matches("==", json!({"meta": {"key": "iifname"}}), json!(format!("{}*", config.veth_prefix)))
 }
 
 fn has_connmark(config: &NftConfig) -> Value {
@@ -186,11 +174,7 @@ fn has_connmark(config: &NftConfig) -> Value {
 }
 
 fn destination_type(operator: &str) -> Value {
-    matches(
-        operator,
-        json!({"fib": {"result": "type", "flags": "daddr"}}),
-        json!("local"),
-    )
+    matches(operator, json!({"fib": {"result": "type", "flags": "daddr"}}), json!("local"))
 }
 
 /// What came to the node itself through the primary ENI has to be answered through it, wherever a pod answers it
@@ -200,11 +184,7 @@ fn node_port(config: &NftConfig) -> Value {
         "nodeport",
         "to the node through the primary ENI: replies leave by it",
         &[
-            matches(
-                "==",
-                json!({"meta": {"key": "iifname"}}),
-                json!(config.primary_ifname),
-            ),
+            matches("==", json!({"meta": {"key": "iifname"}}), json!(config.primary_ifname)),
             destination_type("=="),
             is_new(),
             or_mark(&ct_mark(), config.snat.connmark),
@@ -213,12 +193,7 @@ fn node_port(config: &NftConfig) -> Value {
 }
 
 fn local_networks(config: &NftConfig) -> Value {
-    let prefixes = config
-        .vpc_cidrs
-        .iter()
-        .chain(&config.snat.exclude_cidrs)
-        .copied()
-        .collect();
+    let prefixes = config.vpc_cidrs.iter().chain(&config.snat.exclude_cidrs).copied().collect();
     let elements: Vec<Value> = disjoint(prefixes)
         .into_iter()
         .map(|prefix| json!({"prefix": {"addr": prefix.network(), "len": prefix.len()}}))
@@ -256,11 +231,7 @@ fn restore(config: &NftConfig) -> Value {
     rule(
         "connmark",
         "a pod's packet of such a connection: marked for the rule to main",
-        &[
-            from_pod(config),
-            has_connmark(config),
-            or_mark(&meta_mark(), config.snat.connmark),
-        ],
+        &[from_pod(config), has_connmark(config), or_mark(&meta_mark(), config.snat.connmark)],
     )
 }
 
@@ -275,18 +246,10 @@ fn source_nat(config: &NftConfig) -> Value {
         "snat",
         "a pod's connection to outside the VPC",
         &[
-            matches(
-                "==",
-                json!({"meta": {"key": "oifname"}}),
-                json!(config.primary_ifname),
-            ),
+            matches("==", json!({"meta": {"key": "oifname"}}), json!(config.primary_ifname)),
             has_connmark(config),
             matches("==", json!({"ct": {"key": "direction"}}), json!("original")),
-            matches(
-                "!=",
-                json!({"&": [meta_mark(), config.mask.bits()]}),
-                json!(0),
-            ),
+            matches("!=", json!({"&": [meta_mark(), config.mask.bits()]}), json!(0)),
             json!({"snat": translation}),
         ],
     )
@@ -333,17 +296,11 @@ fn strip_handles(value: &mut Value) {
 fn run(arguments: &[&str], input: Option<&Value>) -> Result<Vec<u8>> {
     let mut child = Command::new("nft")
         .args(arguments)
-        .stdin(if input.is_some() {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        })
+        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(Error::io(
-            "running nft (is the nftables package installed?)",
-        ))?;
+        .map_err(Error::io("running nft (is the nftables package installed?)"))?;
     remember(child.id());
     if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
         // A write error means that nft ended early: its own words, below, say more.
@@ -351,21 +308,12 @@ fn run(arguments: &[&str], input: Option<&Value>) -> Result<Vec<u8>> {
             tracing::debug!(%error, "writing to nft");
         }
     }
-    let output = child
-        .wait_with_output()
-        .map_err(Error::io("waiting for nft"))?;
+    let output = child.wait_with_output().map_err(Error::io("waiting for nft"))?;
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let stderr = String::from_utf8_lossy(&output.stderr)
-        .trim()
-        .chars()
-        .take(1024)
-        .collect();
-    Err(Error::Nft {
-        status: output.status,
-        stderr,
-    })
+    let stderr = String::from_utf8_lossy(&output.stderr).trim().chars().take(1024).collect();
+    Err(Error::Nft { status: output.status, stderr })
 }
 
 fn remember(pid: u32) {
@@ -383,10 +331,7 @@ mod tests {
             primary_ifname: "eth0".into(),
             primary_address: Ipv4Addr::new(10, 0, 1, 10),
             veth_prefix: "eni".into(),
-            vpc_cidrs: vec![
-                "10.0.0.0/16".parse().unwrap(),
-                "100.64.0.0/16".parse().unwrap(),
-            ],
+            vpc_cidrs: vec!["10.0.0.0/16".parse().unwrap(), "100.64.0.0/16".parse().unwrap()],
             snat: Snat::default(),
             mask: EniMarkMask::default(),
         }
@@ -415,19 +360,13 @@ mod tests {
 
     #[test]
     fn overlapping_prefixes_are_merged() {
-        let parse = |list: &[&str]| {
-            list.iter()
-                .map(|p| p.parse().unwrap())
-                .collect::<Vec<Ipv4Prefix>>()
-        };
+        let parse =
+            |list: &[&str]| list.iter().map(|p| p.parse().unwrap()).collect::<Vec<Ipv4Prefix>>();
         let check =
             |given: &[&str], expect: &[&str]| assert_eq!(disjoint(parse(given)), parse(expect));
         check(&[], &[]);
         check(&["10.0.0.0/16", "10.0.0.0/16"], &["10.0.0.0/16"]);
-        check(
-            &["10.0.4.0/24", "10.0.0.0/16", "10.1.0.0/16"],
-            &["10.0.0.0/16", "10.1.0.0/16"],
-        );
+        check(&["10.0.4.0/24", "10.0.0.0/16", "10.1.0.0/16"], &["10.0.0.0/16", "10.1.0.0/16"]);
         check(&["192.168.0.0/16", "0.0.0.0/0"], &["0.0.0.0/0"]);
     }
 }

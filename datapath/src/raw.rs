@@ -33,13 +33,8 @@ pub(crate) struct Message<'a> {
 impl RawSocket {
     pub(crate) fn open(family: libc::c_int) -> io::Result<Self> {
         // SAFETY: no pointers; the result is checked before use.
-        let fd = unsafe {
-            libc::socket(
-                libc::AF_NETLINK,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-                family,
-            )
-        };
+        let fd =
+            unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, family) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -51,11 +46,7 @@ impl RawSocket {
     /// Joins multicast groups by number.
     pub(crate) fn join(&self, groups: &[u32]) -> io::Result<()> {
         for group in groups {
-            self.set_option(
-                libc::SOL_NETLINK,
-                libc::NETLINK_ADD_MEMBERSHIP,
-                group.cast_signed(),
-            )?;
+            self.set_option(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group.cast_signed())?;
         }
         Ok(())
     }
@@ -63,11 +54,7 @@ impl RawSocket {
     /// Asks for room for this many bytes of notifications, past the administrator's limit where allowed.
     pub(crate) fn receive_buffer(&self, bytes: libc::c_int) {
         let forced = self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes);
-        if forced.is_err()
-            && self
-                .set_option(libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)
-                .is_err()
-        {
+        if forced.is_err() && self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUF, bytes).is_err() {
             tracing::debug!(bytes, "the netlink receive buffer keeps its default size");
         }
     }
@@ -76,11 +63,7 @@ impl RawSocket {
         // SAFETY: the pointer and the length describe `bytes`, which outlives the call.
         let sent =
             unsafe { libc::send(self.fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
-        if sent < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// One datagram into `buffer`. Longer ones are an error (`EMSGSIZE`).
@@ -128,11 +111,7 @@ impl RawSocket {
                 libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("4 fits"),
             )
         };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
@@ -171,34 +150,21 @@ pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
 
 /// The value of one attribute.
 pub(crate) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes)
-        .find(|(found, _)| *found == kind)
-        .map(|(_, value)| value)
+    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
 /// An attribute's text, without its end.
 pub(crate) fn text(value: &[u8]) -> &str {
-    let end = value
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(value.len());
+    let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
     std::str::from_utf8(&value[..end]).unwrap_or_default()
 }
 
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes
-        .get(at..at + 2)?
-        .try_into()
-        .ok()
-        .map(u16::from_ne_bytes)
+    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
 }
 
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes
-        .get(at..at + 4)?
-        .try_into()
-        .ok()
-        .map(u32::from_ne_bytes)
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
 /// One message: header and body.

@@ -46,10 +46,8 @@ impl Sysctl {
     /// When it cannot be written (read-only `/proc/sys`, the interface is gone).
     pub fn write(&self, value: &str) -> Result<()> {
         let path = self.path();
-        fs::write(&path, value).map_err(Error::io(format!(
-            "setting {self} to {value} ({})",
-            path.display()
-        )))
+        fs::write(&path, value)
+            .map_err(Error::io(format!("setting {self} to {value} ({})", path.display())))
     }
 }
 

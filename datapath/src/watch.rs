@@ -108,10 +108,7 @@ pub fn spawn(config: WatchConfig, notify: impl FnMut(Change) + Send + 'static) -
             reader.run(&routes, &netfilter, &stopped);
         })
         .map_err(open())?;
-    Ok(Watch {
-        stop: Some(stop),
-        thread: Some(thread),
-    })
+    Ok(Watch { stop: Some(stop), thread: Some(thread) })
 }
 
 impl Drop for Watch {
@@ -147,9 +144,7 @@ impl<F: FnMut(Change)> Reader<F> {
                 self.drain(routes, |reader, datagram| reader.routes.read(datagram));
             }
             if ready[1] {
-                self.drain(netfilter, |reader, datagram| {
-                    reader.netfilter.read(datagram)
-                });
+                self.drain(netfilter, |reader, datagram| reader.netfilter.read(datagram));
             }
         }
     }
@@ -176,16 +171,8 @@ impl<F: FnMut(Change)> Reader<F> {
 
 #[expect(unsafe_code, reason = "poll(2) without a further dependency")]
 fn poll(fds: [libc::c_int; 3]) -> [bool; 3] {
-    let mut set = fds.map(|fd| libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    });
+    let mut set = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
     // SAFETY: the pointer and the length describe `set`, which outlives the call.
     let ready = unsafe { libc::poll(set.as_mut_ptr(), 3, -1) };
-    if ready < 0 {
-        [false; 3]
-    } else {
-        set.map(|entry| entry.revents != 0)
-    }
+    if ready < 0 { [false; 3] } else { set.map(|entry| entry.revents != 0) }
 }

@@ -3,13 +3,14 @@
 //! Drops what the pod has no right to send (counted by reason) and marks *every* other packet with its pod's ENI,
 //! whatever the destination: one ip rule per ENI leads the mark to that ENI's table.
 //!
+//! Maps are of the kind without BTF: with it they could only be made by a loader that parses the kernel's own.
+//!
 //! Returns `TC_ACT_UNSPEC` for what passes: "use the default", so that later filters of the same block still run.
 
 use aya_ebpf::{
-    Global,
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    btf_maps::{HashMap, PerCpuArray},
-    macros::{btf_map, classifier},
+    macros::{classifier, map},
+    maps::{HashMap, PerCpuArray},
     programs::TcContext,
 };
 use veni_ebpf_common::{
@@ -18,27 +19,22 @@ use veni_ebpf_common::{
 };
 
 /// Pods by the interface index of their host-side veth.
-#[btf_map]
-static PODS: HashMap<u32, PodValue, MAX_PODS> = HashMap::new();
+#[map]
+static PODS: HashMap<u32, PodValue> = HashMap::with_max_entries(MAX_PODS, 0);
 
 /// Packets dropped, by [`DropReason::slot`].
-#[btf_map]
-static DROPS: PerCpuArray<u64, DROP_SLOTS> = PerCpuArray::new();
-
-/// The bits of the mark that are ours; set by the loader.
-// SAFETY: the only object with this name.
-#[unsafe(no_mangle)]
-static ENI_MARK_MASK: Global<u32> = Global::new(0x00ff_0000);
+#[map]
+static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DROP_SLOTS, 0);
 
 /// See the module.
 #[classifier]
 pub(crate) fn pod_egress(ctx: TcContext) -> i32 {
     match judge(&ctx) {
-        Ok(eni_mark) => {
+        Ok(pod) => {
             let skb = ctx.skb.skb;
             // SAFETY: the kernel hands a valid `__sk_buff`; the verifier checks the access.
             let mark = unsafe { (*skb).mark };
-            ctx.set_mark((mark & !ENI_MARK_MASK.load()) | eni_mark);
+            ctx.set_mark((mark & !pod.mask) | pod.mark);
             TC_ACT_UNSPEC
         }
         Err(reason) => {
@@ -48,13 +44,13 @@ pub(crate) fn pod_egress(ctx: TcContext) -> i32 {
     }
 }
 
-/// The mark of the pod that sent the packet.
+/// The pod that sent the packet.
 #[inline(always)]
 #[expect(
     clippy::inline_always,
     reason = "a call in BPF costs the verifier's knowledge about its arguments"
 )]
-fn judge(ctx: &TcContext) -> Result<u32, DropReason> {
+fn judge(ctx: &TcContext) -> Result<&'static PodValue, DropReason> {
     let skb = ctx.skb.skb;
     // SAFETY: the kernel hands a valid `__sk_buff`; the verifier checks the access.
     let (ifindex, vlan_present) = unsafe { ((*skb).ifindex, (*skb).vlan_present) };
@@ -72,7 +68,7 @@ fn judge(ctx: &TcContext) -> Result<u32, DropReason> {
             frame::arp(&arp, pod)?;
         }
     }
-    Ok(pod.mark)
+    Ok(pod)
 }
 
 #[inline(always)]

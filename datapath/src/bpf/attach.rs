@@ -3,7 +3,8 @@
 //! A block lives as long as a qdisc refers to it. Pods come and go, so a pair of links of our own, never up, refers
 //! to it too: the anchor.
 
-use aya::programs::SchedClassifier;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage},
@@ -11,7 +12,7 @@ use netlink_packet_route::{
 };
 use veni_core::wire::FilterBlocks;
 
-use super::{PROGRAM, program_fd};
+use super::PROGRAM;
 use crate::{
     error::{Error, Result},
     host::{Repair, RepairKind, qdisc},
@@ -29,18 +30,13 @@ const ETH_P_ALL: u16 = 0x0003;
 
 /// Makes anchor, qdisc and filter be there, and the filter be this program. What was not.
 pub(super) fn ensure(
-    program: &SchedClassifier,
+    program: &OwnedFd,
     program_id: u32,
     blocks: FilterBlocks,
 ) -> Result<Vec<Repair>> {
     let mut socket = Socket::open().map_err(Error::netlink("opening a netlink socket"))?;
     let mut repairs = Vec::new();
-    let mut note = |what: String| {
-        repairs.push(Repair {
-            kind: RepairKind::Filter,
-            what,
-        })
-    };
+    let mut note = |what: String| repairs.push(Repair { kind: RepairKind::Filter, what });
     let anchor = match anchor_index(&mut socket)? {
         Some(index) => index,
         None => {
@@ -74,95 +70,72 @@ fn anchor_index(socket: &mut Socket) -> Result<Option<u32>> {
 
 fn make_anchor(socket: &mut Socket) -> Result<()> {
     let mut peer = LinkMessage::default();
-    peer.attributes
-        .push(LinkAttribute::IfName(ANCHOR[1].to_owned()));
+    peer.attributes.push(LinkAttribute::IfName(ANCHOR[1].to_owned()));
     let mut link = LinkMessage::default();
-    link.attributes
-        .push(LinkAttribute::IfName(ANCHOR[0].to_owned()));
+    link.attributes.push(LinkAttribute::IfName(ANCHOR[0].to_owned()));
     link.attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::Kind(InfoKind::Veth),
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
     ]));
     socket
         .transact(&[Request::create(RouteNetlinkMessage::NewLink(link))])
-        .map_err(Error::netlink(format!(
-            "making the links {} and {}",
-            ANCHOR[0], ANCHOR[1]
-        )))
+        .map_err(Error::netlink(format!("making the links {} and {}", ANCHOR[0], ANCHOR[1])))
 }
 
 /// Puts the blocks on the anchor; `false` when they are there.
 fn hold_blocks(socket: &mut Socket, anchor: u32, blocks: FilterBlocks) -> Result<bool> {
-    let found = qdisc::dump(socket)?
-        .into_iter()
-        .find(|qdisc| qdisc.ifindex == anchor);
-    if found
-        .as_ref()
-        .is_some_and(|qdisc| qdisc.kind == "clsact" && qdisc.blocks == blocks)
-    {
+    let found = qdisc::dump(socket)?.into_iter().find(|qdisc| qdisc.ifindex == anchor);
+    if found.as_ref().is_some_and(|qdisc| qdisc.kind == "clsact" && qdisc.blocks == blocks) {
         return Ok(false);
     }
     let mut requests: Vec<Request> = found.map(|_| qdisc::remove(anchor)).into_iter().collect();
     requests.push(qdisc::add(anchor, blocks));
-    socket.transact(&requests).map_err(Error::netlink(format!(
-        "clsact with shared blocks on {}",
-        ANCHOR[0]
-    )))?;
+    socket
+        .transact(&requests)
+        .map_err(Error::netlink(format!("clsact with shared blocks on {}", ANCHOR[0])))?;
     Ok(true)
 }
 
 /// The id of the program that our filter on this block runs.
 fn attached(socket: &mut Socket, block: u32) -> Result<Option<u32>> {
     let programs = socket
-        .dump(
-            RouteNetlinkMessage::GetTrafficFilter(on_block(block)),
-            |message| match message {
-                RouteNetlinkMessage::NewTrafficFilter(filter)
-                    if filter.header.handle == HANDLE && filter.header.info == info() =>
-                {
-                    program_of(&filter)
-                }
-                _ => None,
-            },
-        )
-        .map_err(Error::netlink(format!(
-            "listing the filters of block {block:#x}"
-        )))?;
+        .dump(RouteNetlinkMessage::GetTrafficFilter(on_block(block)), |message| match message {
+            RouteNetlinkMessage::NewTrafficFilter(filter)
+                if filter.header.handle == HANDLE && filter.header.info == info() =>
+            {
+                program_of(&filter)
+            }
+            _ => None,
+        })
+        .map_err(Error::netlink(format!("listing the filters of block {block:#x}")))?;
     Ok(programs.first().copied())
 }
 
 fn program_of(filter: &TcMessage) -> Option<u32> {
-    filter
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            TcAttribute::Options(options) => options.iter().find_map(|option| match option {
-                TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(*id),
-                _ => None,
-            }),
+    filter.attributes.iter().find_map(|attribute| match attribute {
+        TcAttribute::Options(options) => options.iter().find_map(|option| match option {
+            TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(*id),
             _ => None,
-        })
+        }),
+        _ => None,
+    })
 }
 
 /// `cls_bpf` swaps the program of an existing handle under RCU (`list_replace_rcu`): every packet meets the old one
 /// or the new one.
-fn replace_filter(socket: &mut Socket, program: &SchedClassifier, block: u32) -> Result<()> {
+fn replace_filter(socket: &mut Socket, program: &OwnedFd, block: u32) -> Result<()> {
     let mut message = on_block(block);
     message.header.handle = HANDLE;
     message.header.info = info();
     message.attributes.push(TcAttribute::Kind("bpf".to_owned()));
     message.attributes.push(TcAttribute::Options(vec![
-        TcOption::Bpf(TcFilterBpfOption::ProgFd(program_fd(program)?)),
+        TcOption::Bpf(TcFilterBpfOption::ProgFd(program.as_raw_fd().cast_unsigned())),
         TcOption::Bpf(TcFilterBpfOption::ProgName(format!("veni:{PROGRAM}"))),
         TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
     ]));
     socket
-        .transact(&[Request::replace(RouteNetlinkMessage::NewTrafficFilter(
-            message,
-        ))])
-        .map_err(Error::netlink(format!(
-            "putting the filter on block {block:#x}"
-        )))
+        .transact(&[Request::replace(RouteNetlinkMessage::NewTrafficFilter(message))])
+        .map_err(Error::netlink(format!("putting the filter on block {block:#x}")))
 }
 
 /// Filters of a block are named by `TCM_IFINDEX_MAGIC_BLOCK` in place of a link and the block in place of a parent

@@ -24,20 +24,14 @@ pub(super) fn ensure_dir(dir: &Path) -> Result<()> {
             Ok(()) => dir.to_owned(),
             Err(_) => existing,
         };
-        mount(&mount_point).map_err(|source| Error::NoBpfFs {
-            path: dir.to_owned(),
-            source,
-        })?;
+        mount(&mount_point).map_err(|source| Error::NoBpfFs { path: dir.to_owned(), source })?;
         tracing::info!(path = %mount_point.display(), "mounted a BPF file system");
     }
     fs::create_dir_all(dir).map_err(making(dir))
 }
 
 fn nearest(dir: &Path) -> PathBuf {
-    dir.ancestors()
-        .find(|path| path.exists())
-        .unwrap_or(Path::new("/"))
-        .to_owned()
+    dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned()
 }
 
 fn is_bpffs(path: &Path) -> bool {
@@ -64,17 +58,7 @@ fn mount(path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: all pointers are C strings that outlive the call; the data pointer may be null.
     let result = unsafe {
-        libc::mount(
-            c"bpf".as_ptr(),
-            path.as_ptr(),
-            c"bpf".as_ptr(),
-            0,
-            std::ptr::null(),
-        )
+        libc::mount(c"bpf".as_ptr(), path.as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null())
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

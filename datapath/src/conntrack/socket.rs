@@ -39,9 +39,7 @@ impl Netfilter {
     /// Lists what matches, and deletes each.
     pub(super) fn delete_one_by_one(&mut self, flush: &Flush) -> io::Result<()> {
         let mut found = Vec::new();
-        self.request(GET, NLM_F_DUMP, &flush.body(), |body| {
-            found.extend(one(body))
-        })?;
+        self.request(GET, NLM_F_DUMP, &flush.body(), |body| found.extend(one(body)))?;
         for entry in found {
             match self.request(DELETE, NLM_F_ACK, &entry, |_| {}) {
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
@@ -59,12 +57,7 @@ impl Netfilter {
         mut each: impl FnMut(&[u8]),
     ) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
-        self.socket.send(&raw::encode(
-            kind,
-            flags | NLM_F_REQUEST,
-            self.sequence,
-            body,
-        ))?;
+        self.socket.send(&raw::encode(kind, flags | NLM_F_REQUEST, self.sequence, body))?;
         loop {
             let datagram = self.socket.receive(&mut self.buffer, 0)?;
             for message in

@@ -52,15 +52,8 @@ pub fn desired(config: &HostConfig, pods: &[PodLink]) -> Desired {
     let pod_table = config.table_base;
     Desired {
         rules: rules(config),
-        eni_routes: config
-            .secondary
-            .iter()
-            .flat_map(|eni| eni_routes(config, eni))
-            .collect(),
-        pod_routes: pods
-            .iter()
-            .map(|pod| (pod.address, pod_route(config, pod)))
-            .collect(),
+        eni_routes: config.secondary.iter().flat_map(|eni| eni_routes(config, eni)).collect(),
+        pod_routes: pods.iter().map(|pod| (pod.address, pod_route(config, pod))).collect(),
         pod_table,
         eni_tables: pod_table + 1..=pod_table + 255,
         secondary: config.secondary.clone(),
@@ -73,18 +66,11 @@ pub fn desired(config: &HostConfig, pods: &[PodLink]) -> Desired {
 fn rules(config: &HostConfig) -> BTreeSet<Rule> {
     let mut rules = BTreeSet::new();
     let mut add = |priority, selector, table| {
-        rules.insert(Rule {
-            priority,
-            selector,
-            table,
-        });
+        rules.insert(Rule { priority, selector, table });
     };
     add(PRIORITY_PODS, Selector::All, config.table_base);
     if config.node_port_support || !config.external_snat {
-        let mark = Selector::Mark {
-            value: config.connmark,
-            mask: config.connmark,
-        };
+        let mark = Selector::Mark { value: config.connmark, mask: config.connmark };
         add(PRIORITY_CONNMARK, mark, TABLE_MAIN);
     }
     for cidr in &config.external_service_cidrs {
@@ -92,10 +78,7 @@ fn rules(config: &HostConfig) -> BTreeSet<Rule> {
     }
     for eni in &config.secondary {
         let table = eni.slot.table(config.table_base);
-        let mark = Selector::Mark {
-            value: config.mask.mark(eni.slot),
-            mask: config.mask.bits(),
-        };
+        let mark = Selector::Mark { value: config.mask.mark(eni.slot), mask: config.mask.bits() };
         add(PRIORITY_ENI, mark, table);
         add(PRIORITY_ENI_ADDRESS, Selector::From(eni.address), table);
     }
@@ -110,10 +93,7 @@ fn eni_routes(config: &HostConfig, eni: &EniLink) -> [Route; 2] {
         ifindex: eni.ifindex,
         source: None,
     };
-    [
-        route(host(eni.gateway()), None),
-        route(everywhere(), Some(eni.gateway())),
-    ]
+    [route(host(eni.gateway()), None), route(everywhere(), Some(eni.gateway()))]
 }
 
 fn pod_route(config: &HostConfig, pod: &PodLink) -> Route {

@@ -95,24 +95,17 @@ pub fn links() -> Result<Vec<Link>> {
 /// # Errors
 /// When links cannot be listed.
 pub fn by_mac(mac: Mac) -> Result<Option<Link>> {
-    Ok(links()?
-        .into_iter()
-        .find(|link| link.mac == Some(mac) && link.can_be_eni()))
+    Ok(links()?.into_iter().find(|link| link.mac == Some(mac) && link.can_be_eni()))
 }
 
 pub(super) fn dump(socket: &mut Socket) -> Result<Vec<Link>> {
     let mut request = LinkMessage::default();
-    request
-        .attributes
-        .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     socket
-        .dump(
-            RouteNetlinkMessage::GetLink(request),
-            |message| match message {
-                RouteNetlinkMessage::NewLink(link) => Some(Link::parse(&link)),
-                _ => None,
-            },
-        )
+        .dump(RouteNetlinkMessage::GetLink(request), |message| match message {
+            RouteNetlinkMessage::NewLink(link) => Some(Link::parse(&link)),
+            _ => None,
+        })
         .map_err(Error::netlink("listing links"))
 }
 
@@ -135,13 +128,10 @@ pub(super) fn dump_addresses(socket: &mut Socket) -> Result<Vec<LinkAddress>> {
     let mut request = AddressMessage::default();
     request.header.family = AddressFamily::Inet;
     socket
-        .dump(
-            RouteNetlinkMessage::GetAddress(request),
-            |message| match message {
-                RouteNetlinkMessage::NewAddress(address) => parse_address(&address),
-                _ => None,
-            },
-        )
+        .dump(RouteNetlinkMessage::GetAddress(request), |message| match message {
+            RouteNetlinkMessage::NewAddress(address) => parse_address(&address),
+            _ => None,
+        })
         .map_err(Error::netlink("listing addresses"))
 }
 
@@ -162,9 +152,7 @@ fn parse_address(message: &AddressMessage) -> Option<LinkAddress> {
 /// 4.10): the main table must not lead to the subnet through a secondary ENI.
 pub(super) fn add_address(ifindex: u32, address: Ipv4Addr, subnet: Ipv4Prefix) -> Request {
     let mut message = address_message(ifindex, address, subnet.len());
-    message
-        .attributes
-        .push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
+    message.attributes.push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
     Request::replace(RouteNetlinkMessage::NewAddress(message))
 }
 
@@ -179,11 +167,7 @@ fn address_message(ifindex: u32, address: Ipv4Addr, prefix_len: u8) -> AddressMe
     message.header.prefix_len = prefix_len;
     message.header.scope = AddressScope::Universe;
     message.header.index = ifindex;
-    message
-        .attributes
-        .push(AddressAttribute::Local(IpAddr::V4(address)));
-    message
-        .attributes
-        .push(AddressAttribute::Address(IpAddr::V4(address)));
+    message.attributes.push(AddressAttribute::Local(IpAddr::V4(address)));
+    message.attributes.push(AddressAttribute::Address(IpAddr::V4(address)));
     message
 }

@@ -16,10 +16,7 @@ use crate::{
 const TCA_INGRESS_BLOCK: u16 = 13;
 const TCA_EGRESS_BLOCK: u16 = 14;
 /// The handle of every clsact and ingress qdisc.
-const HANDLE: TcHandle = TcHandle {
-    major: 0xffff,
-    minor: 0,
-};
+const HANDLE: TcHandle = TcHandle { major: 0xffff, minor: 0 };
 
 /// The qdisc at a link's ingress hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,15 +31,9 @@ pub(crate) fn add(ifindex: u32, blocks: FilterBlocks) -> Request {
     let mut message = message(ifindex);
     let block =
         |kind, index: u32| TcAttribute::Other(DefaultNla::new(kind, index.to_ne_bytes().to_vec()));
-    message
-        .attributes
-        .push(TcAttribute::Kind("clsact".to_owned()));
-    message
-        .attributes
-        .push(block(TCA_INGRESS_BLOCK, blocks.ingress));
-    message
-        .attributes
-        .push(block(TCA_EGRESS_BLOCK, blocks.egress));
+    message.attributes.push(TcAttribute::Kind("clsact".to_owned()));
+    message.attributes.push(block(TCA_INGRESS_BLOCK, blocks.ingress));
+    message.attributes.push(block(TCA_EGRESS_BLOCK, blocks.egress));
     Request::create(RouteNetlinkMessage::NewQueueDiscipline(message))
 }
 
@@ -79,10 +70,7 @@ fn parse(message: &TcMessage) -> IngressQdisc {
     let mut qdisc = IngressQdisc {
         ifindex: message.header.index.cast_unsigned(),
         kind: String::new(),
-        blocks: FilterBlocks {
-            ingress: 0,
-            egress: 0,
-        },
+        blocks: FilterBlocks { ingress: 0, egress: 0 },
     };
     for attribute in &message.attributes {
         match attribute {

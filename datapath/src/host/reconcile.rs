@@ -23,10 +23,7 @@ const RTPROT_STATIC: u8 = 4;
 /// When the kernel's state cannot be listed. A single object that cannot be repaired is in [`Report::failed`].
 pub fn reconcile(desired: &Desired) -> Result<Report> {
     let socket = Socket::open().map_err(Error::netlink("opening a netlink socket"))?;
-    let mut pass = Pass {
-        socket,
-        report: Report::default(),
-    };
+    let mut pass = Pass { socket, report: Report::default() };
     let links = link::dump(&mut pass.socket)?;
     let present: HashMap<u32, &link::Link> =
         links.iter().map(|link| (link.ifindex, link)).collect();
@@ -61,11 +58,7 @@ impl Pass {
             };
             if link.mtu != eni.mtu {
                 let what = format!("MTU {} on {} (was {})", eni.mtu, eni.ifname, link.mtu);
-                self.repair(
-                    RepairKind::Link,
-                    what,
-                    &[link::set_mtu(eni.ifindex, eni.mtu)],
-                );
+                self.repair(RepairKind::Link, what, &[link::set_mtu(eni.ifindex, eni.mtu)]);
             }
             if !link.up {
                 let what = format!("link {} up", eni.ifname);
@@ -76,48 +69,25 @@ impl Pass {
 
     fn addresses(&mut self, desired: &Desired, present: &HashMap<u32, &link::Link>) -> Result<()> {
         let addresses = link::dump_addresses(&mut self.socket)?;
-        for eni in desired
-            .secondary
-            .iter()
-            .filter(|eni| present.contains_key(&eni.ifindex))
-        {
+        for eni in desired.secondary.iter().filter(|eni| present.contains_key(&eni.ifindex)) {
             let own = |a: &&link::LinkAddress| a.ifindex == eni.ifindex;
-            if !addresses
-                .iter()
-                .filter(own)
-                .any(|a| a.address == eni.address)
-            {
-                let what = format!(
-                    "address {}/{} on {}",
-                    eni.address,
-                    eni.subnet.len(),
-                    eni.ifname
-                );
+            if !addresses.iter().filter(own).any(|a| a.address == eni.address) {
+                let what =
+                    format!("address {}/{} on {}", eni.address, eni.subnet.len(), eni.ifname);
                 let request = link::add_address(eni.ifindex, eni.address, eni.subnet);
                 self.repair(RepairKind::Address, what, &[request]);
             }
-            for other in addresses
-                .iter()
-                .filter(own)
-                .filter(|a| a.address != eni.address)
-            {
+            for other in addresses.iter().filter(own).filter(|a| a.address != eni.address) {
                 if !desired.pod_routes.contains_key(&other.address) {
-                    let conflict = Conflict::Address {
-                        ifname: eni.ifname.clone(),
-                        address: other.address,
-                    };
+                    let conflict =
+                        Conflict::Address { ifname: eni.ifname.clone(), address: other.address };
                     self.report.conflicts.push(conflict);
                 }
             }
         }
         // A pod's address on a link of the node: the node would answer in the pod's place (ec2-net-utils does this).
-        for address in addresses
-            .iter()
-            .filter(|a| desired.pod_routes.contains_key(&a.address))
-        {
-            let ifname = present
-                .get(&address.ifindex)
-                .map_or("?", |link| &link.ifname);
+        for address in addresses.iter().filter(|a| desired.pod_routes.contains_key(&a.address)) {
+            let ifname = present.get(&address.ifindex).map_or("?", |link| &link.ifname);
             let what = format!("address {} of a pod, from {ifname}", address.address);
             self.repair(RepairKind::Foreign, what, &[link::remove_address(address)]);
         }
@@ -144,26 +114,15 @@ impl Pass {
     fn routes(&mut self, desired: &Desired, present: &HashMap<u32, &link::Link>) -> Result<()> {
         let kernel = route::dump(&mut self.socket)?;
         let ours = |route: &&KernelRoute| route.protocol == PROTOCOL;
-        let have: BTreeSet<&Route> = kernel
-            .iter()
-            .filter(ours)
-            .filter_map(|r| r.route.as_ref())
-            .collect();
+        let have: BTreeSet<&Route> =
+            kernel.iter().filter(ours).filter_map(|r| r.route.as_ref()).collect();
         for route in kernel.iter().filter(ours) {
             let stale = route.route.as_ref().is_some_and(|r| {
                 desired.eni_tables.contains(&r.table) && !desired.eni_routes.contains(r)
             });
             if stale {
-                let what = route
-                    .route
-                    .as_ref()
-                    .map(ToString::to_string)
-                    .unwrap_or_default();
-                self.repair(
-                    RepairKind::Route,
-                    format!("stale {what}"),
-                    &[route::remove(route)],
-                );
+                let what = route.route.as_ref().map(ToString::to_string).unwrap_or_default();
+                self.repair(RepairKind::Route, format!("stale {what}"), &[route::remove(route)]);
             }
         }
         // The gateway's own route sorts after the default route, which does not need it (onlink).
@@ -172,22 +131,14 @@ impl Pass {
             .iter()
             .filter(|r| !have.contains(r) && present.contains_key(&r.ifindex))
         {
-            self.repair(
-                RepairKind::Route,
-                route.to_string(),
-                &[route::replace(route)],
-            );
+            self.repair(RepairKind::Route, route.to_string(), &[route::replace(route)]);
         }
         let missing = desired
             .pod_routes
             .values()
             .filter(|r| !have.contains(r) && present.contains_key(&r.ifindex));
         for route in missing {
-            self.repair(
-                RepairKind::PodRoute,
-                route.to_string(),
-                &[route::replace(route)],
-            );
+            self.repair(RepairKind::PodRoute, route.to_string(), &[route::replace(route)]);
         }
         self.stray_routes(desired, &kernel);
         Ok(())
@@ -204,9 +155,7 @@ impl Pass {
             };
             let is_default = stray.destination.len() == 0;
             if route.protocol == RTPROT_STATIC && !is_default {
-                self.report.conflicts.push(Conflict::Route {
-                    route: stray.to_string(),
-                });
+                self.report.conflicts.push(Conflict::Route { route: stray.to_string() });
             } else {
                 let what = format!("{stray} (protocol {})", route.protocol);
                 self.repair(RepairKind::Foreign, what, &[route::remove(route)]);
@@ -240,20 +189,15 @@ impl Pass {
     fn foreign_rule(&mut self, desired: &Desired, found: &KernelRule) {
         // 0 is the kernel's own `lookup local`.
         let before = found.priority > 0 && found.priority <= PRIORITY_ENI;
-        let harmless = found
-            .rule
-            .as_ref()
-            .is_some_and(|rule| match &rule.selector {
-                rule::Selector::From(address) => !desired.pod_routes.contains_key(address),
-                rule::Selector::To(prefix) => {
-                    !desired.pod_routes.keys().any(|pod| prefix.contains(*pod))
-                }
-                rule::Selector::All | rule::Selector::Mark { .. } => false,
-            });
+        let harmless = found.rule.as_ref().is_some_and(|rule| match &rule.selector {
+            rule::Selector::From(address) => !desired.pod_routes.contains_key(address),
+            rule::Selector::To(prefix) => {
+                !desired.pod_routes.keys().any(|pod| prefix.contains(*pod))
+            }
+            rule::Selector::All | rule::Selector::Mark { .. } => false,
+        });
         if before && !harmless {
-            self.report.conflicts.push(Conflict::Rule {
-                rule: found.describe(),
-            });
+            self.report.conflicts.push(Conflict::Rule { rule: found.describe() });
         }
     }
 
@@ -264,19 +208,13 @@ impl Pass {
         let kernel = qdisc::dump(&mut self.socket)?;
         let kernel: HashMap<u32, &qdisc::IngressQdisc> =
             kernel.iter().map(|q| (q.ifindex, q)).collect();
-        for pod in desired
-            .pod_links
-            .iter()
-            .filter(|pod| present.contains_key(&pod.ifindex))
-        {
+        for pod in desired.pod_links.iter().filter(|pod| present.contains_key(&pod.ifindex)) {
             let found = kernel.get(&pod.ifindex);
             if found.is_some_and(|q| q.kind == "clsact" && q.blocks == blocks) {
                 continue;
             }
-            let mut requests: Vec<Request> = found
-                .map(|_| qdisc::remove(pod.ifindex))
-                .into_iter()
-                .collect();
+            let mut requests: Vec<Request> =
+                found.map(|_| qdisc::remove(pod.ifindex)).into_iter().collect();
             requests.push(qdisc::add(pod.ifindex, blocks));
             self.repair(
                 RepairKind::Qdisc,

@@ -66,9 +66,8 @@ impl Route {
         let attributes = &mut message.attributes;
         attributes.push(RouteAttribute::Table(self.table));
         if self.destination.len() > 0 {
-            attributes.push(RouteAttribute::Destination(RouteAddress::Inet(
-                self.destination.network(),
-            )));
+            attributes
+                .push(RouteAttribute::Destination(RouteAddress::Inet(self.destination.network())));
         }
         attributes.push(RouteAttribute::Oif(self.ifindex));
         if let Some(gateway) = self.gateway {
@@ -88,11 +87,7 @@ impl Route {
 impl KernelRoute {
     fn parse(message: RouteMessage) -> Self {
         let route = parse(&message);
-        Self {
-            protocol: u8::from(message.header.protocol),
-            route,
-            message,
-        }
+        Self { protocol: u8::from(message.header.protocol), route, message }
     }
 }
 
@@ -116,13 +111,7 @@ fn parse(message: &RouteMessage) -> Option<Route> {
     }
     let destination =
         Ipv4Prefix::new(destination, message.header.destination_prefix_length).ok()?;
-    Some(Route {
-        table,
-        destination,
-        gateway,
-        ifindex: ifindex?,
-        source,
-    })
+    Some(Route { table, destination, gateway, ifindex: ifindex?, source })
 }
 
 /// Every unicast route of every table.
@@ -130,19 +119,16 @@ pub(super) fn dump(socket: &mut Socket) -> Result<Vec<KernelRoute>> {
     let mut request = RouteMessage::default();
     request.header.address_family = AddressFamily::Inet;
     socket
-        .dump(
-            RouteNetlinkMessage::GetRoute(request),
-            |message| match message {
-                // Local and broadcast routes are the kernel's own affair.
-                RouteNetlinkMessage::NewRoute(route)
-                    if route.header.address_family == AddressFamily::Inet
-                        && route.header.kind == RouteType::Unicast =>
-                {
-                    Some(KernelRoute::parse(route))
-                }
-                _ => None,
-            },
-        )
+        .dump(RouteNetlinkMessage::GetRoute(request), |message| match message {
+            // Local and broadcast routes are the kernel's own affair.
+            RouteNetlinkMessage::NewRoute(route)
+                if route.header.address_family == AddressFamily::Inet
+                    && route.header.kind == RouteType::Unicast =>
+            {
+                Some(KernelRoute::parse(route))
+            }
+            _ => None,
+        })
         .map_err(Error::netlink("listing routes"))
 }
 
@@ -153,9 +139,7 @@ pub(super) fn replace(route: &Route) -> Request {
 pub(super) fn remove(route: &KernelRoute) -> Request {
     let mut message = route.message.clone();
     // What the kernel reports but does not take back.
-    message
-        .attributes
-        .retain(|attribute| !matches!(attribute, RouteAttribute::CacheInfo(_)));
+    message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::CacheInfo(_)));
     message.header.flags = RouteFlags::empty();
     Request::plain(RouteNetlinkMessage::DelRoute(message))
 }

@@ -108,27 +108,13 @@ impl Rule {
 
 impl KernelRule {
     fn parse(message: RuleMessage) -> Self {
-        let mut raw = Raw {
-            table: u32::from(message.header.table),
-            ..Raw::default()
-        };
-        let simple = message
-            .attributes
-            .iter()
-            .all(|attribute| raw.take(attribute))
+        let mut raw = Raw { table: u32::from(message.header.table), ..Raw::default() };
+        let simple = message.attributes.iter().all(|attribute| raw.take(attribute))
             && message.header.action == RuleAction::ToTable
             && message.header.tos == 0
-            && !message
-                .header
-                .flags
-                .contains(netlink_packet_route::rule::RuleFlags::Invert);
+            && !message.header.flags.contains(netlink_packet_route::rule::RuleFlags::Invert);
         let rule = if simple { raw.rule(&message) } else { None };
-        Self {
-            protocol: raw.protocol,
-            priority: raw.priority,
-            rule,
-            message,
-        }
+        Self { protocol: raw.protocol, priority: raw.priority, rule, message }
     }
 
     /// For people, also where it is of no kind of ours.
@@ -174,19 +160,12 @@ impl Raw {
     fn rule(&self, message: &RuleMessage) -> Option<Rule> {
         let selector = match (self.to, self.from, self.mask) {
             (None, None, 0) => Selector::All,
-            (None, None, mask) => Selector::Mark {
-                value: self.mark,
-                mask,
-            },
+            (None, None, mask) => Selector::Mark { value: self.mark, mask },
             (Some(to), None, 0) => Selector::To(Ipv4Prefix::new(to, message.header.dst_len).ok()?),
             (None, Some(from), 0) if message.header.src_len == 32 => Selector::From(from),
             _ => return None,
         };
-        Some(Rule {
-            priority: self.priority,
-            selector,
-            table: self.table,
-        })
+        Some(Rule { priority: self.priority, selector, table: self.table })
     }
 }
 
@@ -194,15 +173,12 @@ pub(super) fn dump(socket: &mut Socket) -> Result<Vec<KernelRule>> {
     let mut request = RuleMessage::default();
     request.header.family = AddressFamily::Inet;
     socket
-        .dump(
-            RouteNetlinkMessage::GetRule(request),
-            |message| match message {
-                RouteNetlinkMessage::NewRule(rule) if rule.header.family == AddressFamily::Inet => {
-                    Some(KernelRule::parse(rule))
-                }
-                _ => None,
-            },
-        )
+        .dump(RouteNetlinkMessage::GetRule(request), |message| match message {
+            RouteNetlinkMessage::NewRule(rule) if rule.header.family == AddressFamily::Inet => {
+                Some(KernelRule::parse(rule))
+            }
+            _ => None,
+        })
         .map_err(Error::netlink("listing ip rules"))
 }
 
@@ -222,19 +198,12 @@ mod tests {
     fn what_we_make_parses_back_to_itself() {
         let selectors = [
             Selector::All,
-            Selector::Mark {
-                value: 0x2_0000,
-                mask: 0xff_0000,
-            },
+            Selector::Mark { value: 0x2_0000, mask: 0xff_0000 },
             Selector::To("10.9.0.0/16".parse().unwrap()),
             Selector::From(Ipv4Addr::new(10, 0, 2, 10)),
         ];
         for selector in selectors {
-            let rule = Rule {
-                priority: 1536,
-                selector,
-                table: 7602,
-            };
+            let rule = Rule { priority: 1536, selector, table: 7602 };
             let parsed = KernelRule::parse(rule.message());
             assert_eq!((parsed.rule, parsed.protocol), (Some(rule), PROTOCOL));
         }
@@ -242,15 +211,8 @@ mod tests {
 
     #[test]
     fn a_rule_with_more_than_ours_is_no_rule_of_ours() {
-        let mut message = Rule {
-            priority: 1,
-            selector: Selector::All,
-            table: 254,
-        }
-        .message();
-        message
-            .attributes
-            .push(RuleAttribute::Iifname("eth0".into()));
+        let mut message = Rule { priority: 1, selector: Selector::All, table: 254 }.message();
+        message.attributes.push(RuleAttribute::Iifname("eth0".into()));
         assert_eq!(KernelRule::parse(message).rule, None);
     }
 }

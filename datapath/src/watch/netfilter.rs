@@ -36,10 +36,7 @@ pub(super) fn open() -> io::Result<RawSocket> {
 
 impl Reader {
     pub(super) fn new(table: String) -> Self {
-        Self {
-            table,
-            touched: false,
-        }
+        Self { table, touched: false }
     }
 
     pub(super) fn read(&mut self, datagram: &[u8]) -> Vec<Change> {

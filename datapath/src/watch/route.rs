@@ -52,12 +52,7 @@ pub(super) fn open() -> io::Result<RawSocket> {
 impl Links {
     /// Those that are there now; to be called after [`open`], so that none falls between.
     pub(super) fn now() -> Result<Self> {
-        Ok(Self(
-            link::links()?
-                .into_iter()
-                .map(|link| (link.ifindex, link))
-                .collect(),
-        ))
+        Ok(Self(link::links()?.into_iter().map(|link| (link.ifindex, link)).collect()))
     }
 }
 
@@ -67,9 +62,7 @@ impl Reader {
     }
 
     pub(super) fn read(&mut self, datagram: &[u8]) -> Vec<Change> {
-        raw::messages(datagram)
-            .filter_map(|message| self.change(message))
-            .collect()
+        raw::messages(datagram).filter_map(|message| self.change(message)).collect()
     }
 
     fn change(&mut self, message: Message<'_>) -> Option<Change> {
@@ -80,17 +73,12 @@ impl Reader {
             RTM_NEWROUTE | RTM_DELROUTE => route_matters(message).then_some(Change::Routes),
             RTM_NEWRULE | RTM_DELRULE => rule_matters(message).then_some(Change::Rules),
             RTM_DELQDISC => {
-                let kind = message
-                    .body
-                    .get(20..)
-                    .and_then(|a| raw::attribute(a, TCA_KIND))
-                    .map(raw::text);
+                let kind =
+                    message.body.get(20..).and_then(|a| raw::attribute(a, TCA_KIND)).map(raw::text);
                 matches!(kind, Some("clsact" | "ingress")).then_some(Change::Qdisc)
             }
             RTM_DELTFILTER => Some(Change::Qdisc),
-            RTM_NEWNETCONF => self
-                .netconf_matters(message.body)
-                .then_some(Change::Netconf),
+            RTM_NEWNETCONF => self.netconf_matters(message.body).then_some(Change::Netconf),
             _ => None,
         }
     }
@@ -102,12 +90,7 @@ impl Reader {
         }
         let link = Link::parse(&LinkMessage::parse(body).ok()?);
         let before = self.links.0.insert(link.ifindex, link.clone());
-        let Link {
-            ifindex,
-            ifname: name,
-            mac,
-            ..
-        } = link.clone();
+        let Link { ifindex, ifname: name, mac, .. } = link.clone();
         match before {
             Some(before) if before == link => None,
             Some(before) if before.ifname == name && before.mac == mac => {

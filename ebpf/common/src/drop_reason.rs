@@ -68,12 +68,7 @@ mod tests {
     #[test]
     fn slots_are_the_positions() {
         for (position, reason) in DropReason::ALL.into_iter().enumerate() {
-            assert_eq!(
-                usize::try_from(reason.slot()).unwrap(),
-                position,
-                "{}",
-                reason.name()
-            );
+            assert_eq!(usize::try_from(reason.slot()).unwrap(), position, "{}", reason.name());
         }
     }
 }

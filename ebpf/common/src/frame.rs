@@ -86,15 +86,10 @@ fn ipv4(head: &Head, pod: &PodValue) -> Result<Judgement, DropReason> {
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "as for `head`")]
 pub fn arp(frame: &ArpFrame, pod: &PodValue) -> Result<(), DropReason> {
-    if [
-        frame[14], frame[15], frame[16], frame[17], frame[18], frame[19],
-    ] != ARP_TYPES
-    {
+    if [frame[14], frame[15], frame[16], frame[17], frame[18], frame[19]] != ARP_TYPES {
         return Err(DropReason::Malformed);
     }
-    let mac = [
-        frame[22], frame[23], frame[24], frame[25], frame[26], frame[27],
-    ];
+    let mac = [frame[22], frame[23], frame[24], frame[25], frame[26], frame[27]];
     if mac != pod.mac || [frame[28], frame[29], frame[30], frame[31]] != pod.address {
         return Err(DropReason::ArpSender);
     }
@@ -112,6 +107,7 @@ mod tests {
         mac: [2, 0, 0, 0, 0, 5],
         reserved: [0; 2],
         mark: 0x0002_0000,
+        mask: 0x00ff_0000,
     };
 
     fn udp(mac: [u8; 6], source: [u8; 4]) -> Head {
@@ -139,10 +135,7 @@ mod tests {
     #[test]
     fn a_foreign_source_is_refused_even_with_options() {
         check(|f| f[29] = 6, Err(DropReason::SourceAddress));
-        check(
-            |f| (f[14], f[29]) = (0x4f, 6),
-            Err(DropReason::SourceAddress),
-        );
+        check(|f| (f[14], f[29]) = (0x4f, 6), Err(DropReason::SourceAddress));
         check(|f| f[11] = 9, Err(DropReason::SourceMac));
     }
 
@@ -151,14 +144,8 @@ mod tests {
         check(|f| (f[12], f[13]) = (0x86, 0xdd), Err(DropReason::Ipv6));
         check(|f| (f[12], f[13]) = (0x81, 0x00), Err(DropReason::Vlan));
         check(|f| (f[12], f[13]) = (0x88, 0xa8), Err(DropReason::Vlan));
-        check(
-            |f| (f[12], f[13]) = (0x88, 0xcc),
-            Err(DropReason::EtherType),
-        );
-        check(
-            |f| (f[12], f[13]) = (0x00, 0x2e),
-            Err(DropReason::EtherType),
-        );
+        check(|f| (f[12], f[13]) = (0x88, 0xcc), Err(DropReason::EtherType));
+        check(|f| (f[12], f[13]) = (0x00, 0x2e), Err(DropReason::EtherType));
         check(|f| f[14] = 0x65, Err(DropReason::Malformed));
         check(|f| f[14] = 0x44, Err(DropReason::Malformed));
     }
@@ -174,11 +161,9 @@ mod tests {
         let first: Head = frame[..HEAD_LEN].try_into().unwrap();
         assert_eq!(head(&first, &POD), Ok(Judgement::Arp));
         assert_eq!(arp(&frame, &POD), Ok(()));
-        for (offset, reason) in [
-            (22, DropReason::ArpSender),
-            (31, DropReason::ArpSender),
-            (18, DropReason::Malformed),
-        ] {
+        for (offset, reason) in
+            [(22, DropReason::ArpSender), (31, DropReason::ArpSender), (18, DropReason::Malformed)]
+        {
             let mut forged = frame;
             forged[offset] ^= 1;
             assert_eq!(arp(&forged, &POD), Err(reason), "byte {offset}");

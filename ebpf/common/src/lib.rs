@@ -18,10 +18,10 @@ pub const LAYOUT_VERSION: u32 = 1;
 
 /// Pods that the map can hold: above the densest instance type (15 ENIs × 49 secondary addresses) with room for
 /// entries of veths that are being deleted.
-pub const MAX_PODS: usize = 8192;
+pub const MAX_PODS: u32 = 8192;
 
 /// Slots of the drop counters: more than there are reasons, so that a new reason does not change the layout.
-pub const DROP_SLOTS: usize = 32;
+pub const DROP_SLOTS: u32 = 32;
 
 /// What the filter knows about a pod. The key is the interface index of its host-side veth (`u32`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct PodValue {
     pub reserved: [u8; 2],
     /// The mark of its ENI, already shifted into the mask.
     pub mark: u32,
+    /// The bits of the mark that are ours. Here rather than in a constant of the program: there is one lookup anyway.
+    pub mask: u32,
 }
 
-const _: () = assert!(size_of::<PodValue>() == 16 && DropReason::ALL.len() <= DROP_SLOTS);
+const _: () = assert!(size_of::<PodValue>() == 20 && DropReason::ALL.len() <= DROP_SLOTS as usize);
