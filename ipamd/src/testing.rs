@@ -343,11 +343,10 @@ impl Node {
         for _ in 0..7200 {
             tokio::time::sleep(Duration::from_millis(500)).await;
             let view = self.view().await;
-            if view.plan.running.is_empty()
-                && view.plan.wanted == 0
-                && view.pool.pending == 0
-                && view.pool.waiting == 0
-            {
+            let pool = view.pool;
+            let full = pool.total == view.node.max_enis * (view.node.addresses_per_eni - 1);
+            let quiet = view.plan.running.is_empty() && pool.pending + pool.waiting == 0;
+            if quiet && (view.plan.wanted == 0 || full) {
                 return view;
             }
         }

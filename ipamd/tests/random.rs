@@ -1,0 +1,313 @@
+//! The real ledger, planner, executor and owner against the simulator, with random operations and faults.
+//!
+//! `VENI_RANDOM_OPS` operations (12,000 unless told otherwise) in worlds of 500; the seed of each world is printed
+//! when it fails, and `VENI_RANDOM_SEED=<seed>` runs that world alone. Seeds that once failed are in [`REGRESSIONS`].
+
+use std::{collections::BTreeMap, env, net::Ipv4Addr, time::Duration};
+
+use veni_core::{
+    config::{Config, Targets},
+    wire::ReplyBody,
+};
+use veni_ipamd::testing::{INSTANCE, Node, NodeSpec};
+use veni_provider::sim::{Consistency, Distortion, DistortionKind, Fault, Latency, SimConfig};
+
+/// Worlds that failed once.
+const REGRESSIONS: &[u64] = &[];
+const OPS_PER_WORLD: u64 = 500;
+const ACTIONS: &[&str] = &[
+    "CreateNetworkInterface",
+    "AttachNetworkInterface",
+    "ModifyNetworkInterfaceAttribute",
+    "DetachNetworkInterface",
+    "DeleteNetworkInterface",
+    "AssignPrivateIpAddresses",
+    "UnassignPrivateIpAddresses",
+    "DescribeNetworkInterfaces",
+];
+
+/// splitmix64 (S. Vigna, public domain algorithm): any seed will do.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.roll() % n
+    }
+
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[usize::try_from(self.below(of.len() as u64)).unwrap()]
+    }
+}
+
+struct World {
+    seed: u64,
+    dice: Dice,
+    node: Node,
+    /// What the runtime believes: pods and their addresses.
+    pods: BTreeMap<u32, Ipv4Addr>,
+    next_pod: u32,
+    stale: bool,
+    log: Vec<String>,
+}
+
+impl World {
+    async fn new(seed: u64) -> Self {
+        let mut dice = Dice(seed);
+        let targets = dice.pick(&[
+            Targets::default(),
+            Targets { warm_ip: 5, minimum_ip: 10, ..Targets::default() },
+            Targets { warm_ip: 1, ..Targets::default() },
+            Targets { minimum_ip: 8, ..Targets::default() },
+            Targets { warm_eni: 0, ..Targets::default() },
+        ]);
+        let stale = dice.below(2) == 0;
+        let latency = match dice.below(3) {
+            0 => Latency::none(),
+            1 => Latency::fixed(20, 300),
+            _ => Latency::fixed(200, 2500),
+        };
+        let consistency = Consistency {
+            describe_delay_millis: if stale { 5_000 } else { 0 },
+            describe_stale_percent: if stale { 50 } else { 0 },
+            new_interface_hidden_millis: if stale { 700 } else { 0 },
+            metadata_delay_millis: dice.pick(&[0, 3_000, 20_000]),
+        };
+        let sim = SimConfig { seed, latency, consistency, ..SimConfig::instant() };
+        let config = Config { targets, ..Config::default() };
+        let instance_type = dice.pick(&["t3.small", "m5.large", "m5.xlarge"]);
+        let subnet = dice.pick(&["10.0.0.0/24", "10.0.0.0/27"]);
+        let node = Node::start(NodeSpec { instance_type, subnet, config, sim }).await;
+        let log = vec![format!("{instance_type} in {subnet}, {targets:?}, stale {stale}")];
+        Self { seed, dice, node, pods: BTreeMap::new(), next_pod: 0, stale, log }
+    }
+
+    async fn run(&mut self, ops: u64) {
+        for _ in 0..ops {
+            self.step().await;
+            self.check();
+        }
+        self.end().await;
+    }
+
+    async fn step(&mut self) {
+        match self.dice.below(100) {
+            0..35 => self.add().await,
+            35..60 => self.del().await,
+            60..68 => self.burst().await,
+            68..78 => self.wait().await,
+            78..84 => self.crash().await,
+            84..94 => self.fault(),
+            94..97 => self.distort(),
+            97 => self.node.store().set_full(true),
+            98 => self.node.store().set_full(false),
+            _ => self.again().await,
+        }
+    }
+
+    /// What the runtime saw of an ADD.
+    fn added(&mut self, pod: u32, body: Option<ReplyBody>) {
+        if let Some(ReplyBody::Wiring(wiring)) = body {
+            let former = self.pods.insert(pod, wiring.address);
+            assert!(
+                former.is_none_or(|a| a == wiring.address),
+                "seed {}: pod {pod} got two addresses",
+                self.seed
+            );
+        }
+    }
+
+    async fn add(&mut self) {
+        let pod = self.next_pod;
+        self.next_pod += 1;
+        self.log.push(format!("add {pod}"));
+        let body = self.node.begin_add(pod).await;
+        self.added(pod, body);
+    }
+
+    /// An ADD repeated gives the same address.
+    async fn again(&mut self) {
+        let Some(pod) = self.some_pod() else { return };
+        self.log.push(format!("add {pod} again"));
+        let body = self.node.begin_add(pod).await;
+        assert!(matches!(body, Some(ReplyBody::Wiring(_))), "seed {}: {body:?}", self.seed);
+        self.added(pod, body);
+    }
+
+    async fn burst(&mut self) {
+        let count = 1 + u32::try_from(self.dice.below(12)).unwrap();
+        self.log.push(format!("burst of {count} from {}", self.next_pod));
+        let pods = self.next_pod..self.next_pod + count;
+        self.next_pod += count;
+        let adds: Vec<_> = pods.map(|pod| (pod, tokio::spawn(self.node.begin_add(pod)))).collect();
+        for (pod, add) in adds {
+            let body = add.await.unwrap();
+            self.added(pod, body);
+        }
+    }
+
+    async fn del(&mut self) {
+        let Some(pod) = self.some_pod() else { return };
+        self.log.push(format!("del {pod}"));
+        let body = self.node.del(pod).await;
+        assert!(matches!(body, Some(ReplyBody::Released(_))), "seed {}: {body:?}", self.seed);
+        self.pods.remove(&pod);
+    }
+
+    fn some_pod(&mut self) -> Option<u32> {
+        let at = self.dice.below(self.pods.len().max(1) as u64);
+        self.pods.keys().nth(usize::try_from(at).unwrap()).copied()
+    }
+
+    async fn wait(&mut self) {
+        let millis = self.dice.pick(&[1, 10, 100, 1_000, 10_000, 45_000, 130_000]);
+        self.log.push(format!("{millis} ms pass"));
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+    }
+
+    /// `kill -9` with ADDs under way: the runtime never hears of those.
+    async fn crash(&mut self) {
+        self.log.push("kill -9".into());
+        let lost: Vec<_> = (0..self.dice.below(3)).map(|_| self.next_pod()).collect();
+        let adds: Vec<_> = lost.iter().map(|pod| tokio::spawn(self.node.begin_add(*pod))).collect();
+        tokio::time::sleep(Duration::from_millis(self.dice.below(6))).await;
+        self.node.kill().await;
+        self.node.boot().await;
+        for (pod, add) in lost.into_iter().zip(adds) {
+            match add.await.unwrap() {
+                Some(body) => self.added(pod, Some(body)),
+                // The runtime deletes what it could not add.
+                None => drop(self.node.del(pod).await),
+            }
+        }
+    }
+
+    fn next_pod(&mut self) -> u32 {
+        self.next_pod += 1;
+        self.next_pod - 1
+    }
+
+    fn fault(&mut self) {
+        let action = self.dice.pick(ACTIONS);
+        let fault = match self.dice.below(6) {
+            0 => Fault::unavailable(action),
+            1 | 2 => Fault::lost_answer(action),
+            3 => Fault::throttle(action, Some(700)),
+            4 => Fault::deny(action),
+            _ => Fault::delay(action, 4_000),
+        };
+        let times = 1 + u32::try_from(self.dice.below(3)).unwrap();
+        self.log.push(format!("{fault:?} × {times}"));
+        self.node.sim().inject(fault.times(times));
+    }
+
+    fn distort(&mut self) {
+        let kind = if self.dice.below(2) == 0 {
+            DistortionKind::Omit
+        } else {
+            DistortionKind::Short { addresses: 1 }
+        };
+        self.log.push(format!("metadata: {kind:?}"));
+        let distortion =
+            Distortion { instance: INSTANCE.parse().unwrap(), eni: None, kind, for_millis: 60_000 };
+        let now = Duration::from_millis(self.node.now_millis());
+        self.node.sim().distort(now, distortion);
+    }
+
+    fn check(&self) {
+        let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.check_now()));
+        if let Err(panic) = told {
+            let tail = self.log.len().saturating_sub(40);
+            eprintln!(
+                "VENI_RANDOM_SEED={} failed after:\n{}\n…\n{}",
+                self.seed,
+                self.log[0],
+                self.log[tail..].join("\n")
+            );
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    fn check_now(&self) {
+        self.node.assert_sound();
+        let mut owners = BTreeMap::new();
+        for (pod, address) in &self.pods {
+            let other = owners.insert(address, pod);
+            assert_eq!(other, None, "{address} is on pods {pod} and {other:?}");
+            let ledger = self.node.store().recover().ledger;
+            // While the disk is full, releases wait in memory; allocations never do.
+            let held = ledger.allocation(&Node::attachment(*pod)).map(|a| a.address);
+            assert_eq!(held, Some(*address), "pod {pod}'s allocation was dropped");
+        }
+    }
+
+    /// Faults over, pods gone: everything goes back to what the targets ask for, and EC2 and ledger agree.
+    async fn end(&mut self) {
+        self.node.store().set_full(false);
+        self.node.sim().clear_faults();
+        self.node.sim().set_consistency(Consistency::default());
+        tokio::time::sleep(Duration::from_secs(400)).await;
+        for pod in std::mem::take(&mut self.pods).into_keys() {
+            drop(self.node.del(pod).await);
+        }
+        tokio::time::sleep(Duration::from_secs(1_000)).await;
+        let view = self.node.settle().await;
+        let describe = format!("seed {}: {:#?}\n{}", self.seed, view.plan, self.log.join("\n"));
+        assert_eq!(view.pool.assigned, 0, "{describe}");
+        let sim = self.node.sim();
+        let enis = sim.interfaces().count();
+        assert_eq!(view.enis.len(), enis, "ENIs of ledger and account differ; {describe}");
+        let held: usize = sim.interfaces().map(|i| i.secondary_addresses.len()).sum();
+        assert_eq!(
+            view.addresses.len(),
+            held,
+            "addresses of ledger and account differ; {describe}"
+        );
+        assert!(self.stale || view.problems.is_empty(), "{:?}; {describe}", view.problems);
+    }
+}
+
+async fn world(seed: u64, ops: u64) {
+    World::new(seed).await.run(ops).await;
+}
+
+fn number(name: &str) -> Option<u64> {
+    env::var(name)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+#[test]
+fn nothing_is_lost_or_doubled_whatever_happens() {
+    let run = |seed, ops| {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.unwrap().block_on(world(seed, ops));
+    };
+    let total = number("VENI_RANDOM_OPS").unwrap_or(12_000);
+    if let Some(seed) = number("VENI_RANDOM_SEED") {
+        return run(seed, OPS_PER_WORLD);
+    }
+    for seed in REGRESSIONS {
+        run(*seed, OPS_PER_WORLD);
+    }
+    // Another range each day, so that CI wanders; the seed is printed on failure.
+    let day = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+        / 86_400;
+    for n in 0..total.div_ceil(OPS_PER_WORLD) {
+        let seed = if n % 2 == 0 { n } else { day * 10_000 + n };
+        run(seed, OPS_PER_WORLD);
+        println!(
+            "world {} of {}: seed {seed}, {OPS_PER_WORLD} operations",
+            n + 1,
+            total.div_ceil(OPS_PER_WORLD)
+        );
+    }
+}
