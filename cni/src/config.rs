@@ -57,11 +57,14 @@ impl Raw {
     /// Reads any JSON object.
     ///
     /// # Errors
-    /// [`Error::Json`].
+    /// [`Error::Json`], [`Error::NotAnObject`].
     pub fn parse(text: &[u8]) -> Result<Self, Error> {
-        // An empty configuration is one without fields: VERSION needs none.
-        if text.iter().all(u8::is_ascii_whitespace) {
-            return Ok(Self::default());
+        match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
+            // An empty configuration is one without fields: VERSION needs none.
+            None => return Ok(Self::default()),
+            // serde would read an array as the fields in order.
+            Some(b'[') => return Err(Error::NotAnObject),
+            Some(_) => {}
         }
         serde_json::from_slice(text).map_err(Error::Json)
     }

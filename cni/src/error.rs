@@ -23,9 +23,12 @@ pub enum Error {
     /// Standard input does not end.
     #[error("the network configuration is longer than {} bytes", crate::MAX_STDIN_BYTES)]
     StdinTooLong,
-    /// Standard input is no JSON object.
-    #[error("the network configuration is not a JSON object")]
+    /// Standard input is not JSON.
+    #[error("the network configuration is not JSON")]
     Json(#[source] serde_json::Error),
+    /// Standard input is JSON, but no object.
+    #[error("the network configuration is not a JSON object")]
+    NotAnObject,
     /// Fields of the configuration are missing or wrong.
     #[error("network configuration: {}", .0.join("; "))]
     Config(Vec<String>),
@@ -95,7 +98,7 @@ impl Error {
             Self::Refused { code, .. } => *code,
             Self::Environment { .. } => Code::InvalidEnvironment,
             Self::Stdin(_) => Code::Io,
-            Self::StdinTooLong | Self::Json(_) => Code::Decode,
+            Self::StdinTooLong | Self::Json(_) | Self::NotAnObject => Code::Decode,
             Self::Config(_) => Code::InvalidConfig,
             Self::PodGone { .. } => Code::UnknownContainer,
             Self::NetNs(_) | Self::Netlink(_) | Self::Wiring(_) | Self::Unwiring(_) => Code::Wiring,
@@ -110,6 +113,7 @@ impl Error {
                 | ipamd::Error::Closed => Code::TryAgainLater,
                 ipamd::Error::Connect { .. } | ipamd::Error::Exchange(_) => Code::Io,
                 ipamd::Error::Version { .. }
+                | ipamd::Error::ForeignVersion { .. }
                 | ipamd::Error::TooLong
                 | ipamd::Error::Unreadable(_)
                 | ipamd::Error::Unexpected => Code::Protocol,

@@ -90,6 +90,15 @@ pub enum Error {
         /// What the daemon says.
         message: String,
     },
+    /// The daemon did what it was asked, and says so in words that we do not know.
+    #[error(
+        "plugin and ipamd are of different releases: ipamd answered in version {version} of their protocol, this plugin \
+         speaks {} to {}; install both from one release", VERSIONS.min, VERSIONS.max
+    )]
+    ForeignVersion {
+        /// The answer's.
+        version: u32,
+    },
     /// The answer is to another question.
     #[error("ipamd answered another question than the one that was asked")]
     Unexpected,
@@ -161,9 +170,9 @@ impl Conversation {
                 Err(Error::Version { message })
             }
             ReplyBody::Error(refusal) => Err(Error::Denied(refusal)),
-            _ if !(VERSIONS.min..=VERSIONS.max).contains(&reply.version) => Err(Error::Version {
-                message: format!("ipamd answered in version {}", reply.version),
-            }),
+            _ if !(VERSIONS.min..=VERSIONS.max).contains(&reply.version) => {
+                Err(Error::ForeignVersion { version: reply.version })
+            }
             body => Ok(body),
         }
     }

@@ -1,0 +1,342 @@
+//! The plugin's executable in fresh network namespaces, against an ipamd that answers by rote.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+#![expect(clippy::print_stdout, reason = "what was skipped is said")]
+
+use std::{fs, os::unix::net::UnixListener};
+
+use serde_json::{Value, json};
+use veni_core::wire::{DelReason, RequestBody, Wiring};
+
+#[path = "support/node.rs"]
+mod node;
+
+use node::{finish, on_a_node, start, vanished_netns, wiring};
+
+#[test]
+fn add_wires_the_pod_and_del_leaves_nothing() {
+    on_a_node(|mut node| {
+        let before = node.state();
+        let result = node.add();
+        node.assert_wired();
+        assert_eq!(result["cniVersion"], "1.0.0");
+        assert_eq!(result["ips"][0]["address"], "10.0.0.77/32");
+        assert_eq!(result["interfaces"][1]["sandbox"], node.netns());
+        let outcome = node.call_with("DEL", &node.config_with(&json!({"prevResult": result})));
+        assert_eq!((outcome.code, outcome.stdout), (Some(0), Value::Null));
+        assert_eq!(node.state(), before);
+        assert!(!node.ipamd.with(|state| state.allocated));
+        assert_eq!(node.ipamd.operations(), ["add", "del"]);
+    });
+}
+
+#[test]
+fn ipamd_hears_whose_pod_it_is() {
+    on_a_node(|node| {
+        node.add();
+        let RequestBody::Add(add) = node.ipamd.with(|state| state.asked.remove(0)) else {
+            panic!()
+        };
+        assert_eq!((add.pod.namespace.as_str(), add.pod.name.as_str()), ("shop", "web-0"));
+        assert_eq!(add.attachment.container_id.as_str(), "c0ffee");
+        assert_eq!(add.netns.to_str(), Some(node.netns().as_str()));
+    });
+}
+
+#[test]
+fn add_twice_gives_the_same_result() {
+    on_a_node(|mut node| {
+        let first = node.add();
+        let between = node.state();
+        assert_eq!(node.add(), first);
+        assert_eq!(node.state(), between);
+        node.assert_wired();
+    });
+}
+
+#[test]
+fn two_adds_at_once_both_succeed() {
+    on_a_node(|mut node| {
+        let config = node.config().to_string();
+        let calls: Vec<_> =
+            (0..2).map(|_| start(&node.environment("ADD"), config.as_bytes())).collect();
+        for call in calls {
+            let outcome = finish(call);
+            assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        }
+        node.assert_wired();
+    });
+}
+
+#[test]
+fn the_mtu_of_the_configuration_wins() {
+    on_a_node(|mut node| {
+        let outcome = node.call_with("ADD", &node.config_with(&json!({"mtu": 1400})));
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        node.assert_wired_as(&Wiring { mtu: 1400, ..wiring() });
+    });
+}
+
+/// Each ends in an error of this code that says this, and leaves nothing.
+#[test]
+fn a_failed_add_says_why_and_leaves_nothing() {
+    type Prepare = fn(&mut node::Node);
+    let cases: [(Prepare, u32, &str, &[&str]); 6] = [
+        (
+            |node| node.ipamd.with(|state| state.wiring = None),
+            11,
+            "veni: subnet-1 has no free addresses; add a subnet",
+            &["add"],
+        ),
+        (
+            |node| {
+                node.ipamd.with(|state| {
+                    state.wiring = Some(Wiring { node_address: [192, 0, 2, 1].into(), ..wiring() })
+                })
+            },
+            100,
+            "veni: wiring the pod",
+            &["add", "del"],
+        ),
+        (
+            |node| node.ipamd.with(|state| state.hangs_up = true),
+            11,
+            "veni: ipamd closed the connection without an answer",
+            &["add", "del"],
+        ),
+        (
+            |node| node.ipamd.with(|state| state.version = 9),
+            102,
+            "veni: plugin and ipamd are of different releases",
+            &["add", "del"],
+        ),
+        (
+            |node| fs::remove_file(node.socket()).unwrap(),
+            11,
+            "veni: ipamd is not running: its socket",
+            &[],
+        ),
+        (
+            |node| {
+                fs::remove_file(node.socket()).unwrap();
+                drop(UnixListener::bind(node.socket()).unwrap());
+            },
+            11,
+            "veni: ipamd does not listen on its socket",
+            &[],
+        ),
+    ];
+    for (prepare, code, message, asked) in cases {
+        on_a_node(move |mut node| {
+            prepare(&mut node);
+            let before = node.state();
+            let outcome = node.call("ADD");
+            assert_eq!(outcome.code, Some(1), "{message}");
+            assert_eq!(outcome.stdout["cniVersion"], "1.0.0");
+            assert_eq!(outcome.stdout["code"], code, "{outcome:?}");
+            let said = outcome.stdout["msg"].as_str().unwrap();
+            assert!(said.starts_with(message), "{said}");
+            assert_eq!(node.state(), before, "{message}");
+            assert!(!node.ipamd.with(|state| state.allocated), "{message}");
+            assert_eq!(node.ipamd.operations(), asked, "{message}");
+        });
+    }
+}
+
+#[test]
+fn an_address_that_could_not_be_wired_is_given_back_with_the_reason() {
+    on_a_node(|node| {
+        node.ipamd
+            .with(|state| state.wiring.as_mut().unwrap().node_address = [192, 0, 2, 1].into());
+        let outcome = node.call("ADD");
+        let details = outcome.stdout["details"].as_str().unwrap();
+        assert!(details.contains("adding the route to the pod for eni0123456789a"), "{details}");
+        let RequestBody::Del(del) = node.ipamd.with(|state| state.asked.remove(1)) else {
+            panic!()
+        };
+        assert_eq!(del.reason, DelReason::AddFailed);
+    });
+}
+
+#[test]
+fn a_vanished_namespace_fails_add_before_ipamd_is_asked_and_lets_del_succeed() {
+    on_a_node(|node| {
+        for path in [vanished_netns(), "/run/netns/never-was".to_owned(), "/dev/null".to_owned()] {
+            let call = |command| {
+                let mut environment = node.environment(command);
+                environment[3].1 = path.clone().into();
+                finish(start(&environment, node.config().to_string().as_bytes()))
+            };
+            let add = call("ADD");
+            assert_eq!((add.code, &add.stdout["code"]), (Some(1), &json!(3)), "{add:?}");
+            assert!(!node.ipamd.operations().contains(&"add"));
+            assert_eq!(call("DEL").code, Some(0), "{path}");
+        }
+    });
+}
+
+#[test]
+fn del_of_an_unknown_pod_succeeds() {
+    on_a_node(|mut node| {
+        let before = node.state();
+        assert_eq!(node.call("DEL").code, Some(0));
+        assert_eq!(node.call("DEL").code, Some(0));
+        assert_eq!(node.state(), before);
+    });
+}
+
+/// The link must go whatever the runtime still knows: prevResult, the namespace, or nothing.
+#[test]
+fn del_finds_the_link_by_whatever_is_known() {
+    for (with_result, with_netns) in [(true, true), (true, false), (false, true), (false, false)] {
+        on_a_node(move |mut node| {
+            let before = node.state();
+            let result = node.add();
+            let mut config = node.config();
+            if with_result {
+                config["prevResult"] = result;
+            }
+            let mut environment = node.environment("DEL");
+            if !with_netns {
+                environment[3].1 = "".into();
+            }
+            let outcome = finish(start(&environment, config.to_string().as_bytes()));
+            assert_eq!(outcome.code, Some(0), "{with_result} {with_netns} {outcome:?}");
+            assert_eq!(node.state(), before, "{with_result} {with_netns}");
+            assert!(!node.ipamd.with(|state| state.allocated));
+        });
+    }
+}
+
+#[test]
+fn del_removes_the_link_and_succeeds_without_ipamd() {
+    for with_result in [true, false] {
+        on_a_node(move |mut node| {
+            let before = node.state();
+            let mut config = node.config();
+            let result = node.add();
+            if with_result {
+                config["prevResult"] = result;
+            }
+            fs::remove_file(node.socket()).unwrap();
+            assert_eq!(node.call_with("DEL", &config).code, Some(0));
+            assert_eq!(node.state(), before);
+        });
+    }
+}
+
+#[test]
+fn del_leaves_links_of_others_alone() {
+    on_a_node(|mut node| {
+        let before = node.state();
+        let foreign = json!({"interfaces": [
+            {"name": "lo"},
+            {"name": "eth0", "sandbox": "/run/netns/x"}
+        ]});
+        let config = node.config_with(&json!({"prevResult": foreign}));
+        assert_eq!(node.call_with("DEL", &config).code, Some(0));
+        assert_eq!(node.state(), before);
+    });
+}
+
+#[test]
+fn check_passes_a_whole_pod_and_names_what_is_broken() {
+    on_a_node(|mut node| {
+        let result = node.add();
+        let config = node.config_with(&json!({"prevResult": result}));
+        let outcome = node.call_with("CHECK", &config);
+        assert_eq!((outcome.code, outcome.stdout), (Some(0), Value::Null));
+
+        veni_datapath::pod::unwire(&mut node.host, &wiring().host_ifname).unwrap();
+        let outcome = node.call_with("CHECK", &config);
+        assert_eq!(outcome.stdout["code"], 101);
+        let said = outcome.stdout["msg"].as_str().unwrap();
+        assert!(said.contains("link eth0: expected a veth, found none"), "{said}");
+
+        node.ipamd.with(|state| state.allocated = false);
+        assert_eq!(node.call_with("CHECK", &config).stdout["code"], 101);
+    });
+}
+
+#[test]
+fn gc_removes_the_links_of_what_was_released() {
+    on_a_node(|mut node| {
+        let before = node.state();
+        node.add();
+        let config =
+            node.config_with(&json!({"cniVersion": "1.1.0", "cni.dev/valid-attachments": []}));
+        let outcome = finish(start(
+            &[("CNI_COMMAND", "GC".into()), ("CNI_PATH", "/opt/cni/bin".into())],
+            config.to_string().as_bytes(),
+        ));
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert_eq!(node.state(), before);
+    });
+}
+
+#[test]
+fn status_tells_whether_an_add_would_be_served() {
+    on_a_node(|node| {
+        let config = node.config_with(&json!({"cniVersion": "1.1.0"})).to_string();
+        let status = || finish(start(&[("CNI_COMMAND", "STATUS".into())], config.as_bytes()));
+        assert_eq!(status().code, Some(0));
+        node.ipamd.with(|state| state.wiring = None);
+        let empty = status();
+        assert_eq!((empty.code, &empty.stdout["code"]), (Some(1), &json!(50)));
+        assert_eq!(empty.stdout["details"], "the pool is empty");
+        fs::remove_file(node.socket()).unwrap();
+        assert_eq!(status().stdout["code"], 50);
+    });
+}
+
+#[test]
+fn version_needs_no_configuration() {
+    for (stdin, version) in [("", "1.1.0"), (r#"{"cniVersion":"0.4.0"}"#, "0.4.0")] {
+        let outcome = finish(start(&[("CNI_COMMAND", "VERSION".into())], stdin.as_bytes()));
+        assert_eq!(outcome.code, Some(0));
+        let expect = json!({
+            "cniVersion": version,
+            "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]
+        });
+        assert_eq!(outcome.stdout, expect);
+    }
+}
+
+/// Nothing of this reaches ipamd or the kernel.
+#[test]
+fn bad_input_is_refused_with_the_specifications_code() {
+    on_a_node(|mut node| {
+        let before = node.state();
+        let socket = node.socket();
+        let cases: [(&str, Value, u32); 9] = [
+            ("ADD", json!([]), 6),
+            ("ADD", json!({"cniVersion": "0.2.0", "name": "veni"}), 1),
+            ("ADD", json!({"cniVersion": "1.0.0"}), 7),
+            ("ADD", json!({"cniVersion": "1.0.0", "name": "veni", "mtu": 1}), 7),
+            ("ADD", json!({"cniVersion": "1.0.0", "name": "veni", "socket": "x"}), 7),
+            ("EAT", json!({"cniVersion": "1.0.0", "name": "veni"}), 4),
+            ("CHECK", json!({"cniVersion": "1.0.0", "name": "veni", "socket": socket}), 7),
+            ("CHECK", json!({"cniVersion": "0.3.1", "name": "veni", "socket": socket}), 1),
+            ("STATUS", json!({"cniVersion": "1.0.0", "name": "veni", "socket": socket}), 1),
+        ];
+        for (command, config, code) in cases {
+            let outcome = node.call_with(command, &config);
+            assert_eq!(
+                (outcome.code, &outcome.stdout["code"]),
+                (Some(1), &json!(code)),
+                "{config}"
+            );
+        }
+        let long = format!(r#"{{"cniVersion":"1.0.0","name":"{}"}}"#, "x".repeat(1 << 20));
+        let outcome = finish(start(&node.environment("ADD"), long.as_bytes()));
+        assert_eq!(outcome.stdout["code"], 6);
+        let outcome = finish(start(&[], b"{}"));
+        assert_eq!(outcome.stdout["code"], 4);
+        assert_eq!(
+            outcome.stdout["msg"],
+            "veni: missing environment variables: CNI_COMMAND, CNI_CONTAINERID, CNI_IFNAME, CNI_NETNS"
+        );
+        assert_eq!(node.ipamd.operations(), Vec::<&str>::new());
+        assert_eq!(node.state(), before);
+    });
+}
