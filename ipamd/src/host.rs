@@ -63,8 +63,8 @@ pub struct Wanted {
 pub enum HostEvent {
     /// The ENIs whose link is there and configured.
     Configured {
-        /// Them.
-        ready: Vec<EniSlot>,
+        /// Them, with the link's name.
+        ready: Vec<(EniSlot, String)>,
         /// What could not be configured, in one line each, with the next step.
         problems: Vec<String>,
     },

@@ -20,6 +20,7 @@ use veni_core::{
         Allocation, BootTime,
         plan::{Plan, Step},
     },
+    marks::EniSlot,
     wire::{AddRequest, Attachment, DelReason, GcRequest, ReplyBody, inspect},
 };
 use veni_provider::{
@@ -114,6 +115,7 @@ pub struct Owner<C, H, S> {
     started: Instant,
     repairs: std::collections::BTreeMap<String, u64>,
     host_problems: Vec<String>,
+    links: std::collections::BTreeMap<EniSlot, String>,
     wanted: Wanted,
     problem_since: HashMap<String, BootTime>,
 }
@@ -158,6 +160,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             started: now,
             repairs: std::collections::BTreeMap::new(),
             host_problems: Vec::new(),
+            links: std::collections::BTreeMap::new(),
             wanted: Wanted::default(),
             problem_since: HashMap::new(),
             parts,
@@ -328,7 +331,9 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         let now = self.now();
         match event {
             HostEvent::Configured { ready, problems } => {
-                self.parts.pool.links_ready(&ready, now);
+                let slots: Vec<_> = ready.iter().map(|(slot, _)| *slot).collect();
+                self.parts.pool.links_ready(&slots, now);
+                self.links = ready.into_iter().collect();
                 self.host_problems = problems;
             }
             HostEvent::EniUnplugged(mac) => self.parts.pool.link_gone(mac, now),

@@ -126,11 +126,10 @@ async fn persist<T, F: Future<Output = CloudResult<T>>>(what: &str, ask: impl Fn
 /// Limits of the pool out of the instance's and the settings.
 #[must_use]
 pub fn pool_limits(limits: &InstanceLimits, config: &Config) -> PoolLimits {
-    let card = limits.network_cards.iter().find(|card| card.index == 0);
-    let on_card = card.map_or(limits.max_enis, |card| card.max_enis);
+    let on_card = limits.enis_for_pods();
     PoolLimits {
         max_enis: config.max_eni.map_or(on_card, |max| max.min(on_card)).max(1),
-        per_eni: limits.addresses_per_eni.saturating_sub(1),
+        per_eni: limits.pod_addresses_per_eni(),
         device_indexes: u8::try_from(on_card).unwrap_or(u8::MAX),
     }
 }

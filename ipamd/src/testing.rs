@@ -246,7 +246,6 @@ impl Node {
     }
 
     /// The simulator.
-    #[must_use]
     pub fn sim(&self) -> MutexGuard<'_, Sim> {
         lock(&self.sim)
     }

@@ -1,5 +1,7 @@
 //! The pool of a node over the simulator: what it asks of EC2, how fast, and what people are told.
 
+#![expect(clippy::unwrap_used, reason = "a test says by panicking what does not hold")]
+
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -257,4 +259,55 @@ async fn a_lost_journal_is_rebuilt_from_the_kernel() {
     let all: Vec<_> = before.into_iter().chain(after).collect();
     assert_all_wired(&all);
     node.assert_sound();
+}
+
+/// One failure of each action, before and after its effect, and as a lost answer, while the pool grows and shrinks.
+#[tokio::test(start_paused = true)]
+async fn an_error_before_or_after_the_effect_of_any_call_leaves_nothing_behind() {
+    let actions = [
+        "CreateNetworkInterface",
+        "AttachNetworkInterface",
+        "ModifyNetworkInterfaceAttribute",
+        "DetachNetworkInterface",
+        "DeleteNetworkInterface",
+        "AssignPrivateIpAddresses",
+        "UnassignPrivateIpAddresses",
+        "DescribeNetworkInterfaces",
+    ];
+    for action in actions {
+        for fault in [
+            Fault::unavailable(action),
+            Fault::lost_answer(action),
+            Fault::throttle(action, Some(300)),
+        ] {
+            let node = Node::start(NodeSpec::instant(by_addresses())).await;
+            node.settle().await;
+            node.sim().inject(fault.clone().times(1));
+            assert_all_wired(&add_all(&node, 0..30).await);
+            node.settle().await;
+            tokio::time::sleep(Duration::from_secs(90)).await;
+            // Those on one ENI only, so that single addresses go back as well as whole ENIs.
+            del_all(&node, 0..25).await;
+            tokio::time::sleep(Duration::from_secs(400)).await;
+            let view = node.settle().await;
+            node.assert_sound();
+            let sim = node.sim();
+            let held: usize = sim.interfaces().map(|i| i.secondary_addresses.len()).sum();
+            assert_eq!(
+                (view.enis.len(), view.addresses.len()),
+                (sim.interfaces().count(), held),
+                "{fault:?}"
+            );
+            assert_eq!((view.pool.assigned, view.pool.available), (5, 5), "{fault:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_adds_for_one_container_at_once_get_one_address() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    let (first, second) = tokio::join!(node.begin_add(7), node.begin_add(7));
+    assert_eq!(first, second);
+    assert_eq!(node.view().await.pool.assigned, 1);
 }

@@ -78,7 +78,7 @@ impl FakeState {
             .enis
             .iter()
             .filter(|(_, eni)| there(eni.mac))
-            .map(|(slot, _)| *slot)
+            .map(|(slot, _)| (*slot, format!("eth{}", slot.device_index())))
             .collect();
         self.send(HostEvent::Configured { ready, problems: Vec::new() });
     }

@@ -296,8 +296,10 @@ impl Keeper {
             self.report(Vec::new(), problems);
             return false;
         };
-        let ready =
-            std::iter::once(&config.primary).chain(&config.secondary).map(|eni| eni.slot).collect();
+        let ready = std::iter::once(&config.primary)
+            .chain(&config.secondary)
+            .map(|eni| (eni.slot, eni.ifname.clone()))
+            .collect();
         let pods: Vec<_> = self.pods.values().cloned().collect();
         match host::reconcile(&host::desired(&config, &pods)) {
             Ok(report) => {
@@ -427,7 +429,7 @@ impl Keeper {
         }
     }
 
-    fn report(&mut self, ready: Vec<EniSlot>, problems: Vec<String>) {
+    fn report(&mut self, ready: Vec<(EniSlot, String)>, problems: Vec<String>) {
         let event = HostEvent::Configured { ready, problems };
         if self.reported.as_ref() != Some(&event) {
             self.reported = Some(event.clone());

@@ -1,7 +1,5 @@
 //! The owner's state as people and metrics see it.
 
-use std::collections::BTreeMap;
-
 use veni_core::{
     ipam::{AddressState, Counts, Eni, Phase},
     wire::inspect::{self, Problem, View},
@@ -37,7 +35,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             addresses: if query.addresses { self.address_views() } else { Vec::new() },
             plan: self.plan_view(),
             problems,
-            settings: self.settings(),
+            settings: self.parts.config.settings(),
             drops: self.parts.host.drops(),
             repairs: self.repairs.clone(),
         }
@@ -79,7 +77,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             device_index: eni.slot.device_index(),
             phase: phase_name(&eni.phase).to_owned(),
             mac: facts.map(|f| f.mac),
-            ifname: None,
+            ifname: self.links.get(&eni.slot).and_then(|name| name.parse().ok()),
             subnet: facts.map(|f| f.subnet.clone()),
             primary_address: facts.map(|f| f.primary_address),
             table: if eni.primary { 254 } else { eni.slot.table(config.table_base) },
@@ -163,26 +161,6 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             .collect();
         problems.sort_by_key(|problem| problem.age_secs);
         problems
-    }
-
-    fn settings(&self) -> BTreeMap<String, String> {
-        let config = &self.parts.config;
-        let targets = &config.targets;
-        let pairs = [
-            ("WARM_ENI_TARGET", targets.warm_eni.to_string()),
-            ("WARM_IP_TARGET", targets.warm_ip.to_string()),
-            ("MINIMUM_IP_TARGET", targets.minimum_ip.to_string()),
-            (
-                "MAX_ENI",
-                config.max_eni.map_or_else(|| "instance limit".to_owned(), |n| n.to_string()),
-            ),
-            ("IP_COOLDOWN_PERIOD", config.cooldown.as_secs().to_string()),
-            ("VENI_ADD_WAIT_SECS", config.add_wait.as_secs().to_string()),
-            ("VENI_ENI_MARK_MASK", format!("{:#x}", config.eni_mark_mask.bits())),
-            ("AWS_VPC_K8S_CNI_CONNMARK", format!("{:#x}", config.snat.connmark)),
-            ("VENI_TABLE_BASE", config.table_base.to_string()),
-        ];
-        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
 

@@ -24,7 +24,10 @@ struct Spread {
 pub(super) fn grow(plan: &mut Plan, snapshot: &Snapshot<'_>) {
     let grow = snapshot.pool().grow(&snapshot.settings.targets);
     let (wanted, whole) = match grow {
-        Grow::Enough => return,
+        Grow::Enough => {
+            plan.reasons.push("the targets are met".to_owned());
+            return;
+        }
         Grow::Addresses(n) => (n, false),
         Grow::WholeEnis(n) => (n, true),
     };
