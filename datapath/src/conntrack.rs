@@ -7,7 +7,7 @@
 //! `CTA_FILTER` works for listing since Linux 5.8 (cb8aa9a3affb), for deleting since 6.8 (e966273e5f3a). On kernels
 //! in between the matching entries are listed by the filter and deleted one by one.
 
-use std::net::Ipv4Addr;
+use std::{io, net::Ipv4Addr};
 
 use crate::error::{Error, Result};
 
@@ -31,16 +31,32 @@ const PLACES: [(Direction, Side); 4] = [
 /// # Errors
 /// When the kernel refuses (no `CAP_NET_ADMIN`, no `nf_conntrack_netlink`).
 pub fn flush(address: Ipv4Addr) -> Result<()> {
-    let operation = || Error::io(format!("flushing conntrack entries of {address}"));
-    let mut netfilter = Netfilter::open().map_err(operation())?;
-    for (direction, side) in PLACES {
-        let flush = Flush { address, direction, side };
-        match netfilter.delete(&flush) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                netfilter.delete_one_by_one(&flush).map_err(operation())?;
-            }
-            other => other.map_err(operation())?,
+    each_place(address, |netfilter, entries| match netfilter.delete(entries) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            netfilter.delete_one_by_one(entries)
         }
-    }
-    Ok(())
+        other => other,
+    })
+}
+
+/// As [`flush`], the way of kernels before 6.8: for tests.
+///
+/// # Errors
+/// As [`flush`].
+#[doc(hidden)]
+pub fn flush_one_by_one(address: Ipv4Addr) -> Result<()> {
+    each_place(address, Netfilter::delete_one_by_one)
+}
+
+fn each_place(
+    address: Ipv4Addr,
+    mut delete: impl FnMut(&mut Netfilter, &Flush) -> io::Result<()>,
+) -> Result<()> {
+    let mut run = || {
+        let mut netfilter = Netfilter::open()?;
+        PLACES.into_iter().try_for_each(|(direction, side)| {
+            delete(&mut netfilter, &Flush { address, direction, side })
+        })
+    };
+    run().map_err(Error::io(format!("flushing conntrack entries of {address}")))
 }

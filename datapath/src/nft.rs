@@ -113,9 +113,9 @@ pub(crate) fn is_own(pid: u32) -> bool {
 pub fn ruleset(config: &NftConfig) -> Value {
     let mut commands =
         vec![json!({"add": table()}), json!({"delete": table()}), json!({"add": table()})];
-    commands.push(chain("nodeport", "filter", "prerouting", -150));
+    commands.push(chain("node_port", "filter", "prerouting", -150));
     commands.push(chain("connmark", "filter", "prerouting", -90));
-    commands.push(chain("snat", "nat", "postrouting", 100));
+    commands.push(chain("egress_snat", "nat", "postrouting", 100));
     if config.snat.node_port_support {
         commands.push(node_port(config));
     }
@@ -181,7 +181,7 @@ fn destination_type(operator: &str) -> Value {
 /// (AWS_VPC_CNI_NODE_PORT_SUPPORT).
 fn node_port(config: &NftConfig) -> Value {
     rule(
-        "nodeport",
+        "node_port",
         "to the node through the primary ENI: replies leave by it",
         &[
             matches("==", json!({"meta": {"key": "iifname"}}), json!(config.primary_ifname)),
@@ -243,7 +243,7 @@ fn source_nat(config: &NftConfig) -> Value {
         RandomizeSnat::None => {}
     }
     rule(
-        "snat",
+        "egress_snat",
         "a pod's connection to outside the VPC",
         &[
             matches("==", json!({"meta": {"key": "oifname"}}), json!(config.primary_ifname)),

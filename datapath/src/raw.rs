@@ -45,10 +45,24 @@ impl RawSocket {
 
     /// Joins multicast groups by number.
     pub(crate) fn join(&self, groups: &[u32]) -> io::Result<()> {
+        self.bind()?;
         for group in groups {
             self.set_option(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group.cast_signed())?;
         }
         Ok(())
+    }
+
+    /// Gives the socket a port. Without one, notifications that no process caused pass it by: their sender's port is
+    /// 0 too, and a sender does not hear itself (`do_one_broadcast`).
+    fn bind(&self) -> io::Result<()> {
+        // SAFETY: all zeroes is a valid address: any port, no groups.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        address.nl_family = libc::sa_family_t::try_from(libc::AF_NETLINK).expect("16 fits");
+        let length = libc::socklen_t::try_from(size_of_val(&address)).expect("12 fits");
+        // SAFETY: the pointer and the length describe `address`, which outlives the call.
+        let result =
+            unsafe { libc::bind(self.fd.as_raw_fd(), (&raw const address).cast(), length) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Asks for room for this many bytes of notifications, past the administrator's limit where allowed.

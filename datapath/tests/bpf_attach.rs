@@ -1,4 +1,9 @@
 //! The filter on real veths: shared blocks, replacement under traffic, life beyond the process.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends at the first surprise, and says what it skipped or measured"
+)]
 #![cfg(feature = "bpf")]
 
 use std::{
@@ -103,7 +108,7 @@ fn send_frames(pod: &NetNs, frames: &[Vec<u8>]) {
         assert!(fd >= 0 && ifindex > 0);
         // SAFETY: all zeroes is a valid `sockaddr_ll`.
         let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        to.sll_family = libc::AF_PACKET as u16;
+        to.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
         to.sll_ifindex = ifindex.cast_signed();
         for frame in frames {
             // SAFETY: both pointers and lengths describe live objects.
@@ -114,7 +119,7 @@ fn send_frames(pod: &NetNs, frames: &[Vec<u8>]) {
                     frame.len(),
                     0,
                     (&raw const to).cast(),
-                    size_of_val(&to) as u32,
+                    u32::try_from(size_of_val(&to)).unwrap(),
                 )
             };
             assert_eq!(sent, frame.len().cast_signed(), "{}", std::io::Error::last_os_error());

@@ -1,4 +1,9 @@
 //! The filter on single packets (`BPF_PROG_TEST_RUN`): every drop reason, and the mark.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends at the first surprise, and says what it skipped or measured"
+)]
 #![cfg(feature = "bpf")]
 
 use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};

@@ -105,6 +105,15 @@ pub(crate) fn within<T>(namespace: &NetNs, work: impl FnOnce() -> T) -> T {
     work()
 }
 
+/// Hands the id of a process inside `namespace` to `work`, for `ip link set … netns`.
+pub(crate) fn run_in<T>(namespace: &NetNs, work: impl FnOnce(u32) -> T) -> T {
+    let mut sleeper = within(namespace, || Command::new("sleep").arg("60").spawn().expect("sleep"));
+    let result = work(sleeper.id());
+    sleeper.kill().expect("ending it");
+    sleeper.wait().expect("its end");
+    result
+}
+
 pub(crate) fn name(text: &str) -> IfName {
     text.parse().expect("an interface name")
 }
