@@ -11,7 +11,7 @@ pub const IMAGE: &str = "veni.test/busybox:local";
 /// What every pod's `httpd -h /www` serves.
 pub const PAGE: &str = "hello from a pod\n";
 
-const APPLETS: &[&str] = &["sh", "sleep", "ping", "nc", "wget", "httpd", "ip", "cat"];
+const APPLETS: &[&str] = &["sh", "sleep", "ping", "nc", "httpd", "ip", "cat"];
 
 /// Writes an OCI image archive around the static `busybox` to `archive`.
 ///
