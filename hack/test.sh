@@ -11,7 +11,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 LOGS=${VENI_TEST_LOGS:-$PWD/target/test-logs}
-export CARGO_TERM_COLOR=never RUST_BACKTRACE=${RUST_BACKTRACE:-1}
+export CARGO_TERM_COLOR=never RUST_BACKTRACE=${RUST_BACKTRACE:-0}
 mkdir -p "$LOGS"
 
 # check NAME COMMAND…  runs a command that is one test in itself.
@@ -64,9 +64,10 @@ run_tier() {
     grep -a '^SKIPPED: ' "$log" | sort | uniq -c | sed 's/^/    /'
     if [ "$verdict" != ok ]; then
         broken+=("$tier")
-        grep -aE '^(test .* FAILED|error|---- )' "$log" | head -n 20 | sed 's/^/    /'
+        # What failed and how it panicked, then the end, which shows what is neither.
+        grep -aE -A 4 '^(test .* FAILED|error|thread .* panicked)' "$log" | head -n 60 | sed 's/^/    /'
         printf '    … the end of %s:\n' "${log#"$PWD"/}"
-        tail -n 40 "$log" | sed 's/^/    | /'
+        tail -n 20 "$log" | sed 's/^/    | /'
     fi
     passed_total=$((passed_total + passed)) failed_total=$((failed_total + failed))
     table+=("$(printf '%-11s %7d %7d %8d %6d s  %s' "$tier" "$passed" "$failed" "$skipped" $((SECONDS - start)) "$verdict")")

@@ -33,6 +33,17 @@ pub struct Package {
     pub manifest_path: PathBuf,
     /// What it names in its manifest.
     pub dependencies: Vec<Dependency>,
+    /// What is built of it.
+    pub targets: Vec<Target>,
+}
+
+/// A library, a binary, a test.
+#[derive(Debug, Deserialize)]
+pub struct Target {
+    /// Its name.
+    pub name: String,
+    /// `lib`, `bin`, `test`, …
+    pub kind: Vec<String>,
 }
 
 /// A dependency as a manifest names it.

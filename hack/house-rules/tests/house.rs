@@ -112,3 +112,24 @@ fn crates_from_the_registry_are_pinned_in_one_place() {
         }
     }
 }
+
+#[test]
+fn every_test_target_is_in_a_tier() {
+    let tiers = std::fs::read_to_string(root().join("hack/tiers.sh")).unwrap();
+    let words: BTreeSet<_> =
+        tiers.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    // The tier that compiles the AWS SDK runs all that these have.
+    let whole = ["veni-provider-aws", "veni-localstack-tests"];
+    for package in Metadata::load().unwrap().ours().filter(|p| !whole.contains(&p.name.as_str())) {
+        for target in
+            package.targets.iter().filter(|target| target.kind.iter().any(|kind| kind == "test"))
+        {
+            assert!(
+                words.contains(target.name.as_str()),
+                "{} of {} is in no tier",
+                target.name,
+                package.name
+            );
+        }
+    }
+}
