@@ -157,13 +157,6 @@ pub enum Conflict {
         /// The address.
         address: Ipv4Addr,
     },
-    /// A qdisc in the place of ours that cannot be replaced.
-    Qdisc {
-        /// The link.
-        ifname: String,
-        /// Its kind.
-        kind: String,
-    },
 }
 
 // === impl RepairKind ===
@@ -207,12 +200,6 @@ impl std::fmt::Display for Conflict {
                 "{address} on {ifname} was not put there by veni: no pod can use it while the node answers for it; \
                  stop the program that configures {ifname} (networkd, ec2-net-utils)"
             ),
-            Self::Qdisc { ifname, kind } => {
-                write!(
-                    f,
-                    "a {kind} qdisc on {ifname} is in the place of the filter's clsact; remove it"
-                )
-            }
         }
     }
 }

@@ -11,6 +11,7 @@ use std::{
     io,
     os::fd::{AsFd as _, AsRawFd as _},
     thread::JoinHandle,
+    time::Instant,
 };
 
 use veni_core::net::Mac;
@@ -132,11 +133,9 @@ struct Reader<F> {
 impl<F: FnMut(Change)> Reader<F> {
     fn run(&mut self, routes: &RawSocket, netfilter: &RawSocket, stopped: &io::PipeReader) {
         loop {
-            let ready = poll([
-                routes.as_fd().as_raw_fd(),
-                netfilter.as_fd().as_raw_fd(),
-                stopped.as_raw_fd(),
-            ]);
+            let fds =
+                [routes.as_fd().as_raw_fd(), netfilter.as_fd().as_raw_fd(), stopped.as_raw_fd()];
+            let ready = poll(fds, self.routes.next());
             if ready[2] {
                 return;
             }
@@ -146,6 +145,7 @@ impl<F: FnMut(Change)> Reader<F> {
             if ready[1] {
                 self.drain(netfilter, |reader, datagram| reader.netfilter.read(datagram));
             }
+            self.routes.due(Instant::now()).into_iter().for_each(&mut self.notify);
         }
     }
 
@@ -170,9 +170,13 @@ impl<F: FnMut(Change)> Reader<F> {
 }
 
 #[expect(unsafe_code, reason = "poll(2) without a further dependency")]
-fn poll(fds: [libc::c_int; 3]) -> [bool; 3] {
+fn poll(fds: [libc::c_int; 3], until: Option<Instant>) -> [bool; 3] {
+    let left = until.map(|at| at.saturating_duration_since(Instant::now()).as_millis());
+    // Rounded up, so that it is not woken just before.
+    let timeout =
+        left.map_or(-1, |millis| libc::c_int::try_from(millis + 1).unwrap_or(libc::c_int::MAX));
     let mut set = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
     // SAFETY: the pointer and the length describe `set`, which outlives the call.
-    let ready = unsafe { libc::poll(set.as_mut_ptr(), 3, -1) };
+    let ready = unsafe { libc::poll(set.as_mut_ptr(), 3, timeout) };
     if ready < 0 { [false; 3] } else { set.map(|entry| entry.revents != 0) }
 }

@@ -8,13 +8,14 @@
 
 use std::{
     collections::BTreeSet,
+    net::Ipv4Addr,
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use veni_core::wire::FilterBlocks;
 use veni_datapath::{
-    host::{Conflict, RepairKind, Report},
+    host::{Conflict, PodLink, RepairKind, Report},
     nft::{self, NftTable},
     watch::{self, Change, Watch, WatchConfig},
 };
@@ -39,10 +40,10 @@ fn watch() -> (Watch, Receiver<Change>) {
 
 /// Waits for `expect`; the time is a bound, not a pause.
 fn notified(changes: &Receiver<Change>, expect: &Change) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + Duration::from_secs(2);
     let mut seen = Vec::new();
     loop {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        let left = deadline.saturating_duration_since(Instant::now());
         match changes.recv_timeout(left) {
             Ok(change) if change == *expect => return,
             Ok(change) => seen.push(change),
@@ -116,7 +117,7 @@ fn what_is_removed_by_hand_is_noticed_and_comes_back() {
         let _router = vpc::up();
         let config = vpc::config(Some(BLOCKS));
         let wiring = node::wiring(1, Some(BLOCKS));
-        let pod = veni_datapath::host::PodLink { address: wiring.address, ..vpc::pod() };
+        let pod = PodLink { address: wiring.address, ..vpc::pod() };
         let _pod = node::wire(&wiring);
         let pods = [pod];
         vpc::settle(&config, &pods);
@@ -177,6 +178,42 @@ fn a_link_taken_down_gets_its_state_and_routes_back() {
         let report = vpc::settle(&config, &[]);
         assert_eq!(kinds(&report), BTreeSet::from([RepairKind::Link, RepairKind::Route]));
         assert_eq!(vpc::settle(&config, &[]), Report::default());
+    });
+}
+
+#[test]
+fn a_pods_veth_taken_down_comes_up_again_with_its_route() {
+    node::in_node(|_| {
+        let _router = vpc::up();
+        let config = vpc::config(Some(BLOCKS));
+        let wiring = node::wiring(1, Some(BLOCKS));
+        let pods = [PodLink { address: wiring.address, ..vpc::pod() }];
+        let _pod = node::wire(&wiring);
+        vpc::settle(&config, &pods);
+        let (_watch, changes) = watch();
+        node::ip("link set eni00000000001 down");
+        let name = "eni00000000001".to_owned();
+        notified(&changes, &Change::LinkChanged { ifindex: wiring.host_ifindex, name });
+        let report = vpc::settle(&config, &pods);
+        assert_eq!(kinds(&report), BTreeSet::from([RepairKind::Link, RepairKind::PodRoute]));
+        assert_eq!(vpc::settle(&config, &pods), Report::default());
+    });
+}
+
+#[test]
+fn adding_and_removing_a_pod_is_no_reason_to_look_at_anything() {
+    node::in_node(|_| {
+        let _router = vpc::up();
+        std::fs::write("/proc/sys/net/ipv4/conf/default/rp_filter", "1").unwrap();
+        vpc::settle(&vpc::config(Some(BLOCKS)), &[]);
+        let (_watch, changes) = watch();
+        let wiring = node::wiring(1, Some(BLOCKS));
+        let _pod = node::wire(&wiring);
+        let (ifindex, name) = (wiring.host_ifindex, wiring.host_ifname.to_string());
+        let mac = Some(wiring.host_mac);
+        assert_eq!(drain(&changes), [Change::LinkAdded { mac, ifindex, name: name.clone() }]);
+        node::ip(&format!("link del {name}"));
+        assert_eq!(drain(&changes), [Change::LinkRemoved { ifindex, name }]);
     });
 }
 
@@ -277,7 +314,9 @@ fn the_nft_table_is_replaced_whole_and_its_loss_is_noticed() {
         let (_watch, changes) = watch();
         let mut table = NftTable::new(&vpc::nft_config());
         assert!(!table.intact().unwrap());
+        let start = Instant::now();
         table.apply().unwrap();
+        println!("nft: a table applied and read back in {:?}", start.elapsed());
         table.apply().unwrap();
         assert!(table.intact().unwrap() && nft::present().unwrap());
         assert_eq!(drain(&changes), [], "our own transactions are noticed");
@@ -353,5 +392,47 @@ fn a_flood_of_changes_is_reported_as_an_overrun_not_lost() {
         node::run("ip", &["-force", "-batch", file.path().to_str().unwrap()]);
         release.send(()).unwrap();
         notified(&changes, &Change::Overrun);
+    });
+}
+
+#[test]
+fn a_pass_over_seven_hundred_pods_is_short_and_repairs_all_that_is_missing() {
+    node::in_node(|_| {
+        let _router = vpc::up();
+        let config = vpc::config(Some(BLOCKS));
+        let batch = |program: &str, lines: String| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), lines).unwrap();
+            node::run(program, &["-batch", file.path().to_str().unwrap()]);
+        };
+        let pods: Vec<PodLink> = (0..700)
+            .map(|n| PodLink {
+                address: Ipv4Addr::new(
+                    10,
+                    0,
+                    4 + u8::try_from(n / 250).unwrap(),
+                    u8::try_from(n % 250).unwrap(),
+                ),
+                ifindex: 0x10_0000 + n,
+                ifname: format!("eni{n:011x}"),
+            })
+            .collect();
+        let add = |pod: &PodLink| {
+            format!(
+                "link add {} index {} up type veth peer name p{}\n",
+                pod.ifname, pod.ifindex, pod.ifindex
+            )
+        };
+        batch("ip", pods.iter().map(add).collect());
+        let timed = |what: &str| {
+            let start = Instant::now();
+            let report = vpc::settle(&config, &pods);
+            println!("700 pods, {what}: {:?}", start.elapsed());
+            report
+        };
+        let first = timed("all routes and qdiscs missing");
+        let count = |kind| first.repaired.iter().filter(|repair| repair.kind == kind).count();
+        assert_eq!((count(RepairKind::PodRoute), count(RepairKind::Qdisc)), (700, 700));
+        assert_eq!(timed("nothing to do"), Report::default());
     });
 }

@@ -65,6 +65,13 @@ impl Pass {
                 self.repair(RepairKind::Link, what, &[link::set_up(eni.ifindex)]);
             }
         }
+        // The kernel drops a link's routes when it goes down: theirs follow below.
+        for pod in &desired.pod_links {
+            if present.get(&pod.ifindex).is_some_and(|link| !link.up) {
+                let what = format!("link {} up", pod.ifname);
+                self.repair(RepairKind::Link, what, &[link::set_up(pod.ifindex)]);
+            }
+        }
     }
 
     fn addresses(&mut self, desired: &Desired, present: &HashMap<u32, &link::Link>) -> Result<()> {

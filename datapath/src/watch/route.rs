@@ -1,6 +1,10 @@
 //! rtnetlink notifications.
 
-use std::{collections::HashMap, io};
+use std::{
+    collections::HashMap,
+    io,
+    time::{Duration, Instant},
+};
 
 use netlink_packet_core::Parseable as _;
 use netlink_packet_route::link::LinkMessage;
@@ -15,11 +19,15 @@ use crate::{
 /// `RTNLGRP_LINK`, `_TC`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV4_NETCONF`
 /// (include/uapi/linux/rtnetlink.h).
 const GROUPS: [u32; 6] = [1, 4, 5, 7, 8, 24];
+/// A pod's veth that goes away is heard to go down first.
+const GRACE: Duration = Duration::from_millis(100);
 /// `RT_TABLE_MAIN`.
 const MAIN: u32 = 254;
 const FRA_PROTOCOL: u16 = 21;
 const TCA_KIND: u16 = 1;
 const NETCONFA_IFINDEX: u16 = 1;
+/// `NETCONFA_IFINDEX_ALL`, -1.
+const NETCONFA_IFINDEX_ALL: u32 = u32::MAX;
 const NETCONFA_FORWARDING: u16 = 2;
 const NETCONFA_RP_FILTER: u16 = 3;
 const RTM_NEWLINK: u16 = 16;
@@ -39,6 +47,8 @@ pub(super) struct Links(HashMap<u32, Link>);
 
 pub(super) struct Reader {
     links: Links,
+    /// Pods' veths that went down, and when that is news.
+    down: HashMap<u32, Instant>,
     veth_prefix: String,
 }
 
@@ -58,11 +68,26 @@ impl Links {
 
 impl Reader {
     pub(super) fn new(links: Links, veth_prefix: String) -> Self {
-        Self { links, veth_prefix }
+        Self { links, down: HashMap::new(), veth_prefix }
     }
 
     pub(super) fn read(&mut self, datagram: &[u8]) -> Vec<Change> {
         raw::messages(datagram).filter_map(|message| self.change(message)).collect()
+    }
+
+    /// When [`Reader::due`] has something to say, if nothing else happens.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.down.values().min().copied()
+    }
+
+    /// Pods' veths that went down and stayed.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<Change> {
+        let due = self.down.extract_if(|_, at| *at <= now);
+        due.filter_map(|(ifindex, _)| {
+            let name = self.links.0.get(&ifindex)?.ifname.clone();
+            Some(Change::LinkChanged { ifindex, name })
+        })
+        .collect()
     }
 
     fn change(&mut self, message: Message<'_>) -> Option<Change> {
@@ -90,14 +115,28 @@ impl Reader {
         }
         let link = Link::parse(&LinkMessage::parse(body).ok()?);
         let before = self.links.0.insert(link.ifindex, link.clone());
-        let Link { ifindex, ifname: name, mac, .. } = link.clone();
+        let of_pod = self.is_pod(&link);
+        let Link { ifindex, ifname: name, mac, up, .. } = link.clone();
         match before {
             Some(before) if before == link => None,
             Some(before) if before.ifname == name && before.mac == mac => {
-                Some(Change::LinkChanged { ifindex, name })
+                if !of_pod {
+                    return Some(Change::LinkChanged { ifindex, name });
+                }
+                // A pod's veth comes up as part of its ADD, and goes down as the first part of its end.
+                if up {
+                    self.down.remove(&ifindex);
+                } else {
+                    self.down.insert(ifindex, Instant::now() + GRACE);
+                }
+                None
             }
             _ => Some(Change::LinkAdded { mac, ifindex, name }),
         }
+    }
+
+    fn is_pod(&self, link: &Link) -> bool {
+        link.ifname.starts_with(&self.veth_prefix)
     }
 
     fn link_gone(&mut self, body: &[u8]) -> Option<Change> {
@@ -105,20 +144,22 @@ impl Reader {
             return None;
         }
         let ifindex = raw::u32_at(body, 4)?;
+        self.down.remove(&ifindex);
         let name = self.links.0.remove(&ifindex)?.ifname;
         Some(Change::LinkRemoved { ifindex, name })
     }
 
+    /// A link that is not known yet is just being made: its [`Change::LinkAdded`] follows.
     fn netconf_matters(&self, body: &[u8]) -> bool {
-        let Some(attributes) = body.get(4..) else {
-            return false;
-        };
+        let Some(attributes) = body.get(4..) else { return false };
         let number =
             |kind| raw::attribute(attributes, kind).and_then(|value| raw::u32_at(value, 0));
-        let of_pod = number(NETCONFA_IFINDEX)
-            .and_then(|ifindex| self.links.0.get(&ifindex))
-            .is_some_and(|link| link.ifname.starts_with(&self.veth_prefix));
-        !of_pod && (number(NETCONFA_FORWARDING) == Some(0) || number(NETCONFA_RP_FILTER) == Some(1))
+        let Some(ifindex) = number(NETCONFA_IFINDEX) else { return false };
+        let watched = match self.links.0.get(&ifindex) {
+            Some(link) => !self.is_pod(link),
+            None => ifindex == NETCONFA_IFINDEX_ALL,
+        };
+        watched && (number(NETCONFA_FORWARDING) == Some(0) || number(NETCONFA_RP_FILTER) == Some(1))
     }
 }
 
