@@ -26,7 +26,7 @@ pub(crate) const ZONE: &str = "eu-central-1a";
 const IMAGE: &str = "ami-12c6146b";
 
 /// A VPC 10.0.0.0/16 of a test's own.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Account {
     server: &'static LocalStack,
     admin: AwsCloud,
@@ -37,7 +37,7 @@ pub struct Account {
 }
 
 /// An instance, its metadata, and the cloud as the daemon on it has it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Node {
     /// The instance.
     pub instance: InstanceId,

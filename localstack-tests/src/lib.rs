@@ -8,12 +8,14 @@
 
 mod account;
 mod control;
+mod daemon;
 mod imds;
 mod localstack;
 mod timer;
 
 pub use account::{Account, Node};
 pub use control::{Call, Delays, Fault, When};
+pub use daemon::Daemon;
 pub use imds::Metadata;
 pub use localstack::{LocalStack, Tier};
 pub use timer::WallClock;
