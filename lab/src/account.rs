@@ -72,10 +72,8 @@ impl Account {
         let what = || format!("cannot serve the EC2 simulator at {}", socket.display());
         let listener = UnixListener::bind(&socket).context(what)?;
         listener.set_nonblocking(true).context(what)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context(what)?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().context(what)?;
         let sim = Arc::new(Mutex::new(sim));
         let timer = Arc::new(RealTime::start());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -98,24 +96,13 @@ impl Account {
                 });
             }
         });
-        let mut hand = Hand {
-            vpc,
-            nodes: Arc::clone(&nodes),
-            plugged: BTreeMap::new(),
-        };
+        let mut hand = Hand { vpc, nodes: Arc::clone(&nodes), plugged: BTreeMap::new() };
         let plugging = thread::spawn(move || {
             while let Some(event) = happened.blocking_recv() {
                 hand.follow(event);
             }
         });
-        Ok(Self {
-            sim,
-            timer,
-            socket,
-            nodes,
-            stop: Some(stop),
-            threads: vec![serving, plugging],
-        })
+        Ok(Self { sim, timer, socket, nodes, stop: Some(stop), threads: vec![serving, plugging] })
     }
 
     /// Where it is served.
@@ -139,17 +126,9 @@ impl Account {
     #[must_use]
     pub fn interfaces_of(&self, instance: &InstanceId) -> Vec<Interface> {
         let sim = self.sim();
-        let of = |i: &&Interface| {
-            i.attachment
-                .as_ref()
-                .is_some_and(|a| a.instance_id == *instance)
-        };
+        let of = |i: &&Interface| i.attachment.as_ref().is_some_and(|a| a.instance_id == *instance);
         let mut interfaces: Vec<_> = sim.interfaces().filter(of).cloned().collect();
-        interfaces.sort_by_key(|i| {
-            i.attachment
-                .as_ref()
-                .map(|a| (a.network_card, a.device_index))
-        });
+        interfaces.sort_by_key(|i| i.attachment.as_ref().map(|a| (a.network_card, a.device_index)));
         interfaces
     }
 
@@ -175,28 +154,20 @@ impl Drop for Account {
 impl Hand {
     fn follow(&mut self, event: Event) {
         let done = match event.kind {
-            EventKind::Attached {
-                instance,
-                interface,
-            } => self.attach(&instance, &interface),
+            EventKind::Attached { instance, interface } => self.attach(&instance, &interface),
             EventKind::Detaching { interface, .. } | EventKind::Detached { interface, .. } => {
                 self.detach(&interface.id)
             }
-            EventKind::Assigned {
-                eni,
-                addresses,
-                prefixes,
-                ..
-            } => {
+            EventKind::Assigned { eni, addresses, prefixes, .. } => {
                 let inside = prefixes.iter().flat_map(|prefix| {
                     let first = u32::from(prefix.network());
                     (first..first + (1 << (32 - prefix.len()))).map(Ipv4Addr::from)
                 });
                 self.change(&eni, |held| held.extend(inside.chain(addresses)))
             }
-            EventKind::Unassigned { eni, addresses, .. } => self.change(&eni, |held| {
-                held.retain(|address| !addresses.contains(address))
-            }),
+            EventKind::Unassigned { eni, addresses, .. } => {
+                self.change(&eni, |held| held.retain(|address| !addresses.contains(address)))
+            }
             EventKind::Created { .. } | EventKind::Deleted { .. } => Ok(()),
         };
         if let Err(error) = done {
@@ -208,23 +179,12 @@ impl Hand {
         let Some(attachment) = &interface.attachment else {
             return Ok(());
         };
-        let node = self
-            .nodes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(instance)
-            .cloned();
+        let node = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(instance).cloned();
         let Some(node) = node else { return Ok(()) };
         let mut addresses: BTreeSet<_> = interface.secondary_addresses.iter().copied().collect();
         addresses.insert(interface.primary_address);
         let cable = cable_name(node.name(), attachment.device_index);
-        self.plugged.insert(
-            interface.id.clone(),
-            Plugged {
-                cable,
-                addresses: addresses.clone(),
-            },
-        );
+        self.plugged.insert(interface.id.clone(), Plugged { cable, addresses: addresses.clone() });
         // The primary one was there when the node booted.
         if attachment.device_index == 0 {
             return Ok(());
@@ -240,9 +200,7 @@ impl Hand {
     }
 
     fn detach(&mut self, eni: &EniId) -> Result<()> {
-        self.plugged
-            .remove(eni)
-            .map_or(Ok(()), |plugged| self.vpc.unplug(&plugged.cable))
+        self.plugged.remove(eni).map_or(Ok(()), |plugged| self.vpc.unplug(&plugged.cable))
     }
 
     fn change(&mut self, eni: &EniId, change: impl FnOnce(&mut BTreeSet<Ipv4Addr>)) -> Result<()> {
@@ -257,9 +215,7 @@ impl Hand {
 /// The subnet of the node of this number, counted from 0: they take turns.
 pub(crate) fn subnet_of(node: usize) -> (SubnetId, &'static str) {
     let number = node % SUBNETS.len();
-    let id = format!("subnet-0lab{number}")
-        .parse()
-        .expect("letters and digits after `subnet-`");
+    let id = format!("subnet-0lab{number}").parse().expect("letters and digits after `subnet-`");
     (id, SUBNETS[number])
 }
 
@@ -280,10 +236,7 @@ fn lay_out(sim: &mut Sim) -> std::result::Result<(), Box<dyn std::error::Error>>
     Ok(())
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "the lab's own trouble, with nobody else to tell"
-)]
+#[expect(clippy::print_stderr, reason = "the lab's own trouble, with nobody else to tell")]
 fn complain(error: &Error) {
     use std::error::Error as _;
     let source = error.source().map(|s| format!(": {s}")).unwrap_or_default();

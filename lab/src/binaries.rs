@@ -1,6 +1,9 @@
 //! Where the lab finds the programs that it runs.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use crate::error::{Context as _, Error, Result};
 
@@ -18,22 +21,29 @@ pub struct Binary {
     pub is_static: bool,
 }
 
+/// See [`prefer`].
+static PREFERRED: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on, this process's labs take the programs that are in `dir` before any other: builds for tests. Only the
+/// first call counts.
+pub fn prefer(dir: &Path) -> &'static Path {
+    PREFERRED.get_or_init(|| dir.to_owned())
+}
+
 /// The program `name`: in `VENI_BIN_DIR` (a list like `PATH`) if that is set; else beside this executable, or in the
 /// same cargo target directory, where the plugin's static build goes before another.
 ///
 /// # Errors
 /// When there is none; the message says how to build it.
 pub fn find(name: &str) -> Result<Binary> {
-    let places = match std::env::var_os("VENI_BIN_DIR") {
+    let mut places = match std::env::var_os("VENI_BIN_DIR") {
         Some(list) => std::env::split_paths(&list).collect(),
         None => places_near(
             &std::env::current_exe().context(|| "cannot find this executable".to_owned())?,
         ),
     };
-    let found = places
-        .iter()
-        .map(|dir| dir.join(name))
-        .find(|path| path.is_file());
+    places.splice(..0, PREFERRED.get().cloned());
+    let found = places.iter().map(|dir| dir.join(name)).find(|path| path.is_file());
     let path = found.ok_or_else(|| {
         Error::invalid(format!(
             "{name} is not in {places:?}: build it (`make build`), or set VENI_BIN_DIR to the directories that have it"
@@ -42,11 +52,7 @@ pub fn find(name: &str) -> Result<Binary> {
     let what = || format!("cannot read {}", path.display());
     let image = std::fs::read(&path).context(what)?;
     let path = std::fs::canonicalize(&path).context(what)?;
-    Ok(Binary {
-        path,
-        bytes: image.len() as u64,
-        is_static: !has_interpreter(&image),
-    })
+    Ok(Binary { path, bytes: image.len() as u64, is_static: !has_interpreter(&image) })
 }
 
 fn places_near(executable: &Path) -> Vec<PathBuf> {
@@ -60,14 +66,10 @@ fn places_near(executable: &Path) -> Vec<PathBuf> {
 /// Whether an ELF image (64 bit, little endian) has a program header of type `PT_INTERP` (elf(5)).
 fn has_interpreter(image: &[u8]) -> bool {
     let half = |at: usize| {
-        image
-            .get(at..at + 2)
-            .map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]])))
+        image.get(at..at + 2).map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]])))
     };
     let word = |at: usize| {
-        image
-            .get(at..at + 4)
-            .map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+        image.get(at..at + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
     };
     let headers = word(32) as usize;
     (0..half(56)).any(|n| word(headers + n * half(54)) == 3)
@@ -90,13 +92,6 @@ mod tests {
         let plugin = dir.path().join(PLUGIN_BUILD);
         std::fs::create_dir_all(&plugin).unwrap();
         let places = places_near(&dir.path().join("debug/deps/test-1"));
-        assert_eq!(
-            places,
-            [
-                plugin,
-                dir.path().join("debug/deps"),
-                dir.path().join("debug")
-            ]
-        );
+        assert_eq!(places, [plugin, dir.path().join("debug/deps"), dir.path().join("debug")]);
     }
 }

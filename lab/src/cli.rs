@@ -116,11 +116,7 @@ pub(crate) fn main() -> ExitCode {
     let done = match cli.command {
         Command::Up(args) => serve::up(&args),
         Command::Run(args) => serve::run(&args),
-        Command::Exec {
-            lab,
-            place,
-            command,
-        } => exec::exec(&lab.name, &place, &command),
+        Command::Exec { lab, place, command } => exec::exec(&lab.name, &place, &command),
         Command::Add { lab, node, pod } => serve::add(&lab.name, node, pod),
         Command::Del { lab, names } => serve::del(&lab.name, &names),
         Command::Status { lab, output } => serve::status(&lab.name, output),
@@ -143,11 +139,8 @@ impl LabArgs {
     fn config(&self) -> anyhow::Result<LabConfig> {
         let mut config = LabConfig::two_nodes(&self.lab.name);
         if !self.nodes.is_empty() {
-            config.nodes = self
-                .nodes
-                .iter()
-                .map(|node| parse_node(node))
-                .collect::<anyhow::Result<_>>()?;
+            config.nodes =
+                self.nodes.iter().map(|node| parse_node(node)).collect::<anyhow::Result<_>>()?;
         }
         for variable in &self.env {
             let (name, value) = pair(variable, "--env", "NAME=VALUE")?;
@@ -162,13 +155,9 @@ impl LabArgs {
 
 fn parse_node(text: &str) -> anyhow::Result<NodeConfig> {
     let (name, instance_type) = pair(text, "--node", "NAME=TYPE, e.g. node-1=m5.xlarge")?;
-    Ok(NodeConfig {
-        instance_type: instance_type.parse()?,
-        ..NodeConfig::new(name, "m5.xlarge")
-    })
+    Ok(NodeConfig { instance_type: instance_type.parse()?, ..NodeConfig::new(name, "m5.xlarge") })
 }
 
 fn pair<'a>(text: &'a str, option: &str, expected: &str) -> anyhow::Result<(&'a str, &'a str)> {
-    text.split_once('=')
-        .ok_or_else(|| anyhow::anyhow!("{option} {text:?}: wants {expected}"))
+    text.split_once('=').ok_or_else(|| anyhow::anyhow!("{option} {text:?}: wants {expected}"))
 }

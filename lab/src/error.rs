@@ -57,10 +57,7 @@ pub(crate) trait Context<T> {
 
 impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
     fn context(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|source| Error::Io {
-            what: what(),
-            source: source.into(),
-        })
+        self.map_err(|source| Error::Io { what: what(), source: source.into() })
     }
 }
 

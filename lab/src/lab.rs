@@ -133,9 +133,7 @@ impl NodeConfig {
     pub fn new(name: &str, instance_type: &str) -> Self {
         Self {
             name: name.to_owned(),
-            instance_type: instance_type
-                .parse()
-                .expect("an instance type is a family and a size"),
+            instance_type: instance_type.parse().expect("an instance type is a family and a size"),
             environment: BTreeMap::new(),
             ipamd: true,
         }
@@ -173,20 +171,10 @@ impl Lab {
         for node in &config.nodes {
             lab.add_node(node)?;
         }
-        for (node, _) in lab
-            .nodes
-            .iter()
-            .zip(&config.nodes)
-            .filter(|(_, config)| config.ipamd)
-        {
+        for (node, _) in lab.nodes.iter().zip(&config.nodes).filter(|(_, config)| config.ipamd) {
             node.spawn_ipamd(&[])?;
         }
-        for (node, _) in lab
-            .nodes
-            .iter()
-            .zip(&config.nodes)
-            .filter(|(_, config)| config.ipamd)
-        {
+        for (node, _) in lab.nodes.iter().zip(&config.nodes).filter(|(_, config)| config.ipamd) {
             node.wait_ready(READY)?;
         }
         Ok(lab)
@@ -203,17 +191,14 @@ impl Lab {
     /// # Errors
     /// When there is none of that name.
     pub fn node(&self, name: &str) -> Result<&Arc<Node>> {
-        self.nodes
-            .iter()
-            .find(|node| node.name == name)
-            .ok_or_else(|| {
-                let names: Vec<_> = self.nodes.iter().map(|node| node.name.as_str()).collect();
-                Error::invalid(format!(
-                    "there is no node {name:?} in the lab {}: it has {}",
-                    self.name,
-                    names.join(", ")
-                ))
-            })
+        self.nodes.iter().find(|node| node.name == name).ok_or_else(|| {
+            let names: Vec<_> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+            Error::invalid(format!(
+                "there is no node {name:?} in the lab {}: it has {}",
+                self.name,
+                names.join(", ")
+            ))
+        })
     }
 
     /// The pods, by name.
@@ -258,14 +243,7 @@ impl Lab {
         let container_id = format!("{number:08x}{:056x}", std::process::id());
         let path = self.dir.join("netns").join(format!("pod-{number}"));
         let namespace = Namespace::create(pod, path.clone(), &self.outer)?;
-        Ok((
-            namespace,
-            Sandbox {
-                container_id,
-                netns: path,
-                pod: pod.to_owned(),
-            },
-        ))
+        Ok((namespace, Sandbox { container_id, netns: path, pod: pod.to_owned() }))
     }
 
     /// Adds a pod through the plugin. A refused one leaves no namespace behind.
@@ -275,20 +253,13 @@ impl Lab {
     pub fn add_pod(&self, node: &str, name: &str) -> Result<Pod> {
         let node = Arc::clone(self.node(node)?);
         if self.namespace(name).is_ok() {
-            return Err(Error::invalid(format!(
-                "{name:?} is taken in the lab {}",
-                self.name
-            )));
+            return Err(Error::invalid(format!("{name:?} is taken in the lab {}", self.name)));
         }
         let (namespace, sandbox) = self.sandbox(name)?;
         match node.runtime.add(&sandbox) {
-            Ok(added) => Ok(self.keep(Pod {
-                name: name.to_owned(),
-                node,
-                namespace,
-                sandbox,
-                added,
-            })),
+            Ok(added) => {
+                Ok(self.keep(Pod { name: name.to_owned(), node, namespace, sandbox, added }))
+            }
             Err(error) => {
                 // What the runtime does after a failed ADD; the ADD's error is the one to tell.
                 drop(node.runtime.del(&sandbox));
@@ -308,11 +279,7 @@ impl Lab {
                 .collect();
             adding
                 .into_iter()
-                .map(|thread| {
-                    thread
-                        .join()
-                        .unwrap_or_else(|p| std::panic::resume_unwind(p))
-                })
+                .map(|thread| thread.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
                 .collect()
         })
     }
@@ -338,10 +305,7 @@ impl Lab {
     fn add_node(&mut self, config: &NodeConfig) -> Result<()> {
         check_name(&config.name)?;
         if self.namespace(&config.name).is_ok() {
-            return Err(Error::invalid(format!(
-                "two nodes are called {}",
-                config.name
-            )));
+            return Err(Error::invalid(format!("two nodes are called {}", config.name)));
         }
         let (subnet, cidr) = subnet_of(self.nodes.len());
         let dir = self.dir.join("nodes").join(&config.name);

@@ -106,35 +106,19 @@ impl Node {
     /// # Errors
     /// When it cannot be started.
     pub fn start_ipamd(&self, extra: &[(&str, &str)]) -> Result<Child> {
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log());
+        let log = OpenOptions::new().create(true).append(true).open(self.log());
         let log = log.context(|| format!("cannot open {}", self.log().display()))?;
-        let errors = log
-            .try_clone()
-            .context(|| format!("cannot share {}", self.log().display()))?;
+        let errors =
+            log.try_clone().context(|| format!("cannot share {}", self.log().display()))?;
         let mut command = Command::new("setpriv");
-        command
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(&self.daemon.program);
+        command.args(["--pdeathsig", "KILL", "--"]).arg(&self.daemon.program);
         command
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .envs(&self.daemon.environment);
-        command
-            .envs(extra.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors);
-        let what = format!(
-            "cannot start {} on {}",
-            self.daemon.program.display(),
-            self.name
-        );
-        self.daemon
-            .worker
-            .run(move || command.spawn().context(|| what))
+        command.envs(extra.iter().copied()).stdin(Stdio::null()).stdout(log).stderr(errors);
+        let what = format!("cannot start {} on {}", self.daemon.program.display(), self.name);
+        self.daemon.worker.run(move || command.spawn().context(|| what))
     }
 
     /// Waits until the daemon can serve an ADD; returns how long that took from now.
@@ -197,20 +181,25 @@ impl Node {
         wire::inspect(&self.socket())
     }
 
-    /// Runs `veni-ipamd --uninstall` with the node's environment: what the daemon has left on the node goes.
+    /// Runs `veni-ipamd --uninstall` with the node's environment: what the daemon has left on the node goes. `false`
+    /// when the daemon knows no such option (its `--help` does not name it).
     ///
     /// # Errors
     /// When it fails.
-    pub fn uninstall(&self) -> Result<()> {
-        let mut command = Command::new(&self.daemon.program);
-        command
-            .arg("--uninstall")
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        let output = self
-            .namespace
-            .output(command.envs(&self.daemon.environment))?;
-        succeeded("veni-ipamd --uninstall", Ok(output)).map(drop)
+    pub fn uninstall(&self) -> Result<bool> {
+        let bare = || {
+            let mut command = Command::new(&self.daemon.program);
+            command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+            command
+        };
+        // Without a provider in its environment, a daemon that does not know the option ends at once.
+        let help = self.namespace.output(bare().arg("--help").env("VENI_PROVIDER", "none"))?;
+        if !String::from_utf8_lossy(&help.stdout).contains("--uninstall") {
+            return Ok(false);
+        }
+        let output =
+            self.namespace.output(bare().arg("--uninstall").envs(&self.daemon.environment))?;
+        succeeded("veni-ipamd --uninstall", Ok(output)).map(|_| true)
     }
 
     /// The daemon's process id, while it runs.
@@ -226,19 +215,13 @@ impl Node {
     /// # Errors
     /// When it does not run.
     pub fn stop_ipamd(&self, signal: Signal) -> Result<ExitStatus> {
-        let mut child = self
-            .daemon
-            .process()
-            .take()
-            .ok_or_else(|| self.trouble("does not run"))?;
+        let mut child = self.daemon.process().take().ok_or_else(|| self.trouble("does not run"))?;
         let pid = i32::try_from(child.id())
             .map_err(std::io::Error::other)
             .context(|| "a process id".to_owned())?;
         kill(Pid::from_raw(pid), signal)
             .context(|| format!("cannot signal ipamd on {}", self.name))?;
-        child
-            .wait()
-            .context(|| format!("cannot wait for ipamd on {}", self.name))
+        child.wait().context(|| format!("cannot wait for ipamd on {}", self.name))
     }
 
     fn trouble(&self, message: &str) -> Error {

@@ -48,6 +48,23 @@ pub struct Worker {
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// Why no lab can be laid on this machine, `None` when one can. For tests, which then say that they are skipped.
+#[must_use]
+pub fn missing_feature() -> Option<String> {
+    let namespaces =
+        ["net", "mnt"].into_iter().find(|kind| !Path::new("/proc/self/ns").join(kind).exists());
+    if let Some(kind) = namespaces {
+        return Some(format!("the kernel has no {kind} namespaces"));
+    }
+    let tried = on_thread(|| unshare(CloneFlags::CLONE_NEWNET).context(String::new));
+    match tried {
+        Err(Error::Io { source, .. }) if source.raw_os_error() == Some(nix::libc::EPERM) => {
+            Some("CAP_SYS_ADMIN (run the tests as root)".to_owned())
+        }
+        _ => None,
+    }
+}
+
 // === impl Outer ===
 
 impl Outer {
@@ -90,14 +107,8 @@ impl Outer {
     /// Mounts a BPF filesystem at `dir`, visible inside the lab only.
     pub(crate) fn mount_bpf(&self, dir: &Path) -> Result<()> {
         self.run(|| {
-            mount(
-                Some("bpf"),
-                dir,
-                Some("bpf"),
-                MsFlags::empty(),
-                Some("mode=0700"),
-            )
-            .context(|| format!("cannot mount a BPF filesystem at {}", dir.display()))
+            mount(Some("bpf"), dir, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
+                .context(|| format!("cannot mount a BPF filesystem at {}", dir.display()))
         })
     }
 
@@ -129,22 +140,12 @@ impl Namespace {
                 MsFlags::MS_BIND,
                 None::<&str>,
             )
-            .context(|| {
-                format!(
-                    "cannot bind {name}'s network namespace to {}",
-                    path.display()
-                )
-            })?;
+            .context(|| format!("cannot bind {name}'s network namespace to {}", path.display()))?;
             crate::netlink::loopback_up()
                 .context(|| format!("cannot bring up {name}'s loopback"))?;
             own_namespace("net")
         })?;
-        Ok(Self {
-            name: name.into(),
-            path: path.into(),
-            net: Arc::new(net),
-            outer: outer.clone(),
-        })
+        Ok(Self { name: name.into(), path: path.into(), net: Arc::new(net), outer: outer.clone() })
     }
 
     /// Its name in the lab.

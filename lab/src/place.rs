@@ -61,18 +61,12 @@ pub fn take(name: &str) -> Result<(Lease, PathBuf)> {
             std::io::ErrorKind::AlreadyExists => Error::invalid(format!(
                 "the lab {name} is up{holder}: `veni-lab down --name {name}`, or choose another name"
             )),
-            _ => Error::Io {
-                what: format!("cannot make {}", dir.display()),
-                source,
-            },
+            _ => Error::Io { what: format!("cannot make {}", dir.display()), source },
         });
     }
     let lease = Lease { dir: dir.clone() };
     let pid = std::process::id();
-    let me = Owner {
-        pid,
-        started: started(pid).unwrap_or_default(),
-    };
+    let me = Owner { pid, started: started(pid).unwrap_or_default() };
     let text = serde_json::to_string(&me).map_err(std::io::Error::from);
     let written = text.and_then(|text| fs::write(dir.join("owner.json"), text));
     written.context(|| format!("cannot write {}", dir.join("owner.json").display()))?;
@@ -84,9 +78,8 @@ pub fn take(name: &str) -> Result<(Lease, PathBuf)> {
 pub fn living() -> Vec<String> {
     let entries = fs::read_dir(base()).into_iter().flatten().flatten();
     let living = entries.filter(|entry| owner(&entry.path()).is_some_and(Owner::lives));
-    let mut names: Vec<_> = living
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
+    let mut names: Vec<_> =
+        living.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     names
 }
@@ -94,9 +87,7 @@ pub fn living() -> Vec<String> {
 /// The process that has the lab `name`, when it lives.
 #[must_use]
 pub fn holder(name: &str) -> Option<u32> {
-    owner(&of(name))
-        .filter(|owner| owner.lives())
-        .map(|owner| owner.pid)
+    owner(&of(name)).filter(|owner| owner.lives()).map(|owner| owner.pid)
 }
 
 // === impl Lease ===
@@ -149,12 +140,7 @@ fn owner(dir: &Path) -> Option<Owner> {
 fn started(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in field 2 may contain anything, spaces and parentheses too.
-    stat.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -164,24 +150,9 @@ mod tests {
     #[test]
     fn a_process_is_known_by_its_start() {
         let pid = std::process::id();
-        let me = Owner {
-            pid,
-            started: started(pid).unwrap(),
-        };
+        let me = Owner { pid, started: started(pid).unwrap() };
         assert!(me.lives());
-        assert!(
-            !Owner {
-                started: me.started + 1,
-                ..me
-            }
-            .lives()
-        );
-        assert!(
-            !Owner {
-                pid: u32::MAX,
-                started: 0
-            }
-            .lives()
-        );
+        assert!(!Owner { started: me.started + 1, ..me }.lives());
+        assert!(!Owner { pid: u32::MAX, started: 0 }.lives());
     }
 }

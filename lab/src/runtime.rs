@@ -100,11 +100,7 @@ impl Runtime {
         let address = address
             .ok_or_else(|| plugin_error("ADD", sandbox, format!("no address in {result}")))?;
         self.write_cache(sandbox, &result)?;
-        Ok(Added {
-            address,
-            result,
-            elapsed: execution.elapsed,
-        })
+        Ok(Added { address, result, elapsed: execution.elapsed })
     }
 
     /// DEL with the cached result, then the cache entry goes.
@@ -134,10 +130,8 @@ impl Runtime {
     /// # Errors
     /// [`Error::Plugin`] when something is not as it was.
     pub fn check(&self, sandbox: &Sandbox) -> Result<()> {
-        self.node.run(|| {
-            self.execute("CHECK", sandbox, self.cached(sandbox))?
-                .check("CHECK", sandbox)
-        })
+        self.node
+            .run(|| self.execute("CHECK", sandbox, self.cached(sandbox))?.check("CHECK", sandbox))
     }
 
     /// Executes the plugin from the calling thread, which is in the node.
@@ -151,12 +145,7 @@ impl Runtime {
         previous: Option<Value>,
     ) -> Result<Execution> {
         let input = self.configuration(previous).to_string();
-        execute(
-            &self.plugin,
-            &[],
-            &self.environment(operation, sandbox),
-            input.as_bytes(),
-        )
+        execute(&self.plugin, &[], &self.environment(operation, sandbox), input.as_bytes())
     }
 
     /// The plugin's configuration, as libcni makes it of the conflist.
@@ -183,20 +172,12 @@ impl Runtime {
             ("CNI_NETNS", sandbox.netns.clone().into()),
             ("CNI_IFNAME", IFNAME.into()),
             ("CNI_ARGS", args.into()),
-            (
-                "CNI_PATH",
-                self.plugin
-                    .parent()
-                    .unwrap_or(Path::new("/opt/cni/bin"))
-                    .into(),
-            ),
+            ("CNI_PATH", self.plugin.parent().unwrap_or(Path::new("/opt/cni/bin")).into()),
         ]
     }
 
     fn cache_file(&self, sandbox: &Sandbox) -> PathBuf {
-        self.cache_dir
-            .join("results")
-            .join(format!("{NETWORK}-{}-{IFNAME}", sandbox.container_id))
+        self.cache_dir.join("results").join(format!("{NETWORK}-{}-{IFNAME}", sandbox.container_id))
     }
 
     /// The cached result of an attachment.
@@ -247,11 +228,7 @@ impl Execution {
         self.check(operation, sandbox)?;
         let parsed = serde_json::from_slice(&self.stdout);
         parsed.map_err(|error| {
-            plugin_error(
-                operation,
-                sandbox,
-                format!("the result is not JSON: {error}"),
-            )
+            plugin_error(operation, sandbox, format!("the result is not JSON: {error}"))
         })
     }
 }
@@ -267,14 +244,8 @@ pub fn execute(
     input: &[u8],
 ) -> Result<Execution> {
     let mut command = Command::new(program);
-    command
-        .args(args)
-        .env_clear()
-        .envs(environment.iter().map(|(name, value)| (name, value)));
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.args(args).env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let what = || format!("cannot execute {}", program.display());
     let start = Instant::now();
     let mut child = command.spawn().context(what)?;
@@ -293,9 +264,5 @@ pub fn execute(
 }
 
 fn plugin_error(operation: &'static str, sandbox: &Sandbox, message: String) -> Error {
-    Error::Plugin {
-        operation,
-        pod: sandbox.pod.clone(),
-        message,
-    }
+    Error::Plugin { operation, pod: sandbox.pod.clone(), message }
 }

@@ -75,15 +75,9 @@ impl Snapshot {
     #[must_use]
     pub fn difference(&self, later: &Self) -> Difference {
         let lines = |a: &Self, b: &Self| {
-            a.lines
-                .difference(&b.lines)
-                .map(|(kind, l)| format!("{kind:?}: {l}"))
-                .collect()
+            a.lines.difference(&b.lines).map(|(kind, l)| format!("{kind:?}: {l}")).collect()
         };
-        Difference {
-            added: lines(later, self),
-            removed: lines(self, later),
-        }
+        Difference { added: lines(later, self), removed: lines(self, later) }
     }
 
     /// How many links, routes, rules and nftables lines there are.
@@ -112,11 +106,8 @@ impl Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut lines = self
-            .added
-            .iter()
-            .map(|l| ('+', l))
-            .chain(self.removed.iter().map(|l| ('-', l)));
+        let mut lines =
+            self.added.iter().map(|l| ('+', l)).chain(self.removed.iter().map(|l| ('-', l)));
         lines.try_for_each(|(sign, line)| writeln!(f, "{sign} {line}"))
     }
 }

@@ -45,11 +45,7 @@ mod tests {
     fn percentiles_are_nearest_ranks() {
         let of = |n: u64| (1..=n).map(Duration::from_micros).collect::<Percentiles>();
         let check = |n, percent, expected| {
-            assert_eq!(
-                of(n).at(percent),
-                Duration::from_micros(expected),
-                "{n} {percent}"
-            )
+            assert_eq!(of(n).at(percent), Duration::from_micros(expected), "{n} {percent}")
         };
         check(1, 50, 1);
         check(2, 50, 1);

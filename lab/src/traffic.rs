@@ -49,9 +49,7 @@ impl Server {
             let at = (Ipv4Addr::UNSPECIFIED, port);
             let what = || format!("cannot listen on port {port} in {}", namespace.name());
             let datagrams = UdpSocket::bind(at).context(what)?;
-            datagrams
-                .set_read_timeout(Some(Duration::from_millis(200)))
-                .context(what)?;
+            datagrams.set_read_timeout(Some(Duration::from_millis(200))).context(what)?;
             Ok((TcpListener::bind(at).context(what)?, datagrams))
         })?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -62,11 +60,7 @@ impl Server {
             thread::spawn(move || serve_tcp(&accepting, &tcp)),
             thread::spawn(move || serve_udp(&datagrams, &udp)),
         ];
-        Ok(Self {
-            listener,
-            stop,
-            threads,
-        })
+        Ok(Self { listener, stop, threads })
     }
 }
 
@@ -121,10 +115,7 @@ pub(crate) fn connect_seen(to: SocketAddrV4, timeout: Duration) -> io::Result<So
 fn parse_seen(answer: &[u8]) -> io::Result<SocketAddrV4> {
     let text = String::from_utf8_lossy(answer);
     text.trim().parse().map_err(|_| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("the server answered {text:?}"),
-        )
+        io::Error::new(io::ErrorKind::InvalidData, format!("the server answered {text:?}"))
     })
 }
 
@@ -171,9 +162,7 @@ pub fn send_from(from: &Namespace, source: Ipv4Addr, to: SocketAddrV4) -> Result
     let what = || format!("cannot send from {source} in {}", from.name());
     from.run(|| {
         let socket = UdpSocket::bind((source, 0)).context(what)?;
-        socket
-            .set_read_timeout(Some(Duration::from_millis(500)))
-            .context(what)?;
+        socket.set_read_timeout(Some(Duration::from_millis(500))).context(what)?;
         socket.send_to(b"who am I", to).context(what)?;
         Ok(socket.recv_from(&mut [0; 64]).is_ok())
     })

@@ -102,15 +102,9 @@ impl Vpc {
             ("ipv4/conf/default/send_redirects", "0"),
             ("ipv4/conf/default/proxy_arp", "1"),
         ])?;
-        vpc.router
-            .ip(&format!("route add blackhole {VPC_CIDR}\n{}", gateways()?))?;
+        vpc.router.ip(&format!("route add blackhole {VPC_CIDR}\n{}", gateways()?))?;
         vpc.router.nft(ROUTER_RULES)?;
-        vpc.add_host(
-            &vpc.internet,
-            INTERNET_HOST,
-            24,
-            Ipv4Addr::new(198, 51, 100, 1),
-        )?;
+        vpc.add_host(&vpc.internet, INTERNET_HOST, 24, Ipv4Addr::new(198, 51, 100, 1))?;
         vpc.add_host(&vpc.peer, PEER_HOST, 16, Ipv4Addr::new(172, 31, 0, 1))?;
         Ok(vpc)
     }
@@ -129,8 +123,7 @@ impl Vpc {
             path = node.path().display(),
         ))?;
         // A proxied ARP answer is otherwise held back for up to 0.8 s (RFC 925's courtesy to the real owner).
-        self.router
-            .sysctls(&[(&format!("ipv4/neigh/{cable}/proxy_delay"), "0")])?;
+        self.router.sysctls(&[(&format!("ipv4/neigh/{cable}/proxy_delay"), "0")])?;
         self.set_addresses(&cable, &port.addresses)
     }
 
@@ -155,17 +148,10 @@ impl Vpc {
             line(&mut lines, &format!("route del {gone}/32 dev {cable}"));
         }
         for new in addresses.difference(held) {
-            line(
-                &mut lines,
-                &format!("route replace {new}/32 via {ENI_HOP} dev {cable} onlink"),
-            );
+            line(&mut lines, &format!("route replace {new}/32 via {ENI_HOP} dev {cable} onlink"));
         }
         held.clone_from(addresses);
-        if lines.is_empty() {
-            Ok(())
-        } else {
-            self.router.ip(&lines)
-        }
+        if lines.is_empty() { Ok(()) } else { self.router.ip(&lines) }
     }
 
     /// Gives `address`, a node's primary one, a way to and from the internet.
@@ -173,8 +159,7 @@ impl Vpc {
     /// # Errors
     /// When the router refuses it.
     pub fn make_public(&self, address: Ipv4Addr) -> Result<()> {
-        self.router
-            .nft(&format!("add element ip vpc public {{ {address} }}\n"))
+        self.router.nft(&format!("add element ip vpc public {{ {address} }}\n"))
     }
 
     /// What was dropped since the lab is up.
@@ -182,9 +167,7 @@ impl Vpc {
     /// # Errors
     /// When nftables' answer cannot be read.
     pub fn drops(&self) -> Result<Drops> {
-        let text = self
-            .router
-            .tool("nft", &["-j", "list", "table", "ip", "vpc"], "")?;
+        let text = self.router.tool("nft", &["-j", "list", "table", "ip", "vpc"], "")?;
         parse_drops(&text).ok_or_else(|| Error::invalid("cannot read the router's drop counters"))
     }
 
@@ -257,13 +240,9 @@ table ip vpc {
 /// The subnets' router addresses, on the loopback: they answer on every cable.
 fn gateways() -> Result<String> {
     SUBNETS.iter().try_fold(String::new(), |mut lines, subnet| {
-        let subnet: Ipv4Prefix = subnet
-            .parse()
-            .map_err(|error| Error::invalid(format!("{error}")))?;
-        line(
-            &mut lines,
-            &format!("addr add {}/32 dev lo", subnet.vpc_router()),
-        );
+        let subnet: Ipv4Prefix =
+            subnet.parse().map_err(|error| Error::invalid(format!("{error}")))?;
+        line(&mut lines, &format!("addr add {}/32 dev lo", subnet.vpc_router()));
         Ok(lines)
     })
 }

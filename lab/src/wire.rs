@@ -25,18 +25,13 @@ pub fn ask(socket: &Path, body: RequestBody) -> Result<ReplyBody> {
     let what = || format!("cannot ask ipamd at {}", socket.display());
     let mut stream = UnixStream::connect(socket).context(what)?;
     stream.set_read_timeout(Some(TIMEOUT)).context(what)?;
-    let mut line = serde_json::to_vec(&Request::new(body))
-        .map_err(std::io::Error::from)
-        .context(what)?;
+    let mut line =
+        serde_json::to_vec(&Request::new(body)).map_err(std::io::Error::from).context(what)?;
     line.push(b'\n');
     stream.write_all(&line).context(what)?;
     let mut answer = String::new();
-    BufReader::new(stream)
-        .read_line(&mut answer)
-        .context(what)?;
-    let reply: Reply = serde_json::from_str(&answer)
-        .map_err(std::io::Error::from)
-        .context(what)?;
+    BufReader::new(stream).read_line(&mut answer).context(what)?;
+    let reply: Reply = serde_json::from_str(&answer).map_err(std::io::Error::from).context(what)?;
     Ok(reply.body)
 }
 

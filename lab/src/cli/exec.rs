@@ -12,18 +12,11 @@ use nix::sched::{CloneFlags, setns};
 use super::control::{Answer, Request, ask};
 
 pub(super) fn exec(lab: &str, place: &str, command: &[String]) -> anyhow::Result<ExitCode> {
-    let Answer::Entrance { net, mounts } = ask(
-        lab,
-        &Request::Resolve {
-            place: place.to_owned(),
-        },
-    )?
+    let Answer::Entrance { net, mounts } = ask(lab, &Request::Resolve { place: place.to_owned() })?
     else {
         bail!("the lab {lab} answered something else: is it of another version?");
     };
-    let [program, args @ ..] = command else {
-        bail!("no command")
-    };
+    let [program, args @ ..] = command else { bail!("no command") };
     let open = |path| File::open(path).with_context(|| format!("cannot open {place}'s namespace"));
     let (net, mounts) = (open(net)?, open(mounts)?);
     // This process has one thread: the mount namespace can be changed.

@@ -1,10 +1,6 @@
 //! What the terminal gets: colour only where there is one.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the command line's own output"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line's own output")]
 
 use std::{fmt, io::IsTerminal as _, time::Duration};
 
@@ -27,11 +23,7 @@ pub(super) fn line(text: impl fmt::Display) {
 
 /// A check's outcome in one word.
 pub(super) fn verdict(passed: bool) -> String {
-    if passed {
-        paint("ok", "32")
-    } else {
-        paint("FAILED", "1;31")
-    }
+    if passed { paint("ok", "32") } else { paint("FAILED", "1;31") }
 }
 
 /// An error with its causes.
@@ -54,9 +46,5 @@ pub(super) fn millis(duration: Duration) -> String {
 
 fn paint(text: &str, colour: &str) -> String {
     let plain = !std::io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some();
-    if plain {
-        text.to_owned()
-    } else {
-        format!("\x1b[{colour}m{text}\x1b[0m")
-    }
+    if plain { text.to_owned() } else { format!("\x1b[{colour}m{text}\x1b[0m") }
 }

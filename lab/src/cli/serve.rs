@@ -49,10 +49,7 @@ pub(super) fn up(args: &LabArgs) -> anyhow::Result<ExitCode> {
         command.args(values.iter().flat_map(|value| [option, value]));
     }
     command.args(args.instant.then_some("--instant"));
-    print::step(format!(
-        "bringing up the lab {name} (log: {})",
-        log.display()
-    ));
+    print::step(format!("bringing up the lab {name} (log: {})", log.display()));
     let mut child = command.spawn().context("cannot start the lab's process")?;
     let start = Instant::now();
     loop {
@@ -68,10 +65,7 @@ pub(super) fn up(args: &LabArgs) -> anyhow::Result<ExitCode> {
         }
         if start.elapsed() > UP {
             child.kill()?;
-            bail!(
-                "the lab did not come up within {UP:?}; its log is {}",
-                log.display()
-            );
+            bail!("the lab did not come up within {UP:?}; its log is {}", log.display());
         }
         thread::sleep(POLL);
     }
@@ -87,9 +81,7 @@ pub(super) fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
     let lab = Lab::up(&args.config()?)?;
     let listener =
         UnixListener::bind(control_socket(&lab.dir)).context("cannot make the control socket")?;
-    print::step(format!(
-        "the lab {name} is up; `veni-lab status --name {name}`"
-    ));
+    print::step(format!("the lab {name} is up; `veni-lab status --name {name}`"));
     control::answer_until_down(&lab, &listener)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -98,10 +90,7 @@ pub(super) fn add(lab: &str, node: String, pod: String) -> anyhow::Result<ExitCo
     let Answer::Pod(pod) = ask(lab, &Request::Add { node, pod })? else {
         bail!("the lab answered something else")
     };
-    print::line(format!(
-        "{} on {}: {} ({} µs)",
-        pod.name, pod.node, pod.address, pod.micros
-    ));
+    print::line(format!("{} on {}: {} ({} µs)", pod.name, pod.node, pod.address, pod.micros));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -110,10 +99,7 @@ pub(super) fn del(lab: &str, names: &[String]) -> anyhow::Result<ExitCode> {
     let Answer::Pod(pod) = ask(lab, &Request::Del { pod })? else {
         bail!("the lab answered something else")
     };
-    print::line(format!(
-        "{} ({}) is gone ({} µs)",
-        pod.name, pod.address, pod.micros
-    ));
+    print::line(format!("{} ({}) is gone ({} µs)", pod.name, pod.address, pod.micros));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -158,13 +144,10 @@ fn show(status: &Status) {
         status.pid,
         status.dir.display()
     ));
-    let views = status.nodes.iter().map(|node| {
-        (
-            node.name.as_str(),
-            node.instance_type.as_str(),
-            node.ipamd.as_deref(),
-        )
-    });
+    let views = status
+        .nodes
+        .iter()
+        .map(|node| (node.name.as_str(), node.instance_type.as_str(), node.ipamd.as_deref()));
     pools(views.map(|(name, kind, view)| (name, kind, view.map_err(String::as_str))));
     if !status.pods.is_empty() {
         let mut table = print::table(["pod", "node", "address"]);
@@ -209,12 +192,9 @@ pub(super) fn pools<'a>(
                 eni.ifname
                     .as_ref()
                     .map_or_else(|| eni.device_index.to_string(), ToString::to_string),
-                eni.id
-                    .as_ref()
-                    .map_or_else(|| "-".to_owned(), ToString::to_string),
+                eni.id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
                 eni.phase.clone(),
-                eni.primary_address
-                    .map_or_else(|| "-".to_owned(), |address| address.to_string()),
+                eni.primary_address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
                 eni.pool.total.to_string(),
                 eni.pool.assigned.to_string(),
                 eni.pool.available.to_string(),

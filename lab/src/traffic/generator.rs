@@ -6,7 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -28,8 +28,15 @@ const RATE_PER_THREAD: u32 = 125;
 /// A generator that runs until it is stopped.
 #[derive(Debug)]
 pub struct Generator {
-    stop: Arc<AtomicBool>,
+    pace: Arc<Pace>,
     threads: Vec<JoinHandle<Counts>>,
+}
+
+/// What a generator's threads and its holder tell each other.
+#[derive(Debug, Default)]
+struct Pace {
+    stop: AtomicBool,
+    sent: AtomicU64,
 }
 
 /// What became of the attempts.
@@ -55,11 +62,8 @@ impl Generator {
     /// # Errors
     /// When the namespace cannot be entered.
     pub fn ping_flood(from: &Namespace, to: Ipv4Addr) -> Result<Self> {
-        let mut generator = Self {
-            stop: Arc::default(),
-            threads: Vec::new(),
-        };
-        generator.thread(from, move |stop| flood(to, stop))?;
+        let mut generator = Self { pace: Arc::default(), threads: Vec::new() };
+        generator.thread(from, move |pace| flood(to, pace))?;
         Ok(generator)
     }
 
@@ -68,22 +72,29 @@ impl Generator {
     /// # Errors
     /// When the namespace cannot be entered.
     pub fn connections(from: &Namespace, to: SocketAddrV4, rate: u32) -> Result<Self> {
-        let mut generator = Self {
-            stop: Arc::default(),
-            threads: Vec::new(),
-        };
+        let mut generator = Self { pace: Arc::default(), threads: Vec::new() };
         let threads = rate.div_ceil(RATE_PER_THREAD).max(1);
         let interval = Duration::from_secs(1) * threads / rate.max(1);
         for _ in 0..threads {
-            generator.thread(from, move |stop| connect(to, interval, stop))?;
+            generator.thread(from, move |pace| connect(to, interval, pace))?;
         }
         Ok(generator)
+    }
+
+    /// Waits until `attempts` more were made.
+    pub fn wait_for(&self, attempts: u64) {
+        let until = self.pace.sent.load(Ordering::Relaxed) + attempts;
+        while self.pace.sent.load(Ordering::Relaxed) < until
+            && self.threads.iter().any(|thread| !thread.is_finished())
+        {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Ends it and counts.
     #[must_use]
     pub fn stop(mut self) -> Counts {
-        self.stop.store(true, Ordering::Release);
+        self.pace.stop.store(true, Ordering::Release);
         let mut counts = Counts::default();
         for thread in self.threads.drain(..) {
             match thread.join() {
@@ -97,9 +108,9 @@ impl Generator {
     fn thread(
         &mut self,
         from: &Namespace,
-        work: impl FnOnce(&AtomicBool) -> io::Result<Counts> + Send + 'static,
+        work: impl FnOnce(&Pace) -> io::Result<Counts> + Send + 'static,
     ) -> Result<()> {
-        let (stop, from) = (Arc::clone(&self.stop), from.clone());
+        let (pace, from) = (Arc::clone(&self.pace), from.clone());
         let (entered, outcome) = std::sync::mpsc::channel();
         self.threads.push(thread::spawn(move || {
             let result = from.enter();
@@ -107,7 +118,7 @@ impl Generator {
             if entered.send(result).is_err() || failed {
                 return Counts::default();
             }
-            work(&stop).unwrap_or_else(|error| {
+            work(&pace).unwrap_or_else(|error| {
                 let mut counts = Counts::default();
                 counts.error(&error.to_string());
                 counts
@@ -122,7 +133,15 @@ impl Generator {
 
 impl Drop for Generator {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
+        self.pace.stop.store(true, Ordering::Release);
+    }
+}
+
+// === impl Pace ===
+
+impl Pace {
+    fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Acquire)
     }
 }
 
@@ -180,20 +199,19 @@ impl fmt::Display for Counts {
         if self.delayed > 0 {
             write!(f, ", {} after a repetition", self.delayed)?;
         }
-        self.errors
-            .iter()
-            .try_for_each(|(message, count)| write!(f, ", {count} × {message}"))
+        self.errors.iter().try_for_each(|(message, count)| write!(f, ", {count} × {message}"))
     }
 }
 
-fn flood(to: Ipv4Addr, stop: &AtomicBool) -> io::Result<Counts> {
+fn flood(to: Ipv4Addr, pace: &Pace) -> io::Result<Counts> {
     let mut pinger = Pinger::new(to)?;
     let mut counts = Counts::default();
     // A sequence number comes round after 65 s: an answer is counted once, and late ones are lost ones.
     let mut open = BTreeMap::new();
     let mut tick = Instant::now();
-    while !stop.load(Ordering::Acquire) {
+    while pace.goes_on() {
         counts.sent += 1;
+        pace.sent.fetch_add(1, Ordering::Relaxed);
         match pinger.send() {
             Ok(sequence) => drop(open.insert(sequence, Instant::now())),
             Err(error) => counts.error(&error.to_string()),
@@ -217,21 +235,20 @@ fn collect(
         if left.is_zero() {
             return Ok(());
         }
-        let sent = pinger
-            .receive(left)?
-            .and_then(|sequence| open.remove(&sequence));
+        let sent = pinger.receive(left)?.and_then(|sequence| open.remove(&sequence));
         if let Some(sent) = sent {
             counts.answer(sent.elapsed());
         }
     }
 }
 
-fn connect(to: SocketAddrV4, interval: Duration, stop: &AtomicBool) -> io::Result<Counts> {
+fn connect(to: SocketAddrV4, interval: Duration, pace: &Pace) -> io::Result<Counts> {
     let mut counts = Counts::default();
     let mut tick = Instant::now();
-    while !stop.load(Ordering::Acquire) {
+    while pace.goes_on() {
         let start = Instant::now();
         counts.sent += 1;
+        pace.sent.fetch_add(1, Ordering::Relaxed);
         match connect_seen(to, Duration::from_secs(5)) {
             Ok(_) => counts.answer(start.elapsed()),
             Err(error) => counts.error(&error.to_string()),

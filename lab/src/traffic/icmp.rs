@@ -40,12 +40,8 @@ impl Pinger {
     /// # Errors
     /// Without `CAP_NET_RAW`.
     pub fn new(to: Ipv4Addr) -> io::Result<Self> {
-        let socket = socket(
-            AddressFamily::Inet,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::Icmp,
-        )?;
+        let socket =
+            socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Icmp)?;
         setsockopt(&socket, RcvBuf, &(1 << 20))?;
         let [a, b, c, d] = to.octets();
         Ok(Self {
@@ -63,10 +59,7 @@ impl Pinger {
     pub fn echo(&mut self, timeout: Duration) -> io::Result<Option<Duration>> {
         let start = Instant::now();
         let sequence = self.send()?;
-        while let Some(left) = timeout
-            .checked_sub(start.elapsed())
-            .filter(|left| !left.is_zero())
-        {
+        while let Some(left) = timeout.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
             if self.receive(left)? == Some(sequence) {
                 return Ok(Some(start.elapsed()));
             }
@@ -81,12 +74,7 @@ impl Pinger {
     pub fn send(&mut self) -> io::Result<u16> {
         self.sequence = self.sequence.wrapping_add(1);
         let packet = echo_request(self.id, self.sequence);
-        sendto(
-            self.socket.as_raw_fd(),
-            &packet,
-            &self.to,
-            MsgFlags::empty(),
-        )?;
+        sendto(self.socket.as_raw_fd(), &packet, &self.to, MsgFlags::empty())?;
         Ok(self.sequence)
     }
 
@@ -95,9 +83,7 @@ impl Pinger {
     /// # Errors
     /// When the socket fails.
     pub fn receive(&self, timeout: Duration) -> io::Result<Option<u16>> {
-        let micros = i64::try_from(timeout.as_micros())
-            .unwrap_or(i64::MAX)
-            .max(1);
+        let micros = i64::try_from(timeout.as_micros()).unwrap_or(i64::MAX).max(1);
         setsockopt(&self.socket, ReceiveTimeout, &TimeVal::microseconds(micros))?;
         let mut buffer = [0; 256];
         match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {

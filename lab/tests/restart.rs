@@ -1,0 +1,92 @@
+//! Running pods keep their traffic through a daemon that is killed and started again.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::SocketAddrV4;
+
+use nix::sys::signal::Signal;
+use veni_lab::{
+    Lab, LabConfig,
+    lab::READY,
+    ns,
+    traffic::{Server, generator::Generator},
+    vpc::INTERNET_HOST,
+};
+use veni_provider::sim::SimConfig;
+
+const PORT: u16 = 8080;
+
+/// A lab whose name no other test has.
+fn lab(test: &str) -> Option<Lab> {
+    if let Some(missing) = ns::missing_feature() {
+        println!("SKIPPED: {missing}");
+        return None;
+    }
+    let mut config = LabConfig::two_nodes(&format!("{test}-{}", std::process::id()));
+    config.ec2 = SimConfig::instant();
+    Some(Lab::up(&config).unwrap())
+}
+
+/// Adds pods until one is on a secondary ENI, and returns that one's name.
+fn pod_on_a_secondary_eni(lab: &Lab, node: &str) -> String {
+    let names: Vec<_> = (0..16).map(|n| (node.to_owned(), format!("{node}-{n}"))).collect();
+    for added in lab.add_pods(&names) {
+        added.unwrap();
+    }
+    let view = lab.node(node).unwrap().inspect().unwrap();
+    let primary = view.enis.iter().find(|eni| eni.primary).unwrap().id.clone();
+    let of_secondary = view.addresses.iter().filter(|a| Some(&a.eni) != primary.as_ref());
+    of_secondary.filter_map(|a| a.pod.as_ref()).map(|pod| pod.name.clone()).next().unwrap()
+}
+
+fn nothing_is_lost_through(test: &str, end: Signal) {
+    let Some(lab) = lab(test) else { return };
+    let from = lab.pod(&pod_on_a_secondary_eni(&lab, "node-1")).unwrap();
+    let to = lab.pod(&pod_on_a_secondary_eni(&lab, "node-2")).unwrap();
+    let _servers =
+        [&to.namespace, &lab.vpc.internet].map(|place| Server::start(place, PORT).unwrap());
+    let peer = SocketAddrV4::new(to.added.address, PORT);
+    let traffic = [
+        (
+            "pings to the other node",
+            Generator::ping_flood(&from.namespace, to.added.address).unwrap(),
+        ),
+        ("pings to the internet", Generator::ping_flood(&from.namespace, INTERNET_HOST).unwrap()),
+        ("new connections", Generator::connections(&from.namespace, peer, 1000).unwrap()),
+        (
+            "new SNATed connections",
+            Generator::connections(&from.namespace, SocketAddrV4::new(INTERNET_HOST, PORT), 100)
+                .unwrap(),
+        ),
+    ];
+    let [_, _, (_, connections), _] = &traffic;
+    connections.wait_for(500);
+    let node = lab.node("node-1").unwrap();
+    node.stop_ipamd(end).unwrap();
+    connections.wait_for(500);
+    node.spawn_ipamd(&[]).unwrap();
+    node.wait_ready(READY).unwrap();
+    connections.wait_for(1000);
+    for (what, generator) in traffic {
+        let counts = generator.stop();
+        println!("{what}: {counts}");
+        counts.all_answered().unwrap();
+    }
+    assert_eq!(lab.vpc.drops().unwrap(), veni_lab::vpc::Drops::default());
+    // The daemon that came back holds every pod.
+    let view = node.inspect().unwrap();
+    assert_eq!(view.pool.assigned, 16, "{:?}", view.pool);
+    for pod in lab.pods() {
+        pod.node.runtime.check(&pod.sandbox).unwrap();
+    }
+}
+
+#[test]
+fn traffic_loses_nothing_through_a_killed_daemon() {
+    nothing_is_lost_through("kill", Signal::SIGKILL);
+}
+
+#[test]
+fn traffic_loses_nothing_through_a_terminated_daemon() {
+    nothing_is_lost_through("term", Signal::SIGTERM);
+}
