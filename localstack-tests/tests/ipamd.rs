@@ -1,5 +1,7 @@
 //! ipamd's pool over real EC2 requests, with EC2's semantics: growing, shrinking, refusals, lost answers, a crash.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{collections::BTreeSet, time::Duration};
 
 use veni_localstack_tests::{Account, Daemon, Delays, Fault, LocalStack, Tier, When};

@@ -2,6 +2,8 @@
 //! asserted one by one. A test here that fails after an upgrade of LocalStack is good news: upstream has mended it;
 //! move the case to "like EC2".
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{
     collections::BTreeSet,
     sync::atomic::{AtomicU32, Ordering},

@@ -1,6 +1,8 @@
 //! What the conformance suite cannot ask of a provider: classes of injected refusals, metadata's whims, pages, the
 //! SDK's variables, memory.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{collections::BTreeSet, process::Command, time::Duration};
 
 use veni_core::id::SubnetId;

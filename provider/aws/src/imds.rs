@@ -14,7 +14,8 @@ const ROOT: &str = "/latest/meta-data/";
 
 /// Who and where this instance is.
 pub(crate) async fn identity(imds: &Client, region: &str) -> CloudResult<InstanceIdentity> {
-    let key = |name| value(imds, name);
+    // Boxed: the SDK's futures are kilobytes each, and there are many at once.
+    let key = |name| Box::pin(value(imds, name));
     let (instance_id, instance_type, availability_zone, primary_mac, local_ipv4) = tokio::try_join!(
         key("instance-id"),
         key("instance-type"),
@@ -49,7 +50,7 @@ pub(crate) async fn interfaces(imds: &Client) -> CloudResult<Vec<MetadataInterfa
 
 async fn interface(imds: &Client, mac: Mac) -> CloudResult<Option<MetadataInterface>> {
     let base = format!("network/interfaces/macs/{mac}");
-    let key = |name: &'static str| optional(imds, name, format!("{base}/{name}"));
+    let key = |name: &'static str| Box::pin(optional(imds, name, format!("{base}/{name}")));
     let (
         id,
         device_index,
