@@ -83,6 +83,9 @@ pub enum Error {
         /// Why the address could not be given back.
         release: ipamd::Error,
     },
+    /// The plugin is wrong.
+    #[error("this is a bug in veni-cni, please report it: {0}")]
+    Bug(String),
     /// A name in a message that is no name.
     #[error(transparent)]
     Name(#[from] ParseIdError),
@@ -106,6 +109,7 @@ impl Error {
             Self::NotAvailable(_) => Code::NotAvailable,
             Self::Release { cause, .. } => cause.code(),
             Self::Name(_) => Code::Protocol,
+            Self::Bug(_) => Code::Internal,
             Self::Ipamd(error) => match error {
                 ipamd::Error::Missing { .. }
                 | ipamd::Error::Refused { .. }

@@ -43,6 +43,12 @@ pub fn run(variable: impl Fn(&str) -> Option<OsString>, stdin: impl Read) -> Ans
     }
 }
 
+/// What goes to standard output when the plugin has a bug: `message` says where.
+#[must_use]
+pub fn panic_report(message: &str) -> String {
+    Error::Bug(message.to_owned()).to_json(SpecVersion::NEWEST.as_str())
+}
+
 fn handle(
     variable: impl Fn(&str) -> Option<OsString>,
     stdin: impl Read,

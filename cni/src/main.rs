@@ -21,6 +21,12 @@ static ARENA: arena::Arena = arena::Arena::new();
 // would any C program.
 #[unsafe(no_mangle)]
 extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
+    std::panic::set_hook(Box::new(|info| {
+        // The runtime shows what is on standard output, and what is left is found by the next ADD or DEL.
+        let report = veni_cni::panic_report(&info.to_string());
+        let written = io::stdout().write_all(report.as_bytes()).and_then(|()| io::stdout().flush());
+        std::process::exit(if written.is_ok() { 1 } else { 2 });
+    }));
     let answer = veni_cni::run(|name| std::env::var_os(name), io::stdin().lock());
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(answer.stdout.as_bytes()).and_then(|()| stdout.flush());

@@ -44,6 +44,8 @@ pub enum Code {
     Protocol = 102,
     /// The daemon failed.
     Daemon = 103,
+    /// The plugin failed (the specification's own plugins use this number).
+    Internal = 999,
 }
 
 /// What is not a version that this plugin speaks.

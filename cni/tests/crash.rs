@@ -61,3 +61,16 @@ fn del_after_a_killed_del_gives_the_address_back() {
         assert_eq!(node.state(), before);
     });
 }
+
+#[test]
+fn a_panic_is_reported_as_the_specification_wants_errors() {
+    on_a_node(|mut node| {
+        let before = node.state();
+        let mut environment = node.environment("ADD");
+        environment.push(("VENI_FAULT", "wire:host:panic".into()));
+        let outcome = finish(start(&environment, node.config().to_string().as_bytes()));
+        assert_eq!((outcome.code, &outcome.stdout["code"]), (Some(1), &json!(999)), "{outcome:?}");
+        assert_eq!(node.call("DEL").code, Some(0));
+        assert_eq!(node.state(), before);
+    });
+}

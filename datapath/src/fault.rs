@@ -1,18 +1,21 @@
 //! Places to die at, for the tests of half-done work.
 //!
 //! Without feature `fault-points` every [`point`] is nothing. With it, `VENI_FAULT=<point>:kill` ends the process
-//! there by `SIGKILL`, as an out-of-memory kill would: no destructor, no undo.
+//! there by `SIGKILL`, as an out-of-memory kill would: no destructor, no undo. `VENI_FAULT=<point>:panic` panics.
 
 #![cfg_attr(feature = "fault-points", expect(unsafe_code, reason = "raising SIGKILL"))]
 
 /// Dies here if the environment says so.
 #[cfg(feature = "fault-points")]
 pub fn point(name: &str) {
-    let armed = std::env::var("VENI_FAULT")
-        .is_ok_and(|fault| fault.strip_suffix(":kill").is_some_and(|armed| armed == name));
-    if armed {
-        // SAFETY: no pointers.
-        unsafe { libc::raise(libc::SIGKILL) };
+    let Ok(fault) = std::env::var("VENI_FAULT") else { return };
+    match fault.rsplit_once(':') {
+        Some((armed, "kill")) if armed == name => {
+            // SAFETY: no pointers.
+            unsafe { libc::raise(libc::SIGKILL) };
+        }
+        Some((armed, "panic")) if armed == name => panic!("fault point {name}"),
+        _ => {}
     }
 }
 

@@ -481,6 +481,7 @@ fn retry(mut call: impl FnMut() -> libc::ssize_t) -> io::Result<usize> {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
+    use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE};
     use netlink_packet_route::{
         address::{AddressAttribute, AddressMessage},
         route::{RouteAddress, RouteAttribute, RouteMessage},
@@ -551,6 +552,40 @@ mod tests {
             let Error::Rejected(rejected) = error else { panic!("{error:?}") };
             assert!(!rejected.ext_ack.is_empty(), "{rejected:?}");
         });
+    }
+
+    /// A kernel that marks the first `interruptions` dumps as inconsistent; each holds one address and the end.
+    fn dump_from_a_kernel_that_interrupts(interruptions: u32) -> Result<usize> {
+        use std::os::unix::net::UnixDatagram;
+        let (ours, kernels) = UnixDatagram::pair().unwrap();
+        std::thread::spawn(move || {
+            let mut request = [0; 256];
+            for round in 0.. {
+                if kernels.recv(&mut request).unwrap_or(0) == 0 {
+                    return;
+                }
+                let sequence = u32::from_ne_bytes(request[8..12].try_into().unwrap());
+                let flags = if round < interruptions { NLM_F_DUMP_INTR } else { 0 };
+                let message = address(1).message;
+                let mut reply = Vec::new();
+                let length = NetlinkSerializable::buffer_len(&message);
+                frame::encode(&mut reply, 20, 0, sequence, length, |body| message.serialize(body));
+                frame::encode(&mut reply, NLMSG_DONE, flags, sequence, 4, |_| {});
+                kernels.send(&reply).unwrap();
+            }
+        });
+        let (out, input) = (Vec::new(), Vec::new());
+        let mut socket = Socket { fd: ours.into(), sequence: 0, strict: true, out, input };
+        let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        socket.dump(all, Some).map(|found| found.len())
+    }
+
+    #[test]
+    fn an_interrupted_dump_is_made_again_and_not_for_ever() {
+        assert_eq!(dump_from_a_kernel_that_interrupts(0).unwrap(), 1);
+        assert_eq!(dump_from_a_kernel_that_interrupts(DUMP_ATTEMPTS - 1).unwrap(), 1);
+        let error = dump_from_a_kernel_that_interrupts(DUMP_ATTEMPTS).unwrap_err();
+        assert!(matches!(error, Error::Interrupted), "{error:?}");
     }
 
     #[test]
