@@ -64,7 +64,7 @@ if ! [ -x "$SYS/usr/bin/rustc" ]; then
     new=$SYS.new
     rm -rf "$new"
     mkdir -p "$new/deb"
-    (cd "$new/deb" && apt-get download -q rustc-web "libstd-rust-web-$V" libstd-rust-web-dev libstd-rust-web-dev-bpf "$L" >/dev/null)
+    (cd "$new/deb" && apt-get -o APT::Sandbox::User=root download -q rustc-web "libstd-rust-web-$V" libstd-rust-web-dev libstd-rust-web-dev-bpf "$L" >/dev/null)
     for deb in "$new"/deb/*.deb; do dpkg -x "$deb" "$new"; done
     rm -rf "$new/deb" "$SYS"
     mv "$new" "$SYS"

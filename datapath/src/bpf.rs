@@ -8,7 +8,7 @@
 //! Order for the caller: [`Filter::open`], [`Filter::sync`] with every pod of the ledger, then
 //! [`Filter::ensure_attached`].
 //!
-//! Deliberately absent: detaching, and TCX (an attach waits for RCU: docs/adr/0002).
+//! Deliberately absent: detaching, and TCX (an attach waits for RCU: docs/adr/0003).
 
 use std::{
     collections::BTreeMap,
