@@ -24,7 +24,7 @@ tier_lint() {
 tier_house() { tests --test house --test runner; }
 
 tier_unit() {
-    tests --lib --bins --test binary --test conformance --test pool --test results --test sim --test sim_properties \
+    tests --lib --test binary --test conformance --test pool --test results --test sim --test sim_properties \
         --test socket
     tests --doc
 }
@@ -38,7 +38,7 @@ tier_kernel() {
         --test routing
 }
 
-tier_faults() { tests --test crash; }
+tier_faults() { tests --test crash --test faults; }
 
 tier_property() { tests --test random; }
 
