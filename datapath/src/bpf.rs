@@ -69,6 +69,20 @@ struct Value(veni_ebpf_common::PodValue);
 // SAFETY: `repr(C)` of fixed-width fields without padding (asserted where it is defined).
 unsafe impl aya::Pod for Value {}
 
+/// Takes the filter off a node that has no pods left: the anchor links with their blocks, and the pinned maps.
+///
+/// # Errors
+/// When the kernel refuses, or the pins cannot be removed.
+pub fn remove(bpf_dir: &Path) -> Result<()> {
+    attach::remove_anchor()?;
+    match std::fs::remove_dir_all(load::pins(bpf_dir)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("removing the pinned maps")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 // === impl Filter ===
 
 impl Filter {

@@ -21,3 +21,4 @@ pub mod server;
 pub mod start;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod uninstall;

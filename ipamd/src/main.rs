@@ -14,10 +14,31 @@ use veni_ipamd::{
     metrics::Metrics,
     server,
     start::{self, Channels, KernelPod, Start},
+    uninstall,
 };
 use veni_provider::Cloud;
 
+const HELP: &str = "\
+veni-ipamd keeps a node's pool of pod addresses. It is configured by environment variables: `venictl config` lists them.
+
+Usage: veni-ipamd [--uninstall | --version | --help]
+
+      --uninstall  Remove what veni has left on this node (filter, rules, routes, nft table, journal); refused while
+                   pods use it or another ipamd runs
+      --version    Print the version
+      --help       Print this";
+
 fn main() -> ExitCode {
+    let argument = std::env::args().nth(1);
+    match argument.as_deref() {
+        None | Some("--uninstall") => {}
+        Some("--help" | "-h") => return say(HELP),
+        Some("--version" | "-V") => return say(concat!("veni-ipamd ", env!("CARGO_PKG_VERSION"))),
+        Some(_) => {
+            say(HELP);
+            return ExitCode::from(2);
+        }
+    }
     let config = match Config::from_vars(std::env::vars()) {
         Ok((config, warnings)) => {
             init_logs(&config);
@@ -38,6 +59,15 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if argument.is_some() {
+        return match uninstall::uninstall(&config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     // One thread: the owner's work is microseconds, and memory is shared with the pods.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime
@@ -50,6 +80,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+#[expect(clippy::print_stdout, reason = "asked for by the caller")]
+fn say(text: &str) -> ExitCode {
+    println!("{text}");
+    ExitCode::SUCCESS
 }
 
 fn init_logs(config: &Config) {

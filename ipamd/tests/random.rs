@@ -3,7 +3,11 @@
 //! `VENI_RANDOM_OPS` operations (12,000 unless told otherwise) in worlds of 500; the seed of each world is printed
 //! when it fails, and `VENI_RANDOM_SEED=<seed>` runs that world alone. Seeds that once failed are in [`REGRESSIONS`].
 
-#![expect(clippy::unwrap_used, reason = "a test says by panicking what does not hold")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test says by panicking what does not hold"
+)]
 
 use std::{collections::BTreeMap, env, net::Ipv4Addr, time::Duration};
 

@@ -61,6 +61,16 @@ pub(super) fn ensure(
     Ok(repairs)
 }
 
+/// Removes what keeps the blocks alive: without pods' veths, the blocks and their filters go with it.
+pub(super) fn remove_anchor() -> Result<()> {
+    let mut socket = Socket::open().map_err(Error::netlink("opening a netlink socket"))?;
+    let Some(index) = anchor_index(&mut socket)? else { return Ok(()) };
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    let request = Request::plain(RouteNetlinkMessage::DelLink(link));
+    socket.transact(&[request]).map_err(Error::netlink("removing the anchor link"))
+}
+
 fn anchor_index(socket: &mut Socket) -> Result<Option<u32>> {
     let link = socket
         .get_link_by_name(ANCHOR[0])

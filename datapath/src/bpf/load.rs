@@ -7,7 +7,7 @@ use std::{
     collections::HashSet,
     fs,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use aya::maps::{HashMap, Map, MapData, MapInfo, PerCpuArray};
@@ -33,8 +33,13 @@ pub(super) struct Loaded {
     pub(super) adopted: bool,
 }
 
+/// Where the maps of this layout are pinned.
+pub(super) fn pins(bpf_dir: &Path) -> PathBuf {
+    bpf_dir.join(format!("v{LAYOUT_VERSION}"))
+}
+
 pub(super) fn load(bpf_dir: &Path) -> Result<Loaded> {
-    let dir = bpf_dir.join(format!("v{LAYOUT_VERSION}"));
+    let dir = pins(bpf_dir);
     bpffs::ensure_dir(&dir)?;
     let mut object = Object::parse(OBJECT).map_err(|e| bpf("reading the object".to_owned(), e))?;
     let pods = map(&object, PODS, &dir)?;

@@ -46,6 +46,24 @@ pub struct Desired {
     pub blocks: Option<FilterBlocks>,
 }
 
+impl Desired {
+    /// Nothing of ours: what a node looks like once veni has left it.
+    #[must_use]
+    pub fn nothing(table_base: u32) -> Self {
+        Self {
+            rules: BTreeSet::new(),
+            eni_routes: BTreeSet::new(),
+            pod_routes: BTreeMap::new(),
+            pod_table: table_base,
+            eni_tables: table_base + 1..=table_base + 255,
+            secondary: Vec::new(),
+            sysctls: Vec::new(),
+            pod_links: Vec::new(),
+            blocks: None,
+        }
+    }
+}
+
 /// What `config` and `pods` ask for.
 #[must_use]
 pub fn desired(config: &HostConfig, pods: &[PodLink]) -> Desired {

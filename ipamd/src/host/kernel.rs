@@ -94,7 +94,7 @@ impl Kernel {
         events: UnboundedSender<HostEvent>,
     ) -> Result<Self, veni_datapath::Error> {
         let filter = Arc::new(Filter::open(&PathBuf::from(&config.bpf_dir), config.eni_mark_mask)?);
-        filter.ensure_attached()?;
+        // Attached by `resume`, once the map holds the pods: an empty map would drop their packets.
         let (orders, received) = channel();
         let changes = orders.clone();
         let watched = WatchConfig {
@@ -163,6 +163,7 @@ impl Host for Kernel {
     fn resume(&mut self, pods: &[(Allocation, Mac)]) -> Result<(), String> {
         let entries = pods.iter().map(|(a, mac)| (a.host_ifindex, self.entry(a, *mac))).collect();
         let changed = self.filter.sync(&entries).map_err(|error| chain(&error))?;
+        self.filter.ensure_attached().map_err(|error| chain(&error))?;
         tracing::info!(
             pods = pods.len(),
             changed,
@@ -301,20 +302,26 @@ impl Keeper {
             .map(|eni| (eni.slot, eni.ifname.clone()))
             .collect();
         let pods: Vec<_> = self.pods.values().cloned().collect();
+        // A conflict stands until somebody removes it, which is notified; only what failed is tried again.
+        let mut sound = true;
         match host::reconcile(&host::desired(&config, &pods)) {
             Ok(report) => {
                 self.repaired(&report.repaired);
+                sound &= report.failed.is_empty();
                 problems.extend(report.failed);
                 problems.extend(report.conflicts.iter().map(ToString::to_string));
             }
-            Err(error) => problems.push(chain(&error)),
+            Err(error) => {
+                sound = false;
+                problems.push(chain(&error));
+            }
         }
         if let Err(error) = self.keep_nft(&config, &wanted) {
+            sound = false;
             problems.push(chain(&error));
         }
         self.check_filter();
         self.settled = true;
-        let sound = problems.is_empty();
         self.report(ready, problems);
         sound
     }

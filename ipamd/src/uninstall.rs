@@ -1,0 +1,60 @@
+//! Leaving a node: everything that veni has made there goes. The opposite of a restart, which leaves everything.
+
+use std::{fs, io, path::Path};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use veni_core::config::Config;
+use veni_datapath::{
+    bpf::{self, Filter},
+    host::{self, Desired},
+    nft,
+};
+
+/// Removes filter, rules, routes, the nft table, socket and journal, in the current network namespace.
+///
+/// # Errors
+/// When pods still use veni, when another ipamd runs, or when the kernel refuses.
+pub fn uninstall(config: &Config) -> Result<()> {
+    let state_dir = Path::new(&config.state_dir);
+    let lock = state_dir.join("lock");
+    fs::create_dir_all(state_dir).with_context(|| format!("making {}", state_dir.display()))?;
+    let file = fs::File::create(&lock).with_context(|| format!("making {}", lock.display()))?;
+    let Ok(_held) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+        bail!("another ipamd serves this node: stop it first");
+    };
+    refuse_while_pods(config)?;
+    nft::remove().context("removing the nft table")?;
+    let report = host::reconcile(&Desired::nothing(config.table_base))
+        .context("removing rules and routes")?;
+    for repair in report.repaired {
+        tracing::info!(kind = repair.kind.name(), what = repair.what, "removed");
+    }
+    if !report.failed.is_empty() {
+        bail!("not removed: {}", report.failed.join("; "));
+    }
+    bpf::remove(Path::new(&config.bpf_dir)).context("removing the filter")?;
+    for path in [Path::new(&config.socket).to_path_buf(), state_dir.join("journal"), lock] {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    tracing::info!("veni has left this node; sysctls stay as they are");
+    Ok(())
+}
+
+fn refuse_while_pods(config: &Config) -> Result<()> {
+    let filter = Filter::open(Path::new(&config.bpf_dir), config.eni_mark_mask)
+        .context("opening the filter's maps")?;
+    let pods = filter.pods().context("reading the filter's map")?;
+    let links = host::links().context("listing links")?;
+    let using =
+        pods.keys().filter(|index| links.iter().any(|link| link.ifindex == **index)).count();
+    if using > 0 {
+        bail!("{using} pods on this node still use veni: drain the node first");
+    }
+    Ok(())
+}
