@@ -1,9 +1,10 @@
-//! `veni-lab bench add`: what an ADD takes, beside what it must take at least, in the same run.
+//! `veni-lab bench`: `daemon` measures the daemon by itself; `add` what an ADD takes, beside what it must take at least, in the same run.
 //!
 //! Every number is the time from before the fork to after the exit, as a runtime sees it. The plugin and the floor
 //! take turns, on the same node, with the same pipes and environment; each in a namespace made before. The pool is
 //! warm: no ADD waits for EC2.
 
+mod daemon;
 mod report;
 mod runs;
 
@@ -24,6 +25,8 @@ use super::{Output, interrupt, print};
 pub(super) enum What {
     /// ADD and DEL through the plugin, against the floor
     Add(Options),
+    /// The daemon by itself: allocate requests, memory, idle CPU, starts
+    Daemon(daemon::Options),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -55,7 +58,13 @@ pub(super) struct Options {
 const REQUESTS: u32 = 100;
 
 pub(super) fn bench(what: &What) -> anyhow::Result<ExitCode> {
-    let What::Add(options) = what;
+    match what {
+        What::Add(options) => add(options),
+        What::Daemon(options) => daemon::run(options),
+    }
+}
+
+fn add(options: &Options) -> anyhow::Result<ExitCode> {
     interrupt::remove_on_signal(&options.name)?;
     let progress = |text: &str| {
         if options.output == Output::Table {

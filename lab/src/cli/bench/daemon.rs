@@ -57,7 +57,10 @@ pub(in super::super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let held = options.pods + 10;
     let config = LabConfig {
         name: options.name.clone(),
-        nodes: vec![NodeConfig { instance_type: NODE_TYPE.parse()?, ..NodeConfig::new("node-1", "m5.xlarge") }],
+        nodes: vec![NodeConfig {
+            instance_type: NODE_TYPE.parse()?,
+            ..NodeConfig::new("node-1", "m5.xlarge")
+        }],
         ec2: SimConfig::instant(),
     }
     .with_env("WARM_IP_TARGET", "1")
@@ -238,7 +241,10 @@ fn report(
             load.pods.to_string(),
             format!("{} µs", micros(load.requests.at(50))),
             format!("{} µs", micros(load.requests.at(99))),
-            format!("{:.1} MiB", f64::from(u32::try_from(load.resident_kib).unwrap_or(u32::MAX)) / 1024.0),
+            format!(
+                "{:.1} MiB",
+                f64::from(u32::try_from(load.resident_kib).unwrap_or(u32::MAX)) / 1024.0
+            ),
         ]);
     }
     print::line(table);
