@@ -310,6 +310,21 @@ impl Daemon {
         Ok(attached)
     }
 
+    /// As [`Daemon::audit`], but with the time that the daemon's comparison with metadata takes: a call under way when
+    /// a daemon was killed can have its effect after its successor has looked at EC2.
+    ///
+    /// # Errors
+    /// What still does not hold after it.
+    pub async fn audit_in_time(&self) -> anyhow::Result<Vec<Interface>> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.audit().await {
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(LOOK_PERIOD).await,
+                ended => return ended,
+            }
+        }
+    }
+
     /// How often the daemon made a call of `action`, answered in whatever way.
     ///
     /// # Errors
