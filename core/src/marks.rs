@@ -89,10 +89,7 @@ mod tests {
     fn masks_that_touch_foreign_bits_are_refused() {
         assert!(EniMarkMask::new(0x00ff_0000, 0x80).is_some());
         for bad in [0, 0x7f, 0x0000_ff00, 0x0001_fe80, 0x0f0f_0000] {
-            assert!(
-                EniMarkMask::new(bad, 0x80).is_none(),
-                "{bad:#x} was accepted"
-            );
+            assert!(EniMarkMask::new(bad, 0x80).is_none(), "{bad:#x} was accepted");
         }
     }
 
@@ -100,10 +97,7 @@ mod tests {
     fn slots_are_distinct_per_device_and_never_zero() {
         let primary = EniSlot::new(0, 0).unwrap();
         assert_eq!((primary.get(), primary.table(7600)), (1, 7601));
-        assert_eq!(
-            EniMarkMask::default().mark(EniSlot::new(0, 3).unwrap()),
-            0x0004_0000
-        );
+        assert_eq!(EniMarkMask::default().mark(EniSlot::new(0, 3).unwrap()), 0x0004_0000);
         assert_eq!(EniSlot::new(16, 0), None);
     }
 }
