@@ -150,32 +150,59 @@ async fn an_instance_with_many_cards_shows_them() {
     assert_eq!(described.attachment.unwrap().network_card, 3);
 }
 
-/// The daemon runs against any double by the SDK's own variables, and stays small.
-#[tokio::test]
-async fn the_sdks_variables_lead_to_a_double_and_it_stays_small() {
-    /// What the whole daemon may have with this provider (docs/SPECIFICATION.md); here, unoptimised, the SDK alone.
-    const RESIDENT_KIB: u64 = 25 * 1024;
-    let place = Place::new().await;
-    let eni = place.attached().await;
-    let mut probe = Command::new(env!("CARGO_BIN_EXE_veni-aws-probe"));
-    probe
+/// What a daemon may have with this provider (docs/SPECIFICATION.md). Here the build is not optimised.
+const RESIDENT_KIB: u64 = 25 * 1024;
+
+/// The environment of a program that is to reach the doubles by the SDK's own variables.
+fn reaching(program: &str, node: &Node) -> Command {
+    let mut command = Command::new(program);
+    command
         .env_clear()
         .env("AWS_ENDPOINT_URL_EC2", LocalStack::shared(Tier::Semantics).endpoint())
-        .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", place.node.metadata.endpoint())
+        .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", node.metadata.endpoint())
+        // No AWS_REGION: metadata names it.
         .env("AWS_ACCESS_KEY_ID", "test")
         .env("AWS_SECRET_ACCESS_KEY", "test");
-    // No AWS_REGION: metadata names it. The runtime that serves metadata must go on meanwhile.
-    let told = tokio::task::spawn_blocking(move || probe.output()).await.unwrap().unwrap();
-    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
-    let told: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+    command
+}
+
+/// Runs it aside: the runtime that serves metadata must go on meanwhile.
+async fn output(mut command: Command) -> serde_json::Value {
+    let ran = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    serde_json::from_slice(&ran.stdout).unwrap()
+}
+
+fn assert_small(told: &serde_json::Value, what: &str) {
+    let resident = told["resident_kib"].as_u64().unwrap();
+    println!("{what}: {resident} KiB resident");
+    assert!(resident <= RESIDENT_KIB, "{what}: {resident} KiB");
+}
+
+/// The daemon runs against any double by the SDK's own variables.
+#[tokio::test]
+async fn the_sdks_variables_lead_to_a_double() {
+    let place = Place::new().await;
+    let eni = place.attached().await;
+    let told = output(reaching(env!("CARGO_BIN_EXE_veni-aws-probe"), &place.node)).await;
     assert_eq!(told["identity"]["region"], "eu-central-1");
     assert_eq!(told["identity"]["instance_id"], place.node.instance.as_str());
     for list in ["attached", "metadata"] {
-        let ids: BTreeSet<_> =
-            told[list].as_array().unwrap().iter().map(|i| i["id"].as_str()).collect();
+        let listed = told[list].as_array().unwrap();
+        let ids: BTreeSet<_> = listed.iter().map(|i| i["id"].as_str()).collect();
         assert!(ids.contains(&Some(eni.id.as_str())), "{list}: {ids:?}");
     }
-    let resident = told["resident_kib"].as_u64().unwrap();
-    println!("resident after use: {resident} KiB");
-    assert!(resident <= RESIDENT_KIB, "{resident} KiB");
+    assert_small(&told, "the provider alone");
+}
+
+#[tokio::test]
+async fn the_pool_with_700_pods_stays_small() {
+    let account = Account::new(LocalStack::shared(Tier::Semantics)).await.unwrap();
+    let subnet = account.subnet("10.0.0.0/20").await.unwrap();
+    let node = account.run_instance("m5.24xlarge", &subnet, &[]).await.unwrap();
+    let mut probe = reaching(env!("CARGO_BIN_EXE_veni-ipamd-probe"), &node);
+    probe.arg("700").env("VENI_ADD_WAIT_SECS", "60");
+    let told = output(probe).await;
+    assert_eq!(told["pods"], 700);
+    assert_small(&told, "ipamd's pool with 700 pods");
 }
