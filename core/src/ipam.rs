@@ -3,6 +3,7 @@
 //! * [`record`]: what is written to the journal. The ledger is a fold of records, nothing else changes it.
 //! * [`ledger`]: who has which address, and where each ENI is in its life.
 //! * [`plan`]: snapshot → steps with their reasons. Pure, deterministic.
+//! * [`budget`]: how many calls a node may make.
 //! * [`check`]: the invariants that must hold for any ledger.
 //!
 //! Invariants: an address is in exactly one state on exactly one ENI; an attachment has at most one address; an
@@ -14,6 +15,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub mod budget;
 pub mod check;
 pub mod ledger;
 pub mod plan;

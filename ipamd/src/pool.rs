@@ -8,6 +8,7 @@ use veni_core::{
     id::{InstanceId, SecurityGroupId, SubnetId},
     ipam::{
         Allocation, BootTime, Ledger, LedgerError, Record,
+        budget::Budget,
         plan::{self, Activity, Block, Blocked, Plan, PoolLimits, Settings, Snapshot, Step},
     },
     marks::EniSlot,
@@ -47,6 +48,9 @@ pub struct Pool<S> {
     missing: BTreeMap<std::net::Ipv4Addr, BootTime>,
     lost: Vec<std::net::Ipv4Addr>,
     attach_refusals: BTreeMap<EniSlot, u32>,
+    budget: Budget,
+    /// When the next call may leave, while the budget is used up.
+    budget_back: Option<BootTime>,
 }
 
 /// Where this node's ENIs are made.
@@ -89,6 +93,7 @@ impl<S: Store> Pool<S> {
         settings: Settings,
         place: Place,
         veth_prefix: String,
+        now: BootTime,
     ) -> Self {
         Self {
             ledger,
@@ -104,6 +109,8 @@ impl<S: Store> Pool<S> {
             missing: BTreeMap::new(),
             lost: Vec::new(),
             attach_refusals: BTreeMap::new(),
+            budget: Budget::new(now),
+            budget_back: None,
         }
     }
 
@@ -152,17 +159,23 @@ impl<S: Store> Pool<S> {
     pub fn next_steps(&mut self, now: BootTime) -> (Plan, Vec<Step>) {
         self.thaw(now);
         self.activity.blocks.retain(|_, block| block.until.after(Duration::from_secs(300)) > now);
-        let plan = plan::plan(&self.snapshot(now));
+        let mut plan = plan::plan(&self.snapshot(now));
         let shrinkable =
             plan.excess > 0 || plan.steps.iter().any(|s| matches!(s, Step::DetachEni { .. }));
         self.activity.excess_since = shrinkable.then(|| self.activity.excess_since.unwrap_or(now));
+        self.budget_back = None;
         let mut started = Vec::new();
-        for step in &plan.steps {
+        for step in plan.steps.clone() {
+            if let Err(back) = self.budget.take(now) {
+                self.budget_back = Some(back);
+                plan.wait(back, "this node has used up its budget of cloud calls".to_owned());
+                break;
+            }
             fault::point("step-before-intent");
-            if self.announce(step, now) {
+            if self.announce(&step, now) {
                 fault::point("step-after-intent");
                 self.activity.in_flight.insert(step.slot(), step.clone());
-                started.push(step.clone());
+                started.push(step);
             }
         }
         (plan, started)

@@ -194,8 +194,15 @@ pub async fn owner<C: Cloud, H: Host, S: Store>(start: Start<C, H, S>) -> Owner<
     };
     let limits = pool_limits(&limits, &config);
     let known = knows_primary(&recovered.ledger);
-    let mut pool =
-        Pool::new(recovered.ledger, store, limits, settings, place, config.veth_prefix.clone());
+    let mut pool = Pool::new(
+        recovered.ledger,
+        store,
+        limits,
+        settings,
+        place,
+        config.veth_prefix.clone(),
+        clock.now(),
+    );
     if !known {
         let filter = || InterfaceFilter::AttachedTo(identity.instance_id.clone());
         let interfaces =

@@ -311,3 +311,26 @@ async fn two_adds_for_one_container_at_once_get_one_address() {
     assert_eq!(first, second);
     assert_eq!(node.view().await.pool.assigned, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_that_lasts_an_hour_costs_few_calls() {
+    for fault in [
+        Fault::unavailable("CreateNetworkInterface"),
+        Fault::throttle("AssignPrivateIpAddresses", None),
+        Fault::lost_answer("AssignPrivateIpAddresses"),
+        Fault::deny("AttachNetworkInterface"),
+    ] {
+        let node = Node::start(NodeSpec::instant(by_addresses())).await;
+        node.sim().inject(fault.clone().times(u32::MAX));
+        let before = node.sim().calls().ec2();
+        for round in 0..12 {
+            drop(add_all(&node, round * 20..round * 20 + 20).await);
+            del_all(&node, round * 20..round * 20 + 20).await;
+            tokio::time::sleep(Duration::from_secs(280)).await;
+        }
+        let calls = node.sim().calls().ec2() - before;
+        println!("{fault:?} for an hour under 240 ADDs: {calls} calls");
+        assert!(calls <= 250, "{fault:?}: {calls} calls in an hour");
+        node.assert_sound();
+    }
+}

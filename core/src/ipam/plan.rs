@@ -334,7 +334,8 @@ impl Plan {
         }
     }
 
-    fn wait(&mut self, until: BootTime, what: String) {
+    /// Notes that `what` is waited for, until then at the latest.
+    pub fn wait(&mut self, until: BootTime, what: String) {
         self.wake_by(Some(until));
         self.waiting_for.push(what);
     }
