@@ -30,18 +30,16 @@ pub fn prefer(dir: &Path) -> &'static Path {
     PREFERRED.get_or_init(|| dir.to_owned())
 }
 
-/// The program `name`: in `VENI_BIN_DIR` (a list like `PATH`) if that is set; else beside this executable, or in the
+/// The program `name`: in `VENI_BIN_DIR` (a list like `PATH`), beside this executable, or in the
 /// same cargo target directory, where the plugin's static build goes before another.
 ///
 /// # Errors
 /// When there is none; the message says how to build it.
 pub fn find(name: &str) -> Result<Binary> {
-    let mut places = match std::env::var_os("VENI_BIN_DIR") {
-        Some(list) => std::env::split_paths(&list).collect(),
-        None => places_near(
-            &std::env::current_exe().context(|| "cannot find this executable".to_owned())?,
-        ),
-    };
+    let given = std::env::var_os("VENI_BIN_DIR").unwrap_or_default();
+    let given = std::env::split_paths(&given).filter(|dir| !dir.as_os_str().is_empty());
+    let here = std::env::current_exe().context(|| "cannot find this executable".to_owned())?;
+    let mut places: Vec<_> = given.chain(places_near(&here)).collect();
     places.splice(..0, PREFERRED.get().cloned());
     let found = places.iter().map(|dir| dir.join(name)).find(|path| path.is_file());
     let path = found.ok_or_else(|| {

@@ -137,10 +137,14 @@ fn owner(dir: &Path) -> Option<Owner> {
     serde_json::from_slice(&fs::read(dir.join("owner.json")).ok()?).ok()
 }
 
+/// `None` for a process that is not there, or dead and only not waited for yet (nobody may ever wait: a container's
+/// first process need not).
 fn started(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in field 2 may contain anything, spaces and parentheses too.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    // The name in field 2 may contain anything, spaces and parentheses too. Field 3 is the state.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let dead = matches!(fields.next()?, "Z" | "X");
+    (!dead).then(|| fields.nth(18)?.parse().ok()).flatten()
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
 //! Running pods keep their traffic through a daemon that is killed and started again.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it saw"
+)]
 
 use std::net::SocketAddrV4;
 

@@ -208,7 +208,7 @@ fn node_port(lab: &Lab, actors: &Actors) -> anyhow::Result<String> {
         let seen = traffic::tcp_seen(client, to)?;
         ensure!(*seen.ip() == address, "the pod saw {seen} instead of {address}");
     }
-    Ok(format!("from internet and peer; the pod sees the client's address"))
+    Ok("from internet and peer; the pod sees the client's address".to_owned())
 }
 
 fn service(from: &Actors) -> anyhow::Result<String> {

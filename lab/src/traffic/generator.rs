@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{connect_seen, icmp::Pinger};
+use super::{
+    connect_seen,
+    icmp::{Pinger, Received},
+};
 use crate::{
     error::{Context as _, Error, Result},
     ns::Namespace,
@@ -216,14 +219,17 @@ fn flood(to: Ipv4Addr, pace: &Pace) -> io::Result<Counts> {
             Ok(sequence) => drop(open.insert(sequence, Instant::now())),
             Err(error) => counts.error(&error.to_string()),
         }
-        tick += Duration::from_millis(1);
+        // The scheduler's timer is finer than a socket's timeout, which counts in ticks of 4 ms. Behind (the machine is
+        // busy): no burst to catch up, which the receive buffer would not hold.
+        tick = Instant::now().max(tick + Duration::from_millis(1));
+        thread::sleep(tick.saturating_duration_since(Instant::now()));
         collect(&pinger, &mut open, &mut counts, tick)?;
     }
     collect(&pinger, &mut open, &mut counts, Instant::now() + DRAIN)?;
     Ok(counts)
 }
 
-/// Collects replies until `end`, or until none is missing and the generator is draining.
+/// Collects all replies that are there, and then those that come until `end`.
 fn collect(
     pinger: &Pinger,
     open: &mut BTreeMap<u16, Instant>,
@@ -232,12 +238,15 @@ fn collect(
 ) -> io::Result<()> {
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(());
-        }
-        let sent = pinger.receive(left)?.and_then(|sequence| open.remove(&sequence));
-        if let Some(sent) = sent {
-            counts.answer(sent.elapsed());
+        match pinger.receive(left)? {
+            Received::Reply(sequence) => {
+                if let Some(sent) = open.remove(&sequence) {
+                    counts.answer(sent.elapsed());
+                }
+            }
+            Received::Foreign => {}
+            Received::Nothing if left.is_zero() => return Ok(()),
+            Received::Nothing => {}
         }
     }
 }

@@ -29,6 +29,17 @@ pub struct Pinger {
     sequence: u16,
 }
 
+/// What came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// The reply to the request of this sequence number.
+    Reply(u16),
+    /// A packet for somebody else.
+    Foreign,
+    /// No packet.
+    Nothing,
+}
+
 /// One identifier per pinger: raw sockets see everybody's replies.
 static NEXT_ID: AtomicU16 = AtomicU16::new(1);
 
@@ -60,7 +71,7 @@ impl Pinger {
         let start = Instant::now();
         let sequence = self.send()?;
         while let Some(left) = timeout.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
-            if self.receive(left)? == Some(sequence) {
+            if self.receive(left)? == Received::Reply(sequence) {
                 return Ok(Some(start.elapsed()));
             }
         }
@@ -78,17 +89,23 @@ impl Pinger {
         Ok(self.sequence)
     }
 
-    /// The sequence number of the next reply, `None` when none comes in time.
+    /// The next packet, waited for up to `timeout`; with zero only one that is there already.
     ///
     /// # Errors
     /// When the socket fails.
-    pub fn receive(&self, timeout: Duration) -> io::Result<Option<u16>> {
-        let micros = i64::try_from(timeout.as_micros()).unwrap_or(i64::MAX).max(1);
-        setsockopt(&self.socket, ReceiveTimeout, &TimeVal::microseconds(micros))?;
+    pub fn receive(&self, timeout: Duration) -> io::Result<Received> {
+        let mut flags = MsgFlags::MSG_DONTWAIT;
+        if !timeout.is_zero() {
+            let micros = i64::try_from(timeout.as_micros()).unwrap_or(i64::MAX).max(1);
+            setsockopt(&self.socket, ReceiveTimeout, &TimeVal::microseconds(micros))?;
+            flags = MsgFlags::empty();
+        }
         let mut buffer = [0; 256];
-        match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-            Ok(len) => Ok(echo_reply(&buffer[..len], self.id)),
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+        match recv(self.socket.as_raw_fd(), &mut buffer, flags) {
+            Ok(len) => {
+                Ok(echo_reply(&buffer[..len], self.id).map_or(Received::Foreign, Received::Reply))
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Received::Nothing),
             Err(error) => Err(error.into()),
         }
     }
