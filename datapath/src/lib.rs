@@ -3,6 +3,7 @@
 //! Without features this is what the plugin links: blocking, small, no runtime. Everything here names what it
 //! touches by the caller's arguments; nothing but a fault point reads the environment.
 
+pub mod arena;
 pub mod fault;
 pub mod netlink;
 pub mod netns;

@@ -3,6 +3,8 @@
 //! musl's own costs some 25 system calls per ADD. The block is zero pages until touched; what does not fit (a GC over
 //! hundreds of pods) goes to the system's allocator.
 
+#![expect(unsafe_code, reason = "an allocator hands out raw memory")]
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::UnsafeCell,
@@ -12,19 +14,29 @@ use std::{
 const BYTES: usize = 256 * 1024;
 
 /// See the module.
-pub(crate) struct Arena {
+#[derive(Debug)]
+pub struct Arena {
     used: AtomicUsize,
     block: UnsafeCell<Block>,
 }
 
+#[derive(Debug)]
 #[repr(C, align(16))]
 struct Block([u8; BYTES]);
 
 // SAFETY: `used` hands out every byte of `block` once, whichever thread asks.
 unsafe impl Sync for Arena {}
 
+impl Default for Arena {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Arena {
-    pub(crate) const fn new() -> Self {
+    /// An empty one.
+    #[must_use]
+    pub const fn new() -> Self {
         Self { used: AtomicUsize::new(0), block: UnsafeCell::new(Block([0; BYTES])) }
     }
 
