@@ -2,6 +2,7 @@
 //! SDK's variables, memory.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "what was measured is told")]
 
 use std::{collections::BTreeSet, process::Command, time::Duration};
 
