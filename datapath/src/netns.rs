@@ -88,6 +88,8 @@ impl NetNs {
                     Some(libc::ENOENT | libc::ENOTDIR | libc::ESRCH) => {
                         Error::Vanished { path: path.to_owned() }
                     }
+                    // A socket: `/proc/<pid>/fd/<n>` of a descriptor that is something else by now.
+                    Some(libc::ENXIO) => Error::NotANetNs { path: path.to_owned() },
                     _ => Error::Open { path: path.to_owned(), source },
                 },
             )?;
