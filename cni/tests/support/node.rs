@@ -354,9 +354,10 @@ pub(crate) fn finish(child: Child) -> Outcome {
 
 /// A namespace's path that was good once.
 pub(crate) fn vanished_netns() -> String {
-    let gone = File::open("/proc/self/ns/net").unwrap();
-    let path = format!("/proc/{}/fd/{}", std::process::id(), gone.as_raw_fd());
-    drop(gone);
+    // Of a process that has ended: an open file's number would soon be another test's.
+    let mut gone = std::process::Command::new("true").spawn().unwrap();
+    let path = format!("/proc/{}/ns/net", gone.id());
+    gone.wait().unwrap();
     path
 }
 
