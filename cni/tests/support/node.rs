@@ -4,7 +4,6 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
     io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, Ipv4Addr},
     os::{
@@ -355,7 +354,7 @@ pub(crate) fn finish(child: Child) -> Outcome {
 /// A namespace's path that was good once.
 pub(crate) fn vanished_netns() -> String {
     // Of a process that has ended: an open file's number would soon be another test's.
-    let mut gone = std::process::Command::new("true").spawn().unwrap();
+    let mut gone = Command::new("true").spawn().unwrap();
     let path = format!("/proc/{}/ns/net", gone.id());
     gone.wait().unwrap();
     path
