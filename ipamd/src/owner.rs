@@ -46,6 +46,8 @@ pub const COALESCE: Duration = Duration::from_millis(4);
 const QUIET: Duration = Duration::from_millis(60);
 /// How often instance metadata is compared.
 const METADATA_PERIOD: Duration = Duration::from_secs(60);
+/// A survey that failed is tried again after this.
+const SURVEY_RETRY: Duration = Duration::from_secs(5);
 /// How long a plugin may keep its attachment to itself.
 const HOLD: Duration = Duration::from_secs(60);
 /// An allocation without a link is not dropped before this age: its plugin may be at work still.
@@ -107,6 +109,11 @@ pub struct Owner<C, H, S> {
     held: HashMap<Attachment, Held>,
     calls: JoinSet<Done>,
     surveying: bool,
+    /// No survey before this: the last one failed.
+    survey_at: Instant,
+    /// Whether EC2 was asked once how things stand: a former daemon's last calls may have had effects that no
+    /// journal knows. Nothing is asked for before.
+    oriented: bool,
     comparing: bool,
     compare_at: Instant,
     /// Not to plan before this.
@@ -153,6 +160,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             held: HashMap::new(),
             calls: JoinSet::new(),
             surveying: false,
+            survey_at: now,
+            oriented: parts.surveyed,
             comparing: false,
             compare_at: now + METADATA_PERIOD,
             plan_at: Some(now),
@@ -175,6 +184,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     ) {
         self.parts.pool.survey_wanted |= !self.parts.surveyed;
         self.resume();
+        // A DEL that found no daemon has removed link and result: both told that the pod is gone.
+        self.sweep();
         self.configure_host();
         loop {
             self.work();
@@ -238,12 +249,15 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         let now = self.now();
         self.parts.pool.flush();
         self.parts.pool.waiting = u32::try_from(self.waiters.len()).unwrap_or(u32::MAX);
+        if self.parts.pool.survey_wanted && !self.surveying {
+            self.survey_when_due();
+        }
+        if !self.oriented {
+            return;
+        }
         let (plan, steps) = self.parts.pool.next_steps(now);
         for step in steps {
             self.start(step);
-        }
-        if self.parts.pool.survey_wanted && !self.surveying {
-            self.start_survey();
         }
         if let Some(at) = plan.wake_at {
             let wake = Instant::now() + at.since(now).max(Duration::from_millis(1));
@@ -262,6 +276,15 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             let outcome = executor::execute(cloud, naming, place, &step).await;
             Done::Step(Box::new((step, outcome, began.elapsed())))
         });
+    }
+
+    fn survey_when_due(&mut self) {
+        if self.survey_at <= Instant::now() {
+            self.start_survey();
+        } else {
+            let at = self.survey_at;
+            self.plan_at = Some(self.plan_at.map_or(at, |earlier| earlier.min(at)));
+        }
     }
 
     fn start_survey(&mut self) {
@@ -290,6 +313,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             }
             Done::Survey(Ok(interfaces)) => {
                 self.surveying = false;
+                self.oriented = true;
                 let adoption = Adoption { manage_untagged: self.parts.config.manage_untagged_eni };
                 self.parts.pool.survey(&interfaces, adoption, now);
             }
@@ -297,8 +321,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
                 self.surveying = false;
                 tracing::warn!(%error, "ENIs of the instance not listed");
                 self.parts.pool.survey_wanted = true;
-                self.plan_at = Some(Instant::now() + Duration::from_secs(5));
-                return;
+                self.survey_at = Instant::now() + SURVEY_RETRY;
+                self.oriented = true;
             }
             Done::Metadata(answer) => {
                 self.comparing = false;

@@ -70,8 +70,8 @@ struct Keeper {
     /// Links of ENIs, to know whose link it was that has gone.
     enis: HashMap<u32, Mac>,
     nft: Option<(NftConfig, NftTable)>,
-    /// The first reconciliation configures; only later ones repair.
-    settled: bool,
+    /// What the last reconciliation was about: one about other ENIs configures, one about the same repairs.
+    settled: Option<Vec<EniSlot>>,
     nft_dirty: bool,
     reported: Option<HostEvent>,
 }
@@ -115,7 +115,7 @@ impl Kernel {
             pods: BTreeMap::new(),
             enis: HashMap::new(),
             nft: None,
-            settled: false,
+            settled: None,
             nft_dirty: false,
             reported: None,
         };
@@ -297,10 +297,12 @@ impl Keeper {
             self.report(Vec::new(), problems);
             return false;
         };
-        let ready = std::iter::once(&config.primary)
+        let ready: Vec<_> = std::iter::once(&config.primary)
             .chain(&config.secondary)
             .map(|eni| (eni.slot, eni.ifname.clone()))
             .collect();
+        let slots: Vec<_> = ready.iter().map(|(slot, _)| *slot).collect();
+        self.settled.take_if(|settled| *settled != slots);
         let pods: Vec<_> = self.pods.values().cloned().collect();
         // A conflict stands until somebody removes it, which is notified; only what failed is tried again.
         let mut sound = true;
@@ -321,7 +323,7 @@ impl Keeper {
             problems.push(chain(&error));
         }
         self.check_filter();
-        self.settled = true;
+        self.settled = Some(slots);
         self.report(ready, problems);
         sound
     }
@@ -422,10 +424,10 @@ impl Keeper {
         }
     }
 
-    /// The first look configures a fresh node: only later ones find something to repair.
+    /// The first look at a node or a new ENI configures: only later ones find something to repair.
     fn repaired(&self, repairs: &[Repair]) {
         for repair in repairs {
-            if self.settled {
+            if self.settled.is_some() {
                 self.send(HostEvent::Repaired {
                     kind: repair.kind.name().to_owned(),
                     what: repair.what.clone(),
