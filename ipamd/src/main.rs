@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use veni_core::config::{Config, Provider};
@@ -112,7 +112,7 @@ async fn run(config: Arc<Config>) -> Result<()> {
         }
         #[cfg(not(feature = "aws"))]
         Provider::Aws => {
-            bail!(
+            anyhow::bail!(
                 "this ipamd was built without the AWS provider: set VENI_PROVIDER=sim:<socket>, or build it with `--features aws`"
             )
         }

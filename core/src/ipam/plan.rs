@@ -32,6 +32,9 @@ pub const SHRINK_PATIENCE: Duration = Duration::from_secs(30);
 /// How long EC2 may take to attach or detach before it is asked how things stand.
 pub const TRANSITION_PATIENCE: Duration = Duration::from_secs(15);
 
+/// How long after its link has gone an ENI is deleted: EC2 goes on detaching for a while and refuses until it is done.
+pub const DETACH_SETTLE: Duration = Duration::from_secs(5);
+
 /// What the planner looks at.
 #[derive(Debug, Clone, Copy)]
 pub struct Snapshot<'a> {
@@ -382,7 +385,7 @@ impl Plan {
                 attachment.map(|attachment| Step::DetachEni { slot, attachment, draining: true })
             }
             Phase::Detaching => self.await_transition(snapshot, eni, id, "detached"),
-            Phase::Detached => Some(Step::DeleteEni { slot, eni: id }),
+            Phase::Detached => self.delete(snapshot, eni, id),
             Phase::Creating { .. } => None,
         }
     }
@@ -412,6 +415,15 @@ impl Plan {
         }
         self.wait(patience, format!("{id} is being {what}"));
         None
+    }
+
+    fn delete(&mut self, snapshot: &Snapshot<'_>, eni: &Eni, id: EniId) -> Option<Step> {
+        let settled = eni.since.after(DETACH_SETTLE);
+        if eni.attachment.is_some() && settled > snapshot.now {
+            self.wait(settled, format!("{id} is being detached"));
+            return None;
+        }
+        Some(Step::DeleteEni { slot: eni.slot, eni: id })
     }
 
     /// An ENI in use: finishes an announced return of addresses, then protects it from outliving the instance.

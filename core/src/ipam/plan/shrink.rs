@@ -95,6 +95,14 @@ fn unassign(
     pool: PoolState,
     spoken_for: &BTreeSet<EniSlot>,
 ) {
+    // An idle ENI with a call under way may be freed whole when it is back: emptying others now would keep it.
+    let undecided = |eni: &Eni| {
+        let counts = eni.counts();
+        eni.in_use() && !eni.primary && counts.free > 0 && counts.assigned + counts.cooling == 0
+    };
+    if snapshot.ledger.enis().any(|eni| undecided(eni) && !snapshot.idle(eni)) {
+        return;
+    }
     let mut excess = pool.excess(&snapshot.settings.targets);
     let mut enis: Vec<_> = snapshot
         .ledger

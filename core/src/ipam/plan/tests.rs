@@ -261,3 +261,37 @@ fn foreign_enis_take_their_place() {
             .collect::<Vec<_>>()
     );
 }
+
+#[test]
+fn a_detached_eni_is_deleted_once_ec2_has_had_time() {
+    let mut world = World::new(by_addresses());
+    world.adopt(1, 0);
+    let at = BootTime(100_000);
+    for record in
+        [Record::EniDraining { slot: slot(1), at }, Record::EniDetached { slot: slot(1), at }]
+    {
+        world.apply(record);
+    }
+    world.settings.provisioning = false;
+    world.now = BootTime(104_999);
+    assert!(world.steps().is_empty());
+    assert_eq!(world.plan().wake_at, Some(BootTime(105_000)));
+    world.now = BootTime(105_000);
+    assert_eq!(world.steps(), ["delete eni-1"]);
+}
+
+#[test]
+fn nothing_is_taken_from_the_primary_while_an_idle_eni_is_in_doubt() {
+    let mut world = World::new(by_addresses());
+    world.adopt(1, 14);
+    world.apply(Record::Gained {
+        slot: slot(0),
+        addresses: (0..10).map(|i| Ipv4Addr::new(10, 0, 0, 10 + i)).collect(),
+        at: BootTime(0),
+    });
+    world.now = BootTime(100_000);
+    world.activity.doubts.insert(slot(1));
+    assert_eq!(world.steps(), ["ask EC2 how it stands with eni-1"]);
+    world.activity.doubts.clear();
+    assert_eq!(world.steps(), ["detach the ENI at device 1"]);
+}
