@@ -181,25 +181,15 @@ impl Node {
         wire::inspect(&self.socket())
     }
 
-    /// Runs `veni-ipamd --uninstall` with the node's environment: what the daemon has left on the node goes. `false`
-    /// when the daemon knows no such option (its `--help` does not name it).
+    /// Runs `veni-ipamd --uninstall` with the node's environment: what the daemon has left on the node goes.
     ///
     /// # Errors
     /// When it fails.
-    pub fn uninstall(&self) -> Result<bool> {
-        let bare = || {
-            let mut command = Command::new(&self.daemon.program);
-            command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-            command
-        };
-        // Without a provider in its environment, a daemon that does not know the option ends at once.
-        let help = self.namespace.output(bare().arg("--help").env("VENI_PROVIDER", "none"))?;
-        if !String::from_utf8_lossy(&help.stdout).contains("--uninstall") {
-            return Ok(false);
-        }
-        let output =
-            self.namespace.output(bare().arg("--uninstall").envs(&self.daemon.environment))?;
-        succeeded("veni-ipamd --uninstall", Ok(output)).map(|_| true)
+    pub fn uninstall(&self) -> Result<()> {
+        let mut command = Command::new(&self.daemon.program);
+        command.arg("--uninstall").env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        let output = self.namespace.output(command.envs(&self.daemon.environment))?;
+        succeeded("veni-ipamd --uninstall", Ok(output)).map(drop)
     }
 
     /// The daemon's process id, while it runs.

@@ -161,10 +161,7 @@ impl Runtime {
     /// The plugin's whole environment.
     #[must_use]
     pub fn environment(&self, operation: &str, sandbox: &Sandbox) -> Vec<(&'static str, OsString)> {
-        let args = format!(
-            "IgnoreUnknown=1;K8S_POD_NAMESPACE=lab;K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={}",
-            sandbox.pod, sandbox.container_id
-        );
+        let args = arguments(sandbox).map(|(name, value)| format!("{name}={value}")).join(";");
         vec![
             ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".into()),
             ("CNI_COMMAND", operation.into()),
@@ -195,6 +192,7 @@ impl Runtime {
             "containerId": sandbox.container_id,
             "ifName": IFNAME,
             "networkName": NETWORK,
+            "cniArgs": arguments(sandbox),
             "result": result,
         });
         make_dir(&self.cache_dir.join("results"))?;
@@ -231,6 +229,16 @@ impl Execution {
             plugin_error(operation, sandbox, format!("the result is not JSON: {error}"))
         })
     }
+}
+
+/// `CNI_ARGS`, as containerd has them.
+fn arguments(sandbox: &Sandbox) -> [(&'static str, &str); 4] {
+    [
+        ("IgnoreUnknown", "1"),
+        ("K8S_POD_NAMESPACE", "lab"),
+        ("K8S_POD_NAME", &sandbox.pod),
+        ("K8S_POD_INFRA_CONTAINER_ID", &sandbox.container_id),
+    ]
 }
 
 /// Forks and executes `program` as a runtime does: input and outputs are pipes, nothing is inherited but `environment`.

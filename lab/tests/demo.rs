@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    process::Command,
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -20,6 +21,7 @@ fn the_demo_holds_and_leaves_nothing() {
         return;
     }
     let name = format!("demo-{}", std::process::id());
+    let before = machine();
     let mut demo = Command::new(env!("CARGO_BIN_EXE_veni-lab"));
     let output = demo.args(["demo", "--name", &name, "--pods", "16"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -31,7 +33,61 @@ fn the_demo_holds_and_leaves_nothing() {
         String::from_utf8_lossy(&output.stderr)
     );
     assert!(!text.contains('\x1b'), "colour without a terminal");
+    assert_eq!(machine(), before, "the machine's own network was touched");
     assert!(!place::of(&name).exists(), "the lab's directory is left");
+}
+
+/// The machine's own network: links, addresses, rules, routes, nftables.
+fn machine() -> String {
+    let show = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let objects =
+        [&["-o", "link"][..], &["-o", "addr"], &["rule"], &["-4", "route", "show", "table", "all"]];
+    let mut all: Vec<_> = objects.into_iter().map(|args| show("ip", args)).collect();
+    all.push(show("nft", &["-s", "list", "ruleset"]));
+    all.join("\n")
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing() {
+    if let Some(missing) = ns::missing_feature() {
+        println!("SKIPPED: {missing}");
+        return;
+    }
+    let name = format!("stop-{}", std::process::id());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_veni-lab"));
+    let mut demo = command.args(["demo", "--name", &name]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    // The pods are being added: daemons run, plugins too.
+    assert!(lines.any(|line| line.unwrap().contains("adding 30 pods")), "the demo ended early");
+    let daemons = daemons_of(&name);
+    assert_eq!(daemons.len(), 2, "{daemons:?}");
+    kill(Pid::from_raw(i32::try_from(demo.id()).unwrap()), Signal::SIGINT).unwrap();
+    assert_eq!(demo.wait().unwrap().code(), Some(130));
+    assert!(!place::of(&name).exists(), "the lab's directory is left");
+    wait_for_the_end_of(&daemons);
+}
+
+/// The daemons whose files are in this lab's directory.
+fn daemons_of(name: &str) -> Vec<u64> {
+    let state = format!("VENI_STATE_DIR={}/", place::of(name).display());
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
+    let ours = |pid: &u64| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(state.as_bytes()))
+    };
+    pids.filter(ours).collect()
+}
+
+fn wait_for_the_end_of(processes: &[u64]) {
+    let start = Instant::now();
+    while processes.iter().any(|pid| runs(*pid)) {
+        assert!(start.elapsed() < Duration::from_secs(10), "outlived its lab: {processes:?}");
+        std::thread::yield_now();
+    }
 }
 
 /// The command line, on a lab of this name.
@@ -73,24 +129,11 @@ fn a_killed_lab_takes_its_daemons_along_and_leaves_its_name_free() {
     let name = format!("dead-{}", std::process::id());
     lab(&name, &["up", "--instant"]);
     lab(&name, &["add", "node-1", "web"]);
-    let status: serde_json::Value = lab(&name, &["status", "-o", "json"]).parse().unwrap();
     let holder = i32::try_from(place::holder(&name).unwrap()).unwrap();
-    let daemons: Vec<_> = status["nodes"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|n| n["ipamd"]["Ok"]["daemon"]["pid"].as_u64().unwrap())
-        .collect();
+    let daemons = daemons_of(&name);
     assert_eq!(daemons.len(), 2);
     kill(Pid::from_raw(holder), Signal::SIGKILL).unwrap();
-    let start = Instant::now();
-    while daemons.iter().any(|pid| runs(*pid)) {
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "a daemon outlived its lab: {daemons:?}"
-        );
-        std::thread::yield_now();
-    }
+    wait_for_the_end_of(&daemons);
     lab(&name, &["up", "--instant"]);
     assert!(!lab(&name, &["status"]).contains("web"), "the new lab has the dead one's pod");
     lab(&name, &["down"]);

@@ -9,10 +9,7 @@
 //! is left. It allocates nothing and starts without the standard library's start-up.
 
 #![no_main]
-#![expect(
-    unsafe_code,
-    reason = "system calls and the C entry point, as bare as they come"
-)]
+#![expect(unsafe_code, reason = "system calls and the C entry point, as bare as they come")]
 
 use std::{
     ffi::CStr,
@@ -76,10 +73,7 @@ extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
             table: number(arg(10))?,
         })
     })();
-    match wiring
-        .ok_or(c"veni-floor: cannot read an argument")
-        .and_then(|wiring| wire(&wiring))
-    {
+    match wiring.ok_or(c"veni-floor: cannot read an argument").and_then(|wiring| wire(&wiring)) {
         Ok(()) => 0,
         Err(step) => fail(step),
     }
@@ -117,11 +111,7 @@ fn wire(wiring: &Wiring<'_>) -> Result<(), Step> {
 
 impl Batch {
     fn new() -> Self {
-        Self {
-            buffer: [0; 1024],
-            len: 0,
-            last: 0,
-        }
+        Self { buffer: [0; 1024], len: 0, last: 0 }
     }
 
     /// Both ends in one message, the peer in the pod's namespace at once; the node's end up at once.
@@ -174,11 +164,7 @@ impl Batch {
 
     fn pod_route(&mut self, wiring: &Wiring<'_>, to: &[u8], gateway: Option<[u8; 4]>, scope: u8) {
         self.message(libc::RTM_NEWROUTE, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
-        self.put(&route(
-            if to.is_empty() { 0 } else { 32 },
-            libc::RT_TABLE_MAIN,
-            scope,
-        ));
+        self.put(&route(if to.is_empty() { 0 } else { 32 }, libc::RT_TABLE_MAIN, scope));
         if !to.is_empty() {
             self.attribute(libc::RTA_DST, to);
         }
@@ -227,9 +213,7 @@ impl Batch {
         let flags = (flags | libc::NLM_F_REQUEST).to_ne_bytes();
         let [kind, high] = kind.to_ne_bytes();
         // struct nlmsghdr: length (set at the end), type, flags, sequence number, port.
-        self.put(&[
-            0, 0, 0, 0, kind, high, flags[0], flags[1], 0, 0, 0, 0, 0, 0, 0, 0,
-        ]);
+        self.put(&[0, 0, 0, 0, kind, high, flags[0], flags[1], 0, 0, 0, 0, 0, 0, 0, 0]);
     }
 
     fn end(&mut self) {
@@ -281,20 +265,7 @@ fn link(ifindex: u32, up: bool) -> [u8; 16] {
 
 /// struct rtmsg: family, destination and source length, TOS, table, protocol, scope, type, flags.
 fn route(len: u8, table: u8, scope: u8) -> [u8; 12] {
-    [
-        INET,
-        len,
-        0,
-        0,
-        table,
-        PROTOCOL,
-        scope,
-        libc::RTN_UNICAST,
-        0,
-        0,
-        0,
-        0,
-    ]
+    [INET, len, 0, 0, table, PROTOCOL, scope, libc::RTN_UNICAST, 0, 0, 0, 0]
 }
 
 fn socket() -> Result<c_int, Step> {
@@ -307,11 +278,7 @@ fn socket() -> Result<c_int, Step> {
     let len = u32::try_from(size_of::<libc::sockaddr_nl>()).unwrap_or(0);
     // SAFETY: the address is as long as stated.
     let connected = unsafe { libc::connect(socket, (&raw const kernel).cast(), len) };
-    if connected == 0 {
-        Ok(socket)
-    } else {
-        Err(c"veni-floor: cannot open a netlink socket")
-    }
+    if connected == 0 { Ok(socket) } else { Err(c"veni-floor: cannot open a netlink socket") }
 }
 
 fn number(text: &CStr) -> Option<u32> {
@@ -325,9 +292,7 @@ fn octets<const N: usize>(text: &CStr, separator: u8, radix: u32) -> Option<[u8;
     let mut octets = [0; N];
     let mut parts = text.to_bytes().split(|byte| *byte == separator);
     for octet in &mut octets {
-        let part = parts
-            .next()
-            .and_then(|part| std::str::from_utf8(part).ok())?;
+        let part = parts.next().and_then(|part| std::str::from_utf8(part).ok())?;
         *octet = u8::from_str_radix(part, radix).ok()?;
     }
     Some(octets)

@@ -2,10 +2,7 @@
 //! nobody can make the floor slow.
 
 #![no_main]
-#![expect(
-    unsafe_code,
-    reason = "the C entry point, without the standard library's start-up"
-)]
+#![expect(unsafe_code, reason = "the C entry point, without the standard library's start-up")]
 
 // SAFETY: no other symbol of the program is called `main`.
 #[unsafe(no_mangle)]

@@ -3,7 +3,11 @@
 //! Signals are handled, not blocked: programs that are started inherit the blocked ones (since Rust 1.66), and a
 //! daemon must hear its SIGTERM.
 
-use std::{process, thread};
+use std::{
+    os::unix::process::CommandExt as _,
+    process::{self, Command},
+    thread,
+};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,9 +33,23 @@ pub(super) fn remove_on_signal(lab: &str) -> anyhow::Result<()> {
                 _ = hangup.recv() => SignalKind::hangup(),
             }
         });
-        // What is left is removed by the next lab.
-        drop(std::fs::remove_dir_all(dir));
-        process::exit(128 + kind.as_raw_value());
+        let code = 128 + kind.as_raw_value();
+        // execve(2) ends all other threads first: nothing is written into the directory any more. The daemons end
+        // with the threads that started them, the namespaces with their last descriptor.
+        // A thread that cannot go on meanwhile waits for its end instead of telling the terminal.
+        std::panic::set_hook(Box::new(|_| {
+            loop {
+                thread::park();
+            }
+        }));
+        let mut remove = Command::new("/bin/sh");
+        remove
+            .args(["-c", r#"rm -rf -- "$1"; exit "$2""#, "veni-lab"])
+            .arg(dir)
+            .arg(code.to_string());
+        drop(remove.exec());
+        // There is no shell: the next lab removes the directory.
+        process::exit(code);
     });
     Ok(())
 }
