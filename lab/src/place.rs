@@ -6,6 +6,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,11 @@ pub fn take(name: &str) -> Result<(Lease, PathBuf)> {
     }
     let base = base();
     make_dir(&base)?;
+    // One at a time: what one has found dead, another may have taken meanwhile.
+    let lock = base.join(".lock");
+    let what = || format!("cannot lock {}", lock.display());
+    let lock_file = fs::File::create(&lock).context(what)?;
+    lock_file.lock().context(what)?;
     remove_dead(&base)?;
     let dir = base.join(name);
     if let Err(source) = fs::create_dir(&dir) {
@@ -96,7 +102,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if std::env::var_os("VENI_LAB_KEEP").is_none() {
             // Left-overs are removed by the next lab.
-            drop(fs::remove_dir_all(&self.dir));
+            drop(remove(&self.dir));
         }
     }
 }
@@ -111,18 +117,30 @@ impl Owner {
 
 fn remove_dead(base: &Path) -> Result<()> {
     let entries = fs::read_dir(base).context(|| format!("cannot read {}", base.display()))?;
-    for dir in entries.flatten().map(|entry| entry.path()) {
+    for dir in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()) {
         // One without an owner is just being made, or was left in that moment: it goes once it is old.
         let dead = match owner(&dir) {
             Some(owner) => !owner.lives(),
             None => is_old(&dir),
         };
         if dead {
-            fs::remove_dir_all(&dir)
-                .context(|| format!("cannot remove the dead lab {}", dir.display()))?;
+            remove(&dir).context(|| format!("cannot remove the dead lab {}", dir.display()))?;
         }
     }
     Ok(())
+}
+
+/// Removes `dir`, although a daemon that is just being killed may still write its last line into it.
+fn remove(dir: &Path) -> std::io::Result<()> {
+    let mut attempts = 50;
+    loop {
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(_) if attempts > 0 => attempts -= 1,
+            done => return done,
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 fn is_old(dir: &Path) -> bool {

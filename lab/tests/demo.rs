@@ -76,6 +76,10 @@ fn daemons_of(name: &str) -> Vec<u64> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
     let ours = |pid: &u64| {
+        let program = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if program.trim() != "veni-ipamd" {
+            return false;
+        }
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(state.as_bytes()))
     };
@@ -129,11 +133,12 @@ fn a_killed_lab_takes_its_daemons_along_and_leaves_its_name_free() {
     let name = format!("dead-{}", std::process::id());
     lab(&name, &["up", "--instant"]);
     lab(&name, &["add", "node-1", "web"]);
-    let holder = i32::try_from(place::holder(&name).unwrap()).unwrap();
-    let daemons = daemons_of(&name);
-    assert_eq!(daemons.len(), 2);
-    kill(Pid::from_raw(holder), Signal::SIGKILL).unwrap();
-    wait_for_the_end_of(&daemons);
+    let holder = place::holder(&name).unwrap();
+    let mut processes = daemons_of(&name);
+    assert_eq!(processes.len(), 2);
+    kill(Pid::from_raw(i32::try_from(holder).unwrap()), Signal::SIGKILL).unwrap();
+    processes.push(holder.into());
+    wait_for_the_end_of(&processes);
     lab(&name, &["up", "--instant"]);
     assert!(!lab(&name, &["status"]).contains("web"), "the new lab has the dead one's pod");
     lab(&name, &["down"]);
