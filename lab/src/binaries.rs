@@ -7,8 +7,10 @@ use std::{
 
 use crate::error::{Context as _, Error, Result};
 
-/// The directory of the plugin's own build profile and target (`cargo build --profile plugin --target …`).
-const PLUGIN_BUILD: &str = "x86_64-unknown-linux-musl/plugin";
+/// The directories of the plugin's own build profile and targets (`cargo build --profile plugin --target …`), the
+/// better one first.
+const PLUGIN_BUILDS: [&str; 2] =
+    ["x86_64-unknown-linux-musl/plugin", "x86_64-unknown-linux-gnu/plugin"];
 
 /// A program of veni's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +57,8 @@ pub fn find(name: &str) -> Result<Binary> {
 
 fn places_near(executable: &Path) -> Vec<PathBuf> {
     let ancestors: Vec<_> = executable.ancestors().skip(1).take(4).collect();
-    let plugin = ancestors.iter().map(|dir| dir.join(PLUGIN_BUILD));
+    let plugin =
+        PLUGIN_BUILDS.iter().flat_map(|build| ancestors.iter().map(move |dir| dir.join(build)));
     // A test's executable is in `deps`, below its profile's directory.
     let near = ancestors.iter().take(2).map(|dir| dir.to_path_buf());
     plugin.filter(|dir| dir.is_dir()).chain(near).collect()
@@ -87,7 +90,7 @@ mod tests {
     #[test]
     fn the_plugins_own_build_is_preferred() {
         let dir = tempfile::tempdir().unwrap();
-        let plugin = dir.path().join(PLUGIN_BUILD);
+        let plugin = dir.path().join(PLUGIN_BUILDS[1]);
         std::fs::create_dir_all(&plugin).unwrap();
         let places = places_near(&dir.path().join("debug/deps/test-1"));
         assert_eq!(places, [plugin, dir.path().join("debug/deps"), dir.path().join("debug")]);
