@@ -39,8 +39,8 @@ pub struct Namespace {
     outer: Outer,
 }
 
-/// A thread that lives in a namespace and starts programs there. What it starts with [`Worker::spawn_bound`] dies with
-/// this process.
+/// A thread that lives in a namespace and starts programs there. It lives as long as this does: a program that is to
+/// die with its parent (`PR_SET_PDEATHSIG`) dies with the thread that started it.
 #[derive(Debug)]
 pub struct Worker {
     jobs: mpsc::Sender<Job>,
