@@ -66,10 +66,7 @@ impl Client {
     /// The cloud of `instance` behind the socket at `path`. Nothing is opened yet.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, instance: InstanceId) -> Self {
-        Self {
-            path: path.into(),
-            instance,
-        }
+        Self { path: path.into(), instance }
     }
 }
 
@@ -80,24 +77,19 @@ impl Transport for Client {
         let transient = |code: &str, message: String| {
             CloudError::new(action, ErrorClass::Transient, code, message)
         };
-        let request = Request::Call {
-            instance: self.instance.clone(),
-            call,
-        };
+        let request = Request::Call { instance: self.instance.clone(), call };
         match exchange(&self.path, &request).await {
             Ok(Reply::Answer(answer)) => Ok(answer),
             Ok(Reply::Failure(failure)) => Err(failure.of(action)),
             Ok(Reply::Refused(why)) => {
                 Err(Failure::new(ErrorClass::Invalid, "MalformedRequest", why).of(action))
             }
-            Ok(Reply::Admin(_)) => Err(transient(
-                "MalformedAnswer",
-                "the answer does not fit the call".into(),
-            )),
-            Err(error) => Err(transient(
-                "ConnectionFailed",
-                format!("{}: {error}", self.path.display()),
-            )),
+            Ok(Reply::Admin(_)) => {
+                Err(transient("MalformedAnswer", "the answer does not fit the call".into()))
+            }
+            Err(error) => {
+                Err(transient("ConnectionFailed", format!("{}: {error}", self.path.display())))
+            }
         }
     }
 }
@@ -120,10 +112,7 @@ impl AdminClient {
             Ok(Reply::Admin(answer)) => Ok(answer),
             Ok(Reply::Refused(why)) => Err(AdminError::Refused(why)),
             Ok(Reply::Answer(_) | Reply::Failure(_)) => Err(AdminError::Misfit),
-            Err(source) => Err(AdminError::Io {
-                path: self.path.clone(),
-                source,
-            }),
+            Err(source) => Err(AdminError::Io { path: self.path.clone(), source }),
         }
     }
 

@@ -16,11 +16,7 @@ pub(crate) async fn read(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result
         return Ok(None);
     }
     if line.pop() != Some(b'\n') {
-        let why = if line.len() >= MESSAGE_LIMIT {
-            "longer than the limit"
-        } else {
-            "cut off"
-        };
+        let why = if line.len() >= MESSAGE_LIMIT { "longer than the limit" } else { "cut off" };
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             format!("a message of {} bytes or more is {why}", line.len()),

@@ -60,15 +60,12 @@ impl<T: Timer> SimHandler<T> {
 
 impl<T: Timer> Handler for SimHandler<T> {
     async fn call(&self, instance: InstanceId, call: Call) -> CloudResult<Answer> {
-        SimCloud::new(Arc::clone(&self.sim), Arc::clone(&self.timer), instance)
-            .carry(call)
-            .await
+        SimCloud::new(Arc::clone(&self.sim), Arc::clone(&self.timer), instance).carry(call).await
     }
 
     fn admin(&self, request: Admin) -> Result<AdminAnswer, String> {
         let mut sim = self.sim.lock().unwrap_or_else(PoisonError::into_inner);
-        sim.admin(self.timer.now(), request)
-            .map_err(|error| error.to_string())
+        sim.admin(self.timer.now(), request).map_err(|error| error.to_string())
     }
 }
 
@@ -77,10 +74,8 @@ impl<T: Timer> Handler for SimHandler<T> {
 pub async fn serve<H: Handler>(listener: UnixListener, handler: Arc<H>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let permit = Arc::clone(&permits)
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+        let permit =
+            Arc::clone(&permits).acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((stream, _)) => {
                 let handler = Arc::clone(&handler);
@@ -119,8 +114,6 @@ async fn answer(request: Request, handler: &impl Handler) -> Reply {
             Ok(answer) => Reply::Answer(answer),
             Err(error) => Reply::Failure(error.into()),
         },
-        Request::Admin(request) => handler
-            .admin(request)
-            .map_or_else(Reply::Refused, Reply::Admin),
+        Request::Admin(request) => handler.admin(request).map_or_else(Reply::Refused, Reply::Admin),
     }
 }

@@ -30,13 +30,9 @@ struct Lab {
 }
 
 fn sim(latency: Latency) -> Sim {
-    let mut sim = Sim::new(SimConfig {
-        latency,
-        ..SimConfig::instant()
-    });
+    let mut sim = Sim::new(SimConfig { latency, ..SimConfig::instant() });
     let vpc_id: veni_core::id::VpcId = "vpc-1".parse().unwrap();
-    sim.add_vpc(vpc_id.clone(), vec!["10.0.0.0/16".parse().unwrap()])
-        .unwrap();
+    sim.add_vpc(vpc_id.clone(), vec!["10.0.0.0/16".parse().unwrap()]).unwrap();
     sim.add_subnet(SubnetSpec {
         id: "subnet-1".parse().unwrap(),
         vpc_id,
@@ -59,23 +55,14 @@ fn sim(latency: Latency) -> Sim {
 fn lab(latency: Latency) -> Lab {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("sim.sock");
-    let (sim, timer) = (
-        Arc::new(Mutex::new(sim(latency))),
-        Arc::new(RealTime::start()),
-    );
+    let (sim, timer) = (Arc::new(Mutex::new(sim(latency))), Arc::new(RealTime::start()));
     let handler = Arc::new(SimHandler::new(Arc::clone(&sim), Arc::clone(&timer)));
     tokio::spawn(serve(UnixListener::bind(&path).unwrap(), handler));
     let (sender, events) = mpsc::unbounded_channel();
     tokio::spawn(drive(sim, timer, sender));
     let client = Client::new(&path, "i-1".parse().unwrap());
     let admin = AdminClient::new(&path);
-    Lab {
-        _directory: directory,
-        path,
-        client,
-        admin,
-        events,
-    }
+    Lab { _directory: directory, path, client, admin, events }
 }
 
 fn request(token: &str) -> CreateInterface {
@@ -102,10 +89,7 @@ async fn attach(client: &Client, interface: &Interface) {
 
 #[tokio::test]
 async fn an_attachment_through_the_socket_arrives_as_an_event() {
-    let mut lab = lab(Latency {
-        attach_millis: 20,
-        ..Latency::none()
-    });
+    let mut lab = lab(Latency { attach_millis: 20, ..Latency::none() });
     let interface = lab.client.create_interface(request("a")).await.unwrap();
     attach(&lab.client, &interface).await;
     let attached = loop {
@@ -116,32 +100,20 @@ async fn an_attachment_through_the_socket_arrives_as_an_event() {
     };
     assert_eq!(attached.id, interface.id);
     assert_eq!(attached.secondary_addresses.len(), 3);
-    let seen = lab
-        .client
-        .describe_interfaces(InterfaceFilter::Ids(vec![interface.id]))
-        .await
-        .unwrap();
+    let seen =
+        lab.client.describe_interfaces(InterfaceFilter::Ids(vec![interface.id])).await.unwrap();
     assert_eq!(seen[0].status, InterfaceStatus::InUse);
     assert_eq!(lab.client.metadata_interfaces().await.unwrap().len(), 2);
-    assert_eq!(
-        lab.client.identity().await.unwrap().instance_type.as_str(),
-        "m5.large"
-    );
+    assert_eq!(lab.client.identity().await.unwrap().instance_type.as_str(), "m5.large");
 }
 
 #[tokio::test]
 async fn calls_run_side_by_side() {
     let lab = lab(Latency::fixed(200, 0));
     let (a, b) = (request("a"), request("b"));
-    let both = async {
-        tokio::join!(
-            lab.client.create_interface(a),
-            lab.client.create_interface(b)
-        )
-    };
-    let (a, b) = tokio::time::timeout(Duration::from_millis(390), both)
-        .await
-        .unwrap();
+    let both =
+        async { tokio::join!(lab.client.create_interface(a), lab.client.create_interface(b)) };
+    let (a, b) = tokio::time::timeout(Duration::from_millis(390), both).await.unwrap();
     assert_ne!(a.unwrap().id, b.unwrap().id);
 }
 
@@ -160,34 +132,14 @@ async fn errors_keep_class_code_and_action() {
 #[tokio::test]
 async fn faults_and_counts_travel() {
     let lab = lab(Latency::none());
-    lab.admin
-        .inject(Fault::lost_answer("CreateNetworkInterface").times(1))
-        .await
-        .unwrap();
+    lab.admin.inject(Fault::lost_answer("CreateNetworkInterface").times(1)).await.unwrap();
     let error = lab.client.create_interface(request("a")).await.unwrap_err();
     assert!(error.effect_unknown());
     let replayed = lab.client.create_interface(request("a")).await.unwrap();
     let state = lab.admin.state().await.unwrap();
-    assert_eq!(
-        state.interfaces.len(),
-        2,
-        "the primary and the one whose first answer was lost"
-    );
-    assert!(
-        state
-            .interfaces
-            .iter()
-            .any(|interface| interface.id == replayed.id)
-    );
-    assert_eq!(
-        lab.admin
-            .calls()
-            .await
-            .unwrap()
-            .of("CreateNetworkInterface")
-            .calls,
-        2
-    );
+    assert_eq!(state.interfaces.len(), 2, "the primary and the one whose first answer was lost");
+    assert!(state.interfaces.iter().any(|interface| interface.id == replayed.id));
+    assert_eq!(lab.admin.calls().await.unwrap().of("CreateNetworkInterface").calls, 2);
     assert_eq!(lab.admin.call_log().await.unwrap().len(), 2);
 }
 
@@ -195,22 +147,14 @@ async fn faults_and_counts_travel() {
 async fn what_the_simulator_refuses_is_said_in_words() {
     let lab = lab(Latency::none());
     let refusal = lab.admin.ask(Admin::Withdraw(7)).await.unwrap_err();
-    assert!(
-        matches!(&refusal, AdminError::Refused(why) if why.contains("fault 7")),
-        "{refusal}"
-    );
+    assert!(matches!(&refusal, AdminError::Refused(why) if why.contains("fault 7")), "{refusal}");
 }
 
 #[tokio::test]
 async fn a_client_that_goes_away_does_not_undo_its_call() {
     let mut lab = lab(Latency::fixed(50, 0));
     let call = lab.client.create_interface(request("a"));
-    assert!(
-        tokio::time::timeout(Duration::from_millis(10), call)
-            .await
-            .is_err(),
-        "it takes 50 ms"
-    );
+    assert!(tokio::time::timeout(Duration::from_millis(10), call).await.is_err(), "it takes 50 ms");
     let event = lab.events.recv().await.unwrap();
     assert!(matches!(event.kind, EventKind::Created { .. }), "{event:?}");
 }
