@@ -1,7 +1,7 @@
 //! The node's own networking: rules, routes, ENI links and sysctls, as a desired state that is compared with the
 //! kernel's and repaired.
 //!
-//! Invariants: [`desired`] is pure; [`reconcile`] is idempotent and touches only what is ours (rules and routes with
+//! Invariants: [`desired()`] is pure; [`reconcile()`] is idempotent and touches only what is ours (rules and routes with
 //! protocol [`PROTOCOL`], the addresses and links of the ENIs handed in, the qdiscs of the pods handed in) and what
 //! demonstrably breaks it (routes of the main table out of a secondary ENI, a pod's address on a link of the node).
 //! Anything else that is suspicious is reported as a [`Conflict`], not changed.

@@ -174,6 +174,7 @@ async fn output(mut command: Command) -> serde_json::Value {
     serde_json::from_slice(&ran.stdout).unwrap()
 }
 
+#[expect(clippy::print_stdout, reason = "the number is worth seeing")]
 fn assert_small(told: &serde_json::Value, what: &str) {
     let resident = told["resident_kib"].as_u64().unwrap();
     println!("{what}: {resident} KiB resident");
