@@ -100,7 +100,8 @@ impl Journal {
             boot_id: boot_id.to_owned(),
             file,
             len: keep,
-            snapshot_len: keep,
+            // Not known: a journal that is long at the start is rewritten once.
+            snapshot_len: 0,
             backlog: Vec::new(),
         };
         if recovered.damaged {

@@ -3,7 +3,9 @@
 //! With a journal of this boot the daemon serves from it at once and asks the cloud beside; without one it needs EC2's
 //! answer first. What the cloud refuses is tried again for ever, with backoff, and said: never a crash loop.
 
-use std::{fs::File, future::Future, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet, fs::File, future::Future, io, path::Path, sync::Arc, time::Duration,
+};
 
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
@@ -11,7 +13,7 @@ use tokio::sync::mpsc;
 use veni_core::{
     config::Config,
     ipam::{
-        Allocation, BootTime, Ledger,
+        Allocation, BootTime,
         plan::{PoolLimits, Settings},
     },
     limits::{self, InstanceLimits},
@@ -161,7 +163,7 @@ pub struct Start<C, H, S> {
     pub booted_at_secs: u64,
 }
 
-/// Builds the owner. Asks EC2 first unless the journal knows the primary ENI.
+/// Builds the owner. Asks EC2 first unless the journal is whole.
 pub async fn owner<C: Cloud, H: Host, S: Store>(start: Start<C, H, S>) -> Owner<C, H, S> {
     let Start {
         cloud,
@@ -193,7 +195,7 @@ pub async fn owner<C: Cloud, H: Host, S: Store>(start: Start<C, H, S>) -> Owner<
         security_groups: primary.security_groups.clone(),
     };
     let limits = pool_limits(&limits, &config);
-    let known = knows_primary(&recovered.ledger);
+    let known = can_serve_from(&recovered, &kernel_pods);
     let mut pool = Pool::new(
         recovered.ledger,
         store,
@@ -232,8 +234,12 @@ pub async fn owner<C: Cloud, H: Host, S: Store>(start: Start<C, H, S>) -> Owner<
     Owner::new(parts)
 }
 
-fn knows_primary(ledger: &Ledger) -> bool {
-    ledger.enis().any(|eni| eni.primary)
+/// Whether there is a ledger with nothing missing: neither records nor an address that the kernel shows on a pod.
+fn can_serve_from(recovered: &Recovered, kernel_pods: &[KernelPod]) -> bool {
+    let ledger = &recovered.ledger;
+    !recovered.damaged
+        && ledger.enis().any(|eni| eni.primary)
+        && kernel_pods.iter().all(|pod| ledger.address(pod.address).is_some())
 }
 
 /// ENIs of this instance that a daemon without a journal may have left behind.
@@ -260,6 +266,7 @@ fn adopt_pods<S: Store>(
     kernel_pods: Vec<KernelPod>,
     now: BootTime,
 ) {
+    let links: HashSet<_> = kernel_pods.iter().map(|pod| pod.host_ifindex).collect();
     let unknown: Vec<_> = kernel_pods
         .into_iter()
         .filter(|pod| !pool.ledger.allocations().any(|a| a.host_ifindex == pod.host_ifindex))
@@ -281,7 +288,7 @@ fn adopt_pods<S: Store>(
             host_ifindex: pod.host_ifindex,
             at: now,
         };
-        if !pool.adopt_pod(allocation, now) {
+        if !pool.adopt_pod(allocation, now, |former| !links.contains(&former.host_ifindex)) {
             tracing::error!(address = %pod.address, link = pod.host_ifname, "a pod's address is not on any ENI that EC2 shows");
         }
     }

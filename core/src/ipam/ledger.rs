@@ -414,10 +414,9 @@ impl Ledger {
         if let Some(known) = addresses.iter().find(|a| self.addresses.contains_key(*a)) {
             return Err(LedgerError::Address { record: "gained", address: *known });
         }
-        let eni = self
-            .enis
-            .get_mut(&slot)
-            .ok_or(LedgerError::Eni { record: "gained", slot: slot.get() })?;
+        // An ENI that does not exist yet has no addresses: its creation is missing in a damaged journal.
+        let eni = self.enis.get_mut(&slot).filter(|eni| eni.facts.is_some());
+        let eni = eni.ok_or(LedgerError::Eni { record: "gained", slot: slot.get() })?;
         for address in addresses {
             let state = AddressState::Free { last_used: at };
             self.addresses.insert(*address, AddressEntry { slot, gained: at, state });

@@ -41,6 +41,9 @@ impl<S: Store> Pool<S> {
                 .map(|eni| eni.facts.as_ref().is_some_and(|f| f.id == interface.id))
             {
                 Some(true) => self.observed(slot, Some(interface.clone()), now),
+                Some(false) if self.is_planned_as(slot, interface) => {
+                    self.catch_up(slot, interface, now);
+                }
                 Some(false) => {
                     tracing::warn!(eni = %interface.id, slot = slot.get(), "place is taken by another ENI");
                     self.activity.doubts.insert(slot);
@@ -126,19 +129,42 @@ impl<S: Store> Pool<S> {
         differs
     }
 
-    /// A pod that the kernel shows and the ledger does not have: it keeps its address.
+    /// A pod that the kernel shows and the ledger does not have: it keeps its address. Whoever has the address, or the
+    /// pod's key, in the ledger and is `gone` from the kernel has lost it: the records that said so are missing.
     ///
-    /// Returns whether the ledger has room for it, i.e. knows the address as free.
-    pub fn adopt_pod(&mut self, mut allocation: Allocation, now: BootTime) -> bool {
-        let Some((slot, state, _)) = self.ledger.address(allocation.address) else { return false };
-        if !matches!(state, AddressState::Free { .. })
-            || self.ledger.allocation(&allocation.attachment).is_some()
-        {
+    /// Returns whether the ledger has room for it, i.e. knows the address and no living pod has it.
+    pub fn adopt_pod(
+        &mut self,
+        mut allocation: Allocation,
+        now: BootTime,
+        gone: impl Fn(&Allocation) -> bool,
+    ) -> bool {
+        let address = allocation.address;
+        let Some((slot, ..)) = self.ledger.address(address) else { return false };
+        let former =
+            |a: &&Allocation| a.address == address || a.attachment == allocation.attachment;
+        let formers: Vec<_> = self.ledger.allocations().filter(former).cloned().collect();
+        if !formers.iter().all(gone) {
             return false;
+        }
+        for former in formers {
+            self.note(vec![Record::Released { attachment: former.attachment, at: now }]);
+        }
+        match self.ledger.address(address).map(|(_, state, _)| state) {
+            // Others that were released before lose a part of their cooldown: there is no record for one address.
+            Some(AddressState::Cooling { since }) => {
+                let released_until = *since;
+                self.note(vec![Record::Thawed { released_until }]);
+            }
+            Some(AddressState::Releasing) => {
+                let addresses = vec![address];
+                self.note(vec![Record::UnassignRefused { slot, addresses, at: now }]);
+            }
+            _ => {}
         }
         allocation.slot = slot;
         allocation.at = now;
-        tracing::warn!(address = %allocation.address, container = %allocation.attachment.container_id, "pod taken over from the kernel");
+        tracing::warn!(%address, container = %allocation.attachment.container_id, "pod taken over from the kernel");
         self.note(vec![Record::Assigned(allocation)]);
         true
     }
@@ -300,6 +326,17 @@ impl<S: Store> Pool<S> {
         }
     }
 
+    /// What happened to a planned ENI, in the records that were lost.
+    fn catch_up(&mut self, slot: EniSlot, interface: &Interface, now: BootTime) {
+        let Some(attachment) = interface.attachment.as_ref().map(|a| a.id.clone()) else { return };
+        let addresses = self.unknown(&interface.secondary_addresses);
+        let eni = self.facts(interface);
+        self.note(vec![
+            Record::EniCreated { slot, eni, addresses, at: now },
+            Record::EniAttaching { slot, attachment, at: now },
+        ]);
+    }
+
     fn adopt(&mut self, slot: EniSlot, primary: bool, interface: &Interface, now: BootTime) {
         let attachment = interface.attachment.as_ref();
         let addresses: Vec<_> = self
@@ -328,6 +365,16 @@ impl<S: Store> Pool<S> {
             subnet_prefix: (interface.subnet_id == *subnet).then_some(*subnet_prefix),
             primary_address: interface.primary_address,
         }
+    }
+
+    /// Whether `interface` is what was planned for `slot` and created and attached since: the journal lost the
+    /// records that say so.
+    fn is_planned_as(&self, slot: EniSlot, interface: &Interface) -> bool {
+        let planned = self.ledger.eni(slot).is_some_and(|eni| eni.facts.is_none());
+        let of = interface.tags.get(TAG_INSTANCE_ID).map(String::as_str);
+        planned
+            && !self.activity.in_flight.contains_key(&slot)
+            && of == Some(self.place.instance_id.as_str())
     }
 
     fn slot_of(&self, interface: &Interface) -> Option<(EniSlot, bool)> {
