@@ -10,7 +10,7 @@ use veni_core::{
     wire::{ErrorCode, ReplyBody},
 };
 use veni_ipamd::testing::{Node, NodeSpec};
-use veni_provider::sim::{Fault, Latency};
+use veni_provider::sim::{Consistency, Fault, Latency};
 
 fn by_addresses() -> Config {
     Config {
@@ -333,4 +333,31 @@ async fn a_fault_that_lasts_an_hour_costs_few_calls() {
         assert!(calls <= 250, "{fault:?}: {calls} calls in an hour");
         node.assert_sound();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_does_not_bring_back_what_was_given_back() {
+    let config =
+        Config { targets: Targets { warm_ip: 1, ..Targets::default() }, ..Config::default() };
+    let stale = |percent| Consistency {
+        describe_delay_millis: 10_000,
+        describe_stale_percent: percent,
+        ..Consistency::default()
+    };
+    let mut spec = NodeSpec::instant(config);
+    spec.sim.consistency = stale(0);
+    let mut node = Node::start(spec).await;
+    assert_all_wired(&add_all(&node, 0..10).await);
+    node.settle().await;
+    del_all(&node, 0..9).await;
+    while node.view().await.addresses.len() > 2 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // From now on EC2 answers as it was ten seconds ago, to the restarted daemon's survey too.
+    node.sim().set_consistency(stale(100));
+    node.kill().await;
+    node.boot().await;
+    // At once: an excess would go back before anybody could get it.
+    assert_all_wired(&add_all(&node, 100..108).await);
+    node.assert_sound();
 }
