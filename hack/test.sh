@@ -65,7 +65,7 @@ run_tier() {
     if [ "$verdict" != ok ]; then
         broken+=("$tier")
         # What failed and how it panicked, then the end, which shows what is neither.
-        grep -aE -A 4 '^(test .* FAILED|error|thread .* panicked)' "$log" | head -n 60 | sed 's/^/    /'
+        grep -aE -A 4 '^(test .* FAILED$|error|Diff in|thread .* panicked)' "$log" | head -n 60 | sed 's/^/    /'
         printf '    … the end of %s:\n' "${log#"$PWD"/}"
         tail -n 20 "$log" | sed 's/^/    | /'
     fi
