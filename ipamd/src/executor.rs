@@ -1,14 +1,17 @@
 //! One step, one cloud call.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use veni_core::{config::Config, id::InstanceId, ipam::plan::Step};
 use veni_provider::{
-    AttachInterface, Cloud, CloudError, CreateInterface, InterfaceFilter, TAG_CLUSTER,
-    TAG_CREATED_AT, TAG_INSTANCE_ID, TAG_OWNER,
+    AttachInterface, Cloud, CloudError, CloudResult, CreateInterface, ErrorClass, InterfaceFilter,
+    TAG_CLUSTER, TAG_CREATED_AT, TAG_INSTANCE_ID, TAG_OWNER,
 };
 
 use crate::pool::{Outcome, Place};
+
+/// How long a call may take before its outcome counts as unknown.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What new ENIs are called and tagged.
 #[derive(Debug, Clone)]
@@ -53,7 +56,19 @@ pub async fn execute<C: Cloud>(
     place: Arc<Place>,
     step: &Step,
 ) -> Outcome {
-    run(&*cloud, &naming, &place, step).await.unwrap_or_else(Outcome::Failed)
+    let action = crate::metrics::action(step);
+    bounded(action, run(&*cloud, &naming, &place, step)).await.unwrap_or_else(Outcome::Failed)
+}
+
+/// A call that is not answered in time has an unknown outcome.
+pub async fn bounded<T>(
+    action: &'static str,
+    call: impl Future<Output = CloudResult<T>>,
+) -> CloudResult<T> {
+    tokio::time::timeout(PATIENCE, call).await.unwrap_or_else(|_| {
+        let message = format!("no answer within {} s", PATIENCE.as_secs());
+        Err(CloudError::new(action, ErrorClass::Transient, "Timeout", message))
+    })
 }
 
 async fn run<C: Cloud>(

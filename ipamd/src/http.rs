@@ -1,6 +1,6 @@
 //! Health, readiness, metrics and introspection over HTTP, on loopback unless told otherwise.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -16,6 +16,9 @@ use veni_core::wire::{
 };
 
 use crate::{metrics::Metrics, owner::Command};
+
+/// How long an address that is taken is left alone.
+const RETRY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
 struct Shared {
@@ -41,6 +44,24 @@ pub fn router(metrics: Arc<Metrics>, commands: mpsc::Sender<Command>) -> Router 
             get(|state| view(state, false, |v| Json(v.settings).into_response())),
         )
         .with_state(Shared { metrics, commands })
+}
+
+/// Serves `router` on `address`. Pods do not depend on it: while the address is taken (by the daemon that this one
+/// replaces), it is tried again.
+pub async fn serve(address: String, router: Router) {
+    let listener = loop {
+        match tokio::net::TcpListener::bind(&address).await {
+            Ok(listener) => break listener,
+            Err(error) => {
+                let next = "set INTROSPECTION_BIND_ADDRESS to a free one";
+                tracing::warn!(%error, address, next, "metrics and health are not served yet");
+            }
+        }
+        tokio::time::sleep(RETRY).await;
+    };
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, address, "metrics and health are not served any more");
+    }
 }
 
 /// Healthy is who answers: the owner is asked, so that a stuck one is seen.

@@ -181,11 +181,7 @@ async fn until_stopped<C: Cloud>(
         .with_context(|| format!("listening on {}", config.socket))?;
     tokio::spawn(server::serve(listener, commands.clone()));
     if let Some(address) = &config.http_bind {
-        let listener = tokio::net::TcpListener::bind(address)
-            .await
-            .with_context(|| format!("listening on {address} (INTROSPECTION_BIND_ADDRESS)"))?;
-        let router = http::router(metrics, commands.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        tokio::spawn(http::serve(address.clone(), http::router(metrics, commands.clone())));
     }
     drop(commands);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = config.socket, "ipamd serves");

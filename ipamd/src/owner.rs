@@ -47,7 +47,7 @@ const QUIET: Duration = Duration::from_millis(60);
 /// How often instance metadata is compared.
 const METADATA_PERIOD: Duration = Duration::from_secs(60);
 /// A survey that failed is tried again after this.
-const SURVEY_RETRY: Duration = Duration::from_secs(5);
+const SURVEY_RETRY: Duration = Duration::from_secs(15);
 /// How long a plugin may keep its attachment to itself.
 const HOLD: Duration = Duration::from_secs(60);
 /// An allocation without a link is not dropped before this age: its plugin may be at work still.
@@ -109,6 +109,8 @@ pub struct Owner<C, H, S> {
     held: HashMap<Attachment, Held>,
     calls: JoinSet<Done>,
     surveying: bool,
+    /// Whether the filter is attached over a map that holds the pods.
+    filter_in_force: bool,
     /// No survey before this: the last one failed.
     survey_at: Instant,
     /// Whether EC2 was asked once how things stand: a former daemon's last calls may have had effects that no
@@ -160,6 +162,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             held: HashMap::new(),
             calls: JoinSet::new(),
             surveying: false,
+            filter_in_force: false,
             survey_at: now,
             oriented: parts.surveyed,
             comparing: false,
@@ -293,14 +296,17 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         let instance = self.parts.identity.instance_id.clone();
         self.parts.metrics.survey_started();
         self.calls.spawn(async move {
-            Done::Survey(cloud.describe_interfaces(InterfaceFilter::AttachedTo(instance)).await)
+            let call = cloud.describe_interfaces(InterfaceFilter::AttachedTo(instance));
+            Done::Survey(executor::bounded("DescribeNetworkInterfaces", call).await)
         });
     }
 
     fn compare(&mut self) {
         self.comparing = true;
         let cloud = self.parts.cloud.clone();
-        self.calls.spawn(async move { Done::Metadata(cloud.metadata_interfaces().await) });
+        self.calls.spawn(async move {
+            Done::Metadata(executor::bounded("metadata", cloud.metadata_interfaces()).await)
+        });
     }
 
     fn done(&mut self, done: Done) {
@@ -397,14 +403,24 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             .allocations()
             .map(|a| (a.clone(), Pool::<S>::pod_mac(a)))
             .collect();
-        if let Err(error) = self.parts.host.resume(&pods) {
-            tracing::error!(error, "pods not in the filter's map");
-        }
-        for (allocation, _) in &pods {
-            if self.parts.host.has_link(&allocation.host_ifname, allocation.host_ifindex) {
-                self.parts.host.wired(allocation);
+        self.filter_in_force = match self.parts.host.resume(&pods) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(error, "filter not in force");
+                false
             }
+        };
+        for (allocation, _) in &pods {
+            self.parts.host.wired(allocation);
         }
+    }
+
+    /// No ADD is answered before the filter is in force.
+    fn ensure_filter(&mut self) -> Result<(), &'static str> {
+        if !self.filter_in_force {
+            self.resume();
+        }
+        if self.filter_in_force { Ok(()) } else { Err("see the log of veni-ipamd") }
     }
 
     /// Releases what both the kernel and the runtime say is gone.

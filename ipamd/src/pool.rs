@@ -2,7 +2,11 @@
 //!
 //! Invariant: an allocation is in the journal before it is answered for, and an intent before its call starts.
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    time::Duration,
+};
 
 use veni_core::{
     id::{InstanceId, SecurityGroupId, SubnetId},
@@ -48,6 +52,9 @@ pub struct Pool<S> {
     missing: BTreeMap<std::net::Ipv4Addr, BootTime>,
     lost: Vec<std::net::Ipv4Addr>,
     attach_refusals: BTreeMap<EniSlot, u32>,
+    /// Addresses of pods that the kernel shows and that were on no ENI when the daemon started: not to be handed
+    /// out, whatever a later answer shows.
+    unclaimed: HashSet<std::net::Ipv4Addr>,
     budget: Budget,
     /// When the next call may leave, while the budget is used up.
     budget_back: Option<BootTime>,
@@ -109,6 +116,7 @@ impl<S: Store> Pool<S> {
             missing: BTreeMap::new(),
             lost: Vec::new(),
             attach_refusals: BTreeMap::new(),
+            unclaimed: HashSet::new(),
             budget: Budget::new(now),
             budget_back: None,
         }
@@ -127,7 +135,8 @@ impl<S: Store> Pool<S> {
             return Ok((known.clone(), false));
         }
         self.thaw(now);
-        let (slot, address) = self.ledger.pick().ok_or(AllocateError::Empty)?;
+        let plugged = |slot| self.activity.plugged(slot);
+        let (slot, address) = self.ledger.pick_among(plugged).ok_or(AllocateError::Empty)?;
         let allocation = Allocation {
             attachment: request.attachment.clone(),
             pod: request.pod.clone(),

@@ -1,7 +1,7 @@
 //! From nothing to serving: lock, journal, kernel, cloud, then the socket.
 //!
-//! With a journal of this boot the daemon serves from it at once and asks the cloud beside; without one it needs EC2's
-//! answer first. What the cloud refuses is tried again for ever, with backoff, and said: never a crash loop.
+//! Instance metadata must answer first: it names the instance and its primary ENI. With a journal of this boot the daemon
+//! then serves from it at once and asks EC2 beside; without one it needs EC2's answer too. What the cloud refuses is tried again for ever, with backoff, and said: never a crash loop.
 
 use std::{
     collections::HashSet, fs::File, future::Future, io, path::Path, sync::Arc, time::Duration,
@@ -12,11 +12,12 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::mpsc;
 use veni_core::{
     config::Config,
+    id::InstanceType,
     ipam::{
         Allocation, BootTime,
         plan::{PoolLimits, Settings},
     },
-    limits::{self, InstanceLimits},
+    limits::{self, Hypervisor, InstanceLimits},
     wire::{Attachment, PodRef},
 };
 use veni_provider::{
@@ -101,14 +102,29 @@ pub async fn whereabouts<C: Cloud>(cloud: &C) -> Whereabouts {
     .await;
     let limits = match limits::lookup(&identity.instance_type) {
         Some(limits) => limits,
-        None => {
-            persist("limits of the instance type", || {
-                cloud.describe_instance_type(&identity.instance_type)
-            })
-            .await
-        }
+        None => described_limits(cloud, &identity.instance_type).await,
     };
     Whereabouts { identity, primary, limits }
+}
+
+/// A type that is not in the table: EC2 is asked. Where it does not tell, the node works with the least that any type
+/// holds rather than not at all.
+async fn described_limits<C: Cloud>(cloud: &C, instance_type: &InstanceType) -> InstanceLimits {
+    match cloud.describe_instance_type(instance_type).await {
+        Ok(limits) => limits,
+        Err(error) => {
+            let next = "allow ec2:DescribeInstanceTypes, or update veni, and restart ipamd";
+            tracing::error!(%error, %instance_type, next, "limits not known: one pod address an ENI, two ENIs");
+            InstanceLimits {
+                max_enis: 2,
+                addresses_per_eni: 2,
+                default_network_card: 0,
+                network_cards: Vec::new(),
+                hypervisor: Hypervisor::Unknown,
+                bare_metal: false,
+            }
+        }
+    }
 }
 
 async fn persist<T, F: Future<Output = CloudResult<T>>>(what: &str, ask: impl Fn() -> F) -> T {

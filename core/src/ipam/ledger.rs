@@ -276,7 +276,15 @@ impl Ledger {
     /// freed), the least recently used.
     #[must_use]
     pub fn pick(&self) -> Option<(EniSlot, Ipv4Addr)> {
-        self.enis.values().filter(|e| e.in_use()).find_map(|e| e.free().next().map(|a| (e.slot, a)))
+        self.pick_among(|_| true)
+    }
+
+    /// As [`Ledger::pick`], among ENIs that are `usable`.
+    pub fn pick_among(&self, usable: impl Fn(EniSlot) -> bool) -> Option<(EniSlot, Ipv4Addr)> {
+        self.enis
+            .values()
+            .filter(|e| e.in_use() && usable(e.slot))
+            .find_map(|e| e.free().next().map(|a| (e.slot, a)))
     }
 
     /// The interface index of the next host veth.

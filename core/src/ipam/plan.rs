@@ -87,6 +87,8 @@ pub struct Activity {
     pub doubts: BTreeSet<EniSlot>,
     /// Slots whose link is on the node.
     pub links: BTreeSet<EniSlot>,
+    /// Whether `links` says anything: the node's links have been looked at.
+    pub links_known: bool,
     /// ENIs attached here that are not ours to manage: their slots are taken.
     pub foreign: BTreeSet<EniSlot>,
     /// What must wait, and why.
@@ -236,6 +238,16 @@ pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
     }
     plan.wake_by(snapshot.ledger.next_thaw(snapshot.settings.cooldown));
     plan
+}
+
+// === impl Activity ===
+
+impl Activity {
+    /// Whether the ENI in `slot` can carry packets, as far as is known.
+    #[must_use]
+    pub fn plugged(&self, slot: EniSlot) -> bool {
+        !self.links_known || self.links.contains(&slot)
+    }
 }
 
 // === impl Snapshot ===

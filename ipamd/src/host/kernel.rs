@@ -9,6 +9,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     time::{Duration, Instant},
@@ -48,6 +49,7 @@ pub struct Kernel {
     links: Links,
     config: Arc<Config>,
     orders: Sender<Order>,
+    armed: Arc<AtomicBool>,
     _watch: Watch,
 }
 
@@ -73,7 +75,11 @@ struct Keeper {
     /// What the last reconciliation was about: one about other ENIs configures, one about the same repairs.
     settled: Option<Vec<EniSlot>>,
     nft_dirty: bool,
+    /// ENIs that were reported as ready, with their links.
+    used: Vec<(EniSlot, String)>,
     reported: Option<HostEvent>,
+    /// Whether the map holds the pods: the filter is not attached before.
+    armed: Arc<AtomicBool>,
 }
 
 // === impl Kernel ===
@@ -105,6 +111,7 @@ impl Kernel {
         let watch =
             watch::spawn(watched, move |change| drop(changes.send(Order::Changed(change))))?;
         let links: Links = Arc::default();
+        let armed = Arc::new(AtomicBool::new(false));
         relist(&links)?;
         let keeper = Keeper {
             config: config.clone(),
@@ -117,13 +124,15 @@ impl Kernel {
             nft: None,
             settled: None,
             nft_dirty: false,
+            used: Vec::new(),
             reported: None,
+            armed: armed.clone(),
         };
         std::thread::Builder::new()
             .name("host".to_owned())
             .spawn(move || keeper.run(&received))
             .expect("a thread can be started");
-        Ok(Self { filter, links, config, orders, _watch: watch })
+        Ok(Self { filter, links, config, orders, armed, _watch: watch })
     }
 
     /// Pods that the filter's map knows and whose link is there, by interface index.
@@ -162,8 +171,14 @@ impl Host for Kernel {
 
     fn resume(&mut self, pods: &[(Allocation, Mac)]) -> Result<(), String> {
         let entries = pods.iter().map(|(a, mac)| (a.host_ifindex, self.entry(a, *mac))).collect();
+        // A pod that the kernel shows and the ledger could not take in keeps its entry: its traffic goes on.
+        let mut entries: BTreeMap<u32, PodEntry> = entries;
+        for (index, (pod, _)) in self.pods() {
+            entries.entry(index).or_insert(pod);
+        }
         let changed = self.filter.sync(&entries).map_err(|error| chain(&error))?;
         self.filter.ensure_attached().map_err(|error| chain(&error))?;
+        self.armed.store(true, Ordering::Release);
         tracing::info!(
             pods = pods.len(),
             changed,
@@ -265,8 +280,13 @@ impl Keeper {
             }
             Change::LinkRemoved { ifindex, name } => {
                 lock(&self.links).remove(&ifindex);
+                if name.starts_with("veni-anchor") {
+                    // Without pods the block has gone with it: the next pod's packets would not be judged.
+                    self.check_filter();
+                }
                 if let Some(mac) = self.enis.remove(&ifindex) {
                     self.send(HostEvent::EniUnplugged(mac));
+                    self.reported = None;
                     return Some(Duration::ZERO);
                 }
                 if self.pods.remove(&ifindex).is_some() {
@@ -297,7 +317,7 @@ impl Keeper {
             self.report(Vec::new(), problems);
             return false;
         };
-        let ready: Vec<_> = std::iter::once(&config.primary)
+        let mut ready: Vec<_> = std::iter::once(&config.primary)
             .chain(&config.secondary)
             .map(|eni| (eni.slot, eni.ifname.clone()))
             .collect();
@@ -323,6 +343,11 @@ impl Keeper {
             problems.push(chain(&error));
         }
         self.check_filter();
+        if !sound {
+            // A new ENI is used once its rules and routes are in place; one that was used before stays.
+            ready.retain(|eni| self.used.contains(eni));
+        }
+        self.used.clone_from(&ready);
         self.settled = Some(slots);
         self.report(ready, problems);
         sound
@@ -394,7 +419,7 @@ impl Keeper {
             snat: self.config.snat.clone(),
             mask: self.config.eni_mark_mask,
         };
-        let dirty = std::mem::take(&mut self.nft_dirty);
+        let dirty = self.nft_dirty;
         match &mut self.nft {
             Some((current, table)) if *current == nft => {
                 if dirty && !table.intact()? {
@@ -411,10 +436,15 @@ impl Keeper {
                 self.nft = Some((nft, table));
             }
         }
+        // Only now: what failed above is tried again.
+        self.nft_dirty = false;
         Ok(())
     }
 
     fn check_filter(&mut self) {
+        if !self.armed.load(Ordering::Acquire) {
+            return;
+        }
         match self.filter.check_attached() {
             Ok(repairs) => self.repaired(&repairs),
             Err(error) => tracing::error!(

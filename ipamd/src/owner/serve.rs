@@ -93,6 +93,11 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
 
     /// Allocates and admits; `None` when there is no address.
     fn try_add(&mut self, request: &AddRequest) -> Option<ReplyBody> {
+        if let Err(error) = self.ensure_filter() {
+            let message =
+                format!("the filter is not in force, no pod is wired without it: {error}");
+            return Some(ReplyBody::Error(WireError { code: ErrorCode::Internal, message }));
+        }
         let now = self.now();
         let (allocation, fresh) = match self.parts.pool.allocate(request, now) {
             Ok(allocated) => allocated,
@@ -168,10 +173,9 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         }
     }
 
-    /// The plugin has let go: where it got as far as the link, the wiring is watched from now on.
+    /// The plugin has let go: the wiring is watched from now on, where there is a link.
     fn plugin_done(&mut self, attachment: &Attachment) {
-        let Some(allocation) = self.parts.pool.ledger.allocation(attachment) else { return };
-        if self.parts.host.has_link(&allocation.host_ifname, allocation.host_ifindex) {
+        if let Some(allocation) = self.parts.pool.ledger.allocation(attachment) {
             self.parts.host.wired(allocation);
         }
     }
@@ -210,8 +214,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         }
     }
 
-    /// Releases what the runtime does not have any more. A link that is still there is the plugin's to remove; the
-    /// cooldown keeps the address from being used meanwhile.
+    /// Collects what the runtime does not have any more. Where the link is still there it is the plugin's to remove,
+    /// and the address is released once the kernel says that it has gone (`sweep`).
     fn gc(&mut self, request: &GcRequest) -> ReplyBody {
         let valid: HashSet<_> =
             request.valid.iter().map(|v| (v.container_id.as_str(), v.ifname.as_str())).collect();
@@ -227,10 +231,18 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             .cloned()
             .collect();
         let released =
-            stale.iter().filter_map(|attachment| self.release(attachment)).map(released_attachment);
+            stale.iter().filter_map(|attachment| self.collect(attachment)).map(released_attachment);
         let released = released.collect();
         self.plan_soon();
         ReplyBody::Released(Released { released })
+    }
+
+    fn collect(&mut self, attachment: &Attachment) -> Option<Allocation> {
+        let allocation = self.parts.pool.ledger.allocation(attachment)?;
+        if self.parts.host.has_link(&allocation.host_ifname, allocation.host_ifindex) {
+            return Some(allocation.clone());
+        }
+        self.release(attachment)
     }
 
     fn status(&self) -> ReplyBody {

@@ -140,7 +140,10 @@ impl<S: Store> Pool<S> {
         gone: impl Fn(&Allocation) -> bool,
     ) -> bool {
         let address = allocation.address;
-        let Some((slot, ..)) = self.ledger.address(address) else { return false };
+        let Some((slot, ..)) = self.ledger.address(address) else {
+            self.unclaimed.insert(address);
+            return false;
+        };
         let former =
             |a: &&Allocation| a.address == address || a.attachment == allocation.attachment;
         let formers: Vec<_> = self.ledger.allocations().filter(former).cloned().collect();
@@ -172,6 +175,7 @@ impl<S: Store> Pool<S> {
     /// Links that are on the node and configured: their ENIs can be used.
     pub fn links_ready(&mut self, ready: &[EniSlot], now: BootTime) {
         self.activity.links = ready.iter().copied().collect();
+        self.activity.links_known = true;
         let arrived: Vec<_> = ready
             .iter()
             .copied()
@@ -249,6 +253,13 @@ impl<S: Store> Pool<S> {
                     format!("{} is attached in EC2, its link is not on the node yet", interface.id);
                 self.block(Blocked::Slot(slot), "attaching", now, Duration::from_secs(5), reason);
             }
+            // Somebody has detached it by hand.
+            (Phase::InUse, None, InterfaceStatus::Available) => self.taken_away(slot, now),
+            (Phase::Detached, Some(_), InterfaceStatus::InUse | InterfaceStatus::Attaching) => {
+                // Its attachment had happened after all: it is taken in again as what it is.
+                self.gone(slot, now);
+                self.survey_wanted = true;
+            }
             (Phase::Attaching, None, InterfaceStatus::Available) => {
                 self.note(vec![
                     Record::EniDraining { slot, at: now },
@@ -266,6 +277,27 @@ impl<S: Store> Pool<S> {
                 self.block(Blocked::Slot(slot), "detaching", now, Duration::from_secs(2), reason);
             }
             _ => {}
+        }
+    }
+
+    /// An ENI in use that EC2 shows as attached to nothing: deleted once no pod has an address of it.
+    fn taken_away(&mut self, slot: EniSlot, now: BootTime) {
+        let idle = self
+            .ledger
+            .eni(slot)
+            .is_some_and(|eni| !eni.primary && eni.counts().assigned + eni.counts().cooling == 0);
+        if idle {
+            self.note(vec![
+                Record::EniDraining { slot, at: now },
+                Record::EniDetached { slot, at: now },
+            ]);
+        } else {
+            let reason = format!(
+                "the ENI of device {} was detached by somebody else: delete the pods that have its addresses",
+                slot.device_index()
+            );
+            self.block(Blocked::Slot(slot), "eni_detached", now, CONFIRM, reason);
+            self.activity.doubts.insert(slot);
         }
     }
 

@@ -131,7 +131,9 @@ impl<S: Store> Pool<S> {
                 self.attach_refused(slot, error, now)
             }
             ErrorClass::Invalid if matches!(step, Step::DeleteEni { .. }) => {
-                self.block_slot(slot, error, now)
+                // Still detaching, or attached after all: EC2 is asked before it is tried again.
+                self.activity.doubts.insert(slot);
+                self.block_slot(slot, error, now);
             }
             _ => self.doubt(step, error, now),
         }
@@ -258,6 +260,7 @@ impl<S: Store> Pool<S> {
             .iter()
             .copied()
             .filter(|address| self.ledger.address(*address).is_none())
+            .filter(|address| !self.unclaimed.contains(address))
             .collect();
         unknown.sort_unstable();
         unknown.dedup();
