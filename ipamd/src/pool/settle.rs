@@ -112,7 +112,10 @@ impl<S: Store> Pool<S> {
             }
             ErrorClass::AttachmentLimit => self.attach_refused(slot, error, now),
             ErrorClass::Transient
-                if matches!(step, Step::CreateEni { .. } | Step::ProtectEni { .. }) =>
+                if matches!(
+                    step,
+                    Step::CreateEni { .. } | Step::ProtectEni { .. } | Step::DeleteEni { .. }
+                ) =>
             {
                 // The token, or the nature of the call, makes a repetition harmless.
                 self.block_slot(slot, error, now);
