@@ -153,6 +153,14 @@ pub const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 // === impl Config ===
 
 impl Config {
+    /// The warnings about `vars`, whether or not there are errors too.
+    #[must_use]
+    pub fn warnings(vars: impl Iterator<Item = (String, String)>) -> Vec<Warning> {
+        let mut reader = reader::Reader::new(vars, false);
+        load::config(&mut reader);
+        reader.into_warnings()
+    }
+
     /// Reads everything that veni knows from `vars` (the environment: what is not ours is passed over). A name that
     /// comes twice counts once, the last.
     ///

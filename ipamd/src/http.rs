@@ -9,13 +9,31 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use veni_core::wire::{
     ReplyBody,
-    inspect::{Query, View},
+    inspect::{self, Query, View},
 };
 
 use crate::{metrics::Metrics, owner::Command};
+
+const PATHS: &str =
+    "/healthz\n/readyz\n/metrics\n/v1/status\n/v1/enis\n/v1/pool\n/v1/plan\n/v1/settings\n";
+
+/// `/v1/pool`, as `venictl pool show --addresses -o json` prints it.
+#[derive(Debug, Serialize)]
+struct PoolView {
+    pool: inspect::Pool,
+    enis: Vec<inspect::Eni>,
+    addresses: Vec<inspect::Address>,
+}
+
+impl From<View> for PoolView {
+    fn from(view: View) -> Self {
+        Self { pool: view.pool, enis: view.enis, addresses: view.addresses }
+    }
+}
 
 /// How long an address that is taken is left alone.
 const RETRY: Duration = Duration::from_secs(10);
@@ -29,6 +47,8 @@ struct Shared {
 /// The routes: `/healthz`, `/readyz`, `/metrics`, `/v1/status`, `/v1/enis`, `/v1/pool`, `/v1/plan`, `/v1/settings`.
 pub fn router(metrics: Arc<Metrics>, commands: mpsc::Sender<Command>) -> Router {
     Router::new()
+        .route("/", get(|| async { PATHS }))
+        .route("/v1", get(|| async { PATHS }))
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_text))
@@ -36,7 +56,7 @@ pub fn router(metrics: Arc<Metrics>, commands: mpsc::Sender<Command>) -> Router 
         .route("/v1/enis", get(|state| view(state, false, |v| Json(v.enis).into_response())))
         .route(
             "/v1/pool",
-            get(|state| view(state, true, |v| Json((v.pool, v.addresses)).into_response())),
+            get(|state| view(state, true, |v| Json(PoolView::from(v)).into_response())),
         )
         .route("/v1/plan", get(|state| view(state, false, |v| Json(v.plan).into_response())))
         .route(

@@ -49,6 +49,9 @@ fn main() -> ExitCode {
         }
         Err(errors) => {
             init_logs(&Config::default());
+            for warning in Config::warnings(std::env::vars()) {
+                tracing::warn!(%warning, "setting");
+            }
             for error in &errors {
                 tracing::error!(%error, "setting");
             }

@@ -24,18 +24,23 @@ use crate::pool::Outcome;
 
 type Level = Gauge<u32, AtomicU32>;
 type Count = Counter<u64, AtomicU64>;
+/// A counter under the peer's exact name: OpenMetrics would append `_total` to a counter's, and dashboards would go
+/// blank. It only ever rises.
+type PeerCount = Gauge<u64, AtomicU64>;
+/// Labels by the peer's names (`fn` is a keyword here).
+type PeerLabels = Vec<(&'static str, String)>;
 
 /// The registry with handles to what is in it.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     levels: Levels,
-    adds: Count,
-    dels: Family<DelLabels, Count>,
-    starved: Count,
+    adds: PeerCount,
+    dels: Family<PeerLabels, PeerCount>,
+    starved: PeerCount,
     add_wait: Histogram,
-    calls: Family<ActionLabels, Count>,
-    call_errors: Family<ErrorLabels, Count>,
+    calls: Family<PeerLabels, PeerCount>,
+    call_errors: Family<PeerLabels, PeerCount>,
     call_secs: Family<ActionLabels, Histogram>,
     repairs: Family<KindLabels, Count>,
 }
@@ -74,19 +79,8 @@ pub struct Gauges {
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct DelLabels {
-    reason: &'static str,
-}
-
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ActionLabels {
     action: &'static str,
-}
-
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ErrorLabels {
-    action: &'static str,
-    code: String,
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -109,8 +103,11 @@ impl Metrics {
         let mut registry = Registry::default();
         let levels = Levels::default();
         levels.register(&mut registry);
-        let (adds, starved, dels) =
-            (Count::default(), Count::default(), Family::<DelLabels, Count>::default());
+        let (adds, starved, dels) = (
+            PeerCount::default(),
+            PeerCount::default(),
+            Family::<PeerLabels, PeerCount>::default(),
+        );
         let add_wait = Histogram::new(exponential_buckets(0.001, 4.0, 9));
         let (calls, call_errors, repairs) =
             (Family::default(), Family::default(), Family::default());
@@ -176,17 +173,17 @@ impl Metrics {
             DelReason::PodDeleted => "PodDeleted",
             DelReason::AddFailed => "SetupNSFailed",
         };
-        self.dels.get_or_create(&DelLabels { reason }).inc();
+        self.dels.get_or_create(&vec![("reason", reason.to_owned())]).inc();
     }
 
     /// A call has left.
     pub fn call_started(&self, step: &Step) {
-        self.calls.get_or_create(&ActionLabels { action: action(step) }).inc();
+        self.calls.get_or_create(&called(action(step))).inc();
     }
 
     /// All ENIs of the instance are asked for.
     pub fn survey_started(&self) {
-        self.calls.get_or_create(&ActionLabels { action: "DescribeNetworkInterfaces" }).inc();
+        self.calls.get_or_create(&called("DescribeNetworkInterfaces")).inc();
     }
 
     /// A call has come back.
@@ -194,7 +191,9 @@ impl Metrics {
         let action = action(step);
         self.call_secs.get_or_create(&ActionLabels { action }).observe(took.as_secs_f64());
         if let Outcome::Failed(error) = outcome {
-            self.call_errors.get_or_create(&ErrorLabels { action, code: error.code.clone() }).inc();
+            let mut labels = called(action);
+            labels.push(("error", error.code.clone()));
+            self.call_errors.get_or_create(&labels).inc();
         }
     }
 
@@ -271,6 +270,10 @@ impl Levels {
             registry.register(name, help, level.clone());
         }
     }
+}
+
+fn called(action: &str) -> PeerLabels {
+    vec![("fn", action.to_owned())]
 }
 
 /// The EC2 action of a step.

@@ -22,6 +22,14 @@ pub(super) fn exec(lab: &str, place: &str, command: &[String]) -> anyhow::Result
     // This process has one thread: the mount namespace can be changed.
     setns(mounts, CloneFlags::CLONE_NEWNS).context("cannot enter the lab's mounts")?;
     setns(net, CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter {place}"))?;
-    Err(Command::new(program).args(args).exec())
-        .with_context(|| format!("cannot execute {program} on {place}"))
+    let mut command = Command::new(program);
+    command.args(args);
+    // So that `venictl` finds the node's daemon.
+    let node = veni_lab::place::of(lab).join("nodes").join(place);
+    if node.is_dir() {
+        command
+            .env("VENI_SOCKET", node.join("ipamd.sock"))
+            .env("VENI_BPF_DIR", node.join("bpf/veni"));
+    }
+    Err(command.exec()).with_context(|| format!("cannot execute {program} on {place}"))
 }

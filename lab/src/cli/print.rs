@@ -1,24 +1,30 @@
 //! What the terminal gets: colour only where there is one.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line's own output")]
+#![expect(clippy::print_stderr, reason = "the command line's own output")]
 
-use std::{fmt, io::IsTerminal as _, time::Duration};
+use std::{
+    fmt,
+    io::{self, IsTerminal as _, Write as _},
+    time::Duration,
+};
 
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 
 /// A line of progress.
 pub(super) fn step(text: impl fmt::Display) {
-    println!("{} {text}", paint("==>", "1;34"));
+    line(format_args!("{} {text}", paint("==>", "1;34")));
 }
 
 /// A line under a step.
 pub(super) fn note(text: impl fmt::Display) {
-    println!("    {text}");
+    line(format_args!("    {text}"));
 }
 
-/// As it is.
+/// As it is. A reader that has seen enough (`| head`) ends the program, quietly.
 pub(super) fn line(text: impl fmt::Display) {
-    println!("{text}");
+    if writeln!(io::stdout(), "{text}").is_err() {
+        std::process::exit(0);
+    }
 }
 
 /// A check's outcome in one word.
@@ -45,6 +51,6 @@ pub(super) fn millis(duration: Duration) -> String {
 }
 
 fn paint(text: &str, colour: &str) -> String {
-    let plain = !std::io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some();
+    let plain = !io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some();
     if plain { text.to_owned() } else { format!("\x1b[{colour}m{text}\x1b[0m") }
 }
