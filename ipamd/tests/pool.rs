@@ -361,3 +361,27 @@ async fn a_stale_answer_does_not_bring_back_what_was_given_back() {
     assert_all_wired(&add_all(&node, 100..108).await);
     node.assert_sound();
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_eni_costs_three_calls_to_make_and_two_to_free() {
+    let mut spec = NodeSpec::instant(by_addresses());
+    spec.sim.latency = Latency::fixed(50, 1500);
+    let node = Node::start(spec).await;
+    assert_all_wired(&add_all(&node, 0..9).await);
+    node.settle().await;
+    assert_all_wired(&add_all(&node, 9..14).await);
+    node.settle().await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(node.view().await.enis.len(), 2, "one ENI was made");
+    assert_eq!(node.sim().calls().of("CreateNetworkInterface").calls, 1);
+    assert_eq!(node.sim().calls().of("AttachNetworkInterface").calls, 1);
+    assert_eq!(node.sim().calls().of("ModifyNetworkInterfaceAttribute").calls, 1);
+    assert_eq!(node.sim().calls().of("DescribeNetworkInterfaces").calls, 2, "at the start only");
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    del_all(&node, 0..14).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(node.view().await.enis.len(), 1);
+    assert_eq!(node.sim().calls().of("DetachNetworkInterface").calls, 1);
+    assert_eq!(node.sim().calls().of("DeleteNetworkInterface").calls, 1);
+    assert_eq!(node.sim().calls().of("DescribeNetworkInterfaces").calls, 2, "at the start only");
+}
