@@ -10,6 +10,7 @@
 
 pub mod drop_reason;
 pub mod frame;
+pub mod table;
 
 pub use drop_reason::DropReason;
 

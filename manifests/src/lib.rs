@@ -1,0 +1,1 @@
+//! Kubernetes objects from YAML files and watched folders, for `veni-policy`.

@@ -1,0 +1,1 @@
+//! Security groups for pods: rules and members resolved from the cloud, cached and refreshed.
