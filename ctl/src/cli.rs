@@ -87,10 +87,10 @@ pub struct Question {
 #[derive(Debug, Clone, Args)]
 pub struct Paths {
     /// Where the runtime looks for network configurations.
-    #[arg(long, default_value = "/etc/cni/net.d")]
+    #[arg(long, env = "VENI_CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
     pub cni_conf_dir: PathBuf,
     /// Where the runtime looks for plugins.
-    #[arg(long, default_value = "/opt/cni/bin")]
+    #[arg(long, env = "VENI_CNI_BIN_DIR", default_value = "/opt/cni/bin")]
     pub cni_bin_dir: PathBuf,
     /// Where the filter's maps are pinned.
     #[arg(long, env = "VENI_BPF_DIR", default_value = "/sys/fs/bpf/veni")]

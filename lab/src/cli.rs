@@ -56,6 +56,13 @@ enum Command {
         #[arg(value_name = "[NODE] POD", num_args = 1..=2)]
         names: Vec<String>,
     },
+    /// Start a node's veni-ipamd again, whether it runs, was killed or was stopped; pods keep their traffic
+    Restart {
+        #[command(flatten)]
+        lab: Name,
+        /// The node
+        node: String,
+    },
     /// Show the nodes, their ENIs and pools, and the pods
     Status {
         #[command(flatten)]
@@ -119,6 +126,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Exec { lab, place, command } => exec::exec(&lab.name, &place, &command),
         Command::Add { lab, node, pod } => serve::add(&lab.name, node, pod),
         Command::Del { lab, names } => serve::del(&lab.name, &names),
+        Command::Restart { lab, node } => serve::restart(&lab.name, node),
         Command::Status { lab, output } => serve::status(&lab.name, output),
         Command::Down(lab) => serve::down(&lab.name),
         Command::Demo(options) => demo::demo(&options),

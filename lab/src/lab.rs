@@ -310,7 +310,9 @@ impl Lab {
         let (subnet, cidr) = subnet_of(self.nodes.len());
         let dir = self.dir.join("nodes").join(&config.name);
         let bpf = dir.join("bpf");
-        for dir in [&bpf, &dir.join("state"), &dir.join("cni")] {
+        for dir in
+            [&bpf, &dir.join("state"), &dir.join("cni"), &dir.join("net.d"), &dir.join("bin")]
+        {
             make_dir(dir)?;
         }
         self.outer.mount_bpf(&bpf)?;
@@ -353,6 +355,7 @@ impl Lab {
             cache_dir: dir.join("cni"),
             socket: dir.join("ipamd.sock"),
         };
+        runtime.install(&dir.join("net.d"), &dir.join("bin"))?;
         let daemon = Daemon {
             program: binaries::find("veni-ipamd")?.path,
             environment,

@@ -33,6 +33,9 @@ use crate::{
 /// How often a condition is looked at again that nothing announces.
 const POLL: Duration = Duration::from_millis(5);
 
+/// How long a daemon has to end by itself when it is restarted.
+const END: Duration = Duration::from_secs(5);
+
 /// A node of the lab.
 #[derive(Debug)]
 pub struct Node {
@@ -63,6 +66,15 @@ pub(crate) struct Daemon {
     /// Starts it: a process dies with the thread that started it.
     pub(crate) worker: Worker,
     pub(crate) process: Mutex<Option<Child>>,
+}
+
+/// How a restart went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restarted {
+    /// The process that was ended for it; `None` when none ran.
+    pub ended: Option<u32>,
+    /// From the start of the new one until it could serve an ADD.
+    pub ready: Duration,
 }
 
 // === impl Node ===
@@ -206,12 +218,37 @@ impl Node {
     /// When it does not run.
     pub fn stop_ipamd(&self, signal: Signal) -> Result<ExitStatus> {
         let mut child = self.daemon.process().take().ok_or_else(|| self.trouble("does not run"))?;
-        let pid = i32::try_from(child.id())
+        self.signal(child.id(), signal)?;
+        child.wait().context(|| format!("cannot wait for ipamd on {}", self.name))
+    }
+
+    /// Ends the daemon if it runs (SIGTERM, and SIGKILL after 5 s), starts it with the node's variables, and waits until
+    /// it is ready. One that was suspended is woken to end.
+    ///
+    /// # Errors
+    /// When it does not end, cannot be started, or is not ready within `timeout`.
+    pub fn restart_ipamd(&self, timeout: Duration) -> Result<Restarted> {
+        let ended = self.ipamd_pid();
+        if let Some(pid) = ended {
+            self.signal(pid, Signal::SIGTERM)?;
+            self.signal(pid, Signal::SIGCONT)?;
+            let start = Instant::now();
+            while self.ipamd_pid().is_some() && start.elapsed() < END {
+                thread::sleep(POLL);
+            }
+            if self.ipamd_pid().is_some() {
+                self.stop_ipamd(Signal::SIGKILL)?;
+            }
+        }
+        self.spawn_ipamd(&[])?;
+        Ok(Restarted { ended, ready: self.wait_ready(timeout)? })
+    }
+
+    fn signal(&self, pid: u32, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(pid)
             .map_err(std::io::Error::other)
             .context(|| "a process id".to_owned())?;
-        kill(Pid::from_raw(pid), signal)
-            .context(|| format!("cannot signal ipamd on {}", self.name))?;
-        child.wait().context(|| format!("cannot wait for ipamd on {}", self.name))
+        kill(Pid::from_raw(pid), signal).context(|| format!("cannot signal ipamd on {}", self.name))
     }
 
     fn trouble(&self, message: &str) -> Error {
@@ -236,6 +273,17 @@ impl Daemon {
     fn process(&self) -> MutexGuard<'_, Option<Child>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where things are on the node that keeps its files in `dir`, as the variables of `venictl` name them.
+#[must_use]
+pub fn directories(dir: &Path) -> [(&'static str, PathBuf); 4] {
+    [
+        ("VENI_SOCKET", dir.join("ipamd.sock")),
+        ("VENI_BPF_DIR", dir.join("bpf/veni")),
+        ("VENI_CNI_CONF_DIR", dir.join("net.d")),
+        ("VENI_CNI_BIN_DIR", dir.join("bin")),
+    ]
 }
 
 /// The daemon's environment on the node that keeps its files in `dir`, without settings of the pool.

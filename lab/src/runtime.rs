@@ -158,6 +158,24 @@ impl Runtime {
         configuration
     }
 
+    /// Puts the network's conflist and the plugin where a runtime looks for them. The lab's own runtime needs
+    /// neither: they are there for whoever looks at the node (`venictl doctor`).
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn install(&self, conf_dir: &Path, bin_dir: &Path) -> Result<()> {
+        let mut plugin = self.configuration(None);
+        let fields = plugin.as_object_mut().into_iter();
+        fields.for_each(|fields| fields.retain(|name, _| name != "cniVersion" && name != "name"));
+        let conflist = json!({"cniVersion": CNI_VERSION, "name": NETWORK, "plugins": [plugin]});
+        let file = conf_dir.join("10-veni.conflist");
+        std::fs::write(&file, conflist.to_string())
+            .context(|| format!("cannot write {}", file.display()))?;
+        let link = bin_dir.join("veni-cni");
+        std::os::unix::fs::symlink(&self.plugin, &link)
+            .context(|| format!("cannot make {}", link.display()))
+    }
+
     /// The plugin's whole environment.
     #[must_use]
     pub fn environment(&self, operation: &str, sandbox: &Sandbox) -> Vec<(&'static str, OsString)> {

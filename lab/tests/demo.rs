@@ -104,6 +104,14 @@ fn lab(name: &str, args: &[&str]) -> String {
     text
 }
 
+/// What the command line says to a command that it refuses.
+fn refused(name: &str, args: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_veni-lab"));
+    let output = command.args(args).env("VENI_LAB", name).output().unwrap();
+    assert!(!output.status.success(), "veni-lab {args:?} was not refused");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
 #[test]
 fn a_lab_can_be_played_with() {
     if let Some(missing) = ns::missing_feature() {
@@ -119,6 +127,13 @@ fn a_lab_can_be_played_with() {
     assert!(lab(&["exec", "node-1", "--", "ip", "rule"]).contains("512:"));
     assert!(lab(&["status"]).contains("web"));
     lab(&["status", "-o", "json"]).parse::<serde_json::Value>().unwrap();
+    // Exits with 0 only when nothing failed.
+    let doctor = lab(&["exec", "node-1", "--", "venictl", "doctor"]);
+    assert!(doctor.contains(" 0 warnings, 0 failed"), "{doctor}");
+    let restarted = lab(&["restart", "node-1"]);
+    assert!(restarted.contains("veni-ipamd on node-1 is ready"), "{restarted}");
+    let unknown = refused(&name, &["restart", "node-9"]);
+    assert!(unknown.contains("no node \"node-9\"") && unknown.contains("node-1"), "{unknown}");
     lab(&["del", "node-1", "web"]);
     lab(&["down"]);
     assert!(!place::of(&name).exists(), "the lab's directory is left");

@@ -85,6 +85,27 @@ fn nothing_is_lost_through(test: &str, end: Signal) {
     }
 }
 
+/// A daemon that was left in some state is a ready one after a restart, and has kept its pod.
+#[test]
+fn a_restart_works_from_every_state_of_the_daemon() {
+    let Some(lab) = lab("back") else { return };
+    let node = lab.node("node-1").unwrap();
+    lab.add_pod("node-1", "kept").unwrap();
+    for (state, runs) in [("running", true), ("suspended", true), ("killed", false)] {
+        let before = node.ipamd_pid().unwrap();
+        let raw = nix::unistd::Pid::from_raw(i32::try_from(before).unwrap());
+        match state {
+            "suspended" => nix::sys::signal::kill(raw, Signal::SIGSTOP).unwrap(),
+            "killed" => drop(node.stop_ipamd(Signal::SIGKILL).unwrap()),
+            _ => {}
+        }
+        let restarted = node.restart_ipamd(READY).unwrap();
+        assert_eq!(restarted.ended, runs.then_some(before), "{state}");
+        assert_ne!(node.ipamd_pid(), Some(before), "{state}");
+        assert_eq!(node.inspect().unwrap().pool.assigned, 1, "{state}");
+    }
+}
+
 #[test]
 fn traffic_loses_nothing_through_a_killed_daemon() {
     nothing_is_lost_through("kill", Signal::SIGKILL);

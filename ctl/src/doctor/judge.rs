@@ -11,6 +11,9 @@ use super::{
 /// The oldest kernel that veni is made for (README).
 const KERNEL_FLOOR: (u32, u32) = (6, 1);
 
+/// The plugin's name, in configurations and as a file.
+const PLUGIN: &str = "veni-cni";
+
 /// What the datapath is made of.
 const KERNEL_OPTIONS: [&str; 13] = [
     "CONFIG_BPF_SYSCALL",
@@ -134,7 +137,7 @@ fn bpffs(facts: &Facts) -> Check {
         (_, false) => Check::failed(
             name,
             format!("no bpf file system is mounted above {dir}"),
-            "mount it: `mount -t bpf bpf /sys/fs/bpf`, and make it a hostPath of ipamd's pod",
+            "mount it: `mount -t bpf bpf /sys/fs/bpf`; ipamd in a container needs it from the host",
         ),
         (Ok(pins), true) if !pins.is_empty() => {
             Check::ok(name, format!("{} objects pinned in {dir}", pins.len()))
@@ -403,18 +406,13 @@ fn nft(facts: &Facts) -> Check {
 
 fn conflist(facts: &Facts) -> Check {
     let (name, dir) = ("conflist", facts.cni_conf_dir.display());
-    let step =
-        "ipamd's pod installs it; or copy it from the documentation, and make it the first by name";
+    let step = "put veni's there as 10-veni.conflist (in the sources: cni/install/), the first by name; \
+                --cni-conf-dir names another directory";
     let files = match &facts.conflists {
         Ok(files) => files,
         Err(error) => return Check::failed(name, error, step),
     };
-    let ours = |text: &str| {
-        let config: Value = serde_json::from_str(text).unwrap_or_default();
-        let plugins = config["plugins"].as_array().cloned().unwrap_or_else(|| vec![config.clone()]);
-        plugins.iter().any(|plugin| plugin["type"] == "veni-cni")
-    };
-    match files.iter().position(|(_, text)| ours(text)) {
+    match files.iter().position(|(_, text)| chain(text).iter().any(|name| name == PLUGIN)) {
         None => Check::failed(name, format!("no configuration in {dir} names veni-cni"), step),
         Some(0) => Check::ok(name, format!("{dir}/{}", files[0].0)),
         Some(index) => Check::failed(
@@ -428,22 +426,44 @@ fn conflist(facts: &Facts) -> Check {
     }
 }
 
+/// The types of a network configuration's plugins, in their order.
+fn chain(text: &str) -> Vec<String> {
+    let config: Value = serde_json::from_str(text).unwrap_or_default();
+    let plugins = config["plugins"].as_array().cloned().unwrap_or_else(|| vec![config]);
+    plugins.iter().filter_map(|plugin| Some(plugin["type"].as_str()?.to_owned())).collect()
+}
+
+/// The runtime executes every plugin of the chain for every pod: one that is not there fails every ADD.
 fn plugin(facts: &Facts) -> Check {
     let (name, dir) = ("plugin", facts.cni_bin_dir.display());
     let has = |plugin: &str| facts.plugins.iter().any(|name| name == plugin);
-    match (has("veni-cni"), has("portmap")) {
-        (true, true) => Check::ok(name, format!("{dir}/veni-cni, and portmap beside it")),
-        (true, false) => Check::warning(
+    if !has(PLUGIN) {
+        return Check::failed(
             name,
-            format!("{dir} has veni-cni but no portmap: pods with hostPort fail"),
-            "install the CNI project's plugins (Debian: containernetworking-plugins)",
-        ),
-        (false, _) => Check::failed(
-            name,
-            format!("{dir} has no executable veni-cni: no pod can start"),
-            "ipamd's pod installs it; see its log",
-        ),
+            format!("{dir} has no executable {PLUGIN}: no pod can start"),
+            "copy it there from veni's build; --cni-bin-dir names another directory",
+        );
     }
+    let chains = facts.conflists.iter().flatten().map(|(_, text)| chain(text));
+    let mut chained = chains.filter(|chain| chain.iter().any(|name| name == PLUGIN));
+    let others: Vec<_> =
+        chained.next().unwrap_or_default().into_iter().filter(|name| name != PLUGIN).collect();
+    let missing: Vec<_> = others.iter().filter(|name| !has(name)).cloned().collect();
+    if !missing.is_empty() {
+        return Check::failed(
+            name,
+            format!(
+                "{dir} has no executable {}, which is chained after {PLUGIN}: no pod can start",
+                missing.join(", ")
+            ),
+            "install the CNI project's plugins there (Debian: containernetworking-plugins, in /usr/lib/cni)",
+        );
+    }
+    let beside = match others.as_slice() {
+        [] => "nothing is chained after it".to_owned(),
+        others => format!("and {} beside it", others.join(", ")),
+    };
+    Check::ok(name, format!("{dir}/{PLUGIN}, {beside}"))
 }
 
 // === impl Wanted ===

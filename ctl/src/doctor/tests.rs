@@ -119,7 +119,17 @@ fn each_thing_that_is_wrong_is_found_alone_with_its_next_step() {
         f.conflists.as_mut().unwrap().insert(0, ("05-cilium.conflist".to_owned(), "{}".to_owned()));
     });
     broken("plugin", Failed, |f| f.plugins = vec!["portmap".to_owned()]);
-    broken("plugin", Warning, |f| f.plugins = vec!["veni-cni".to_owned()]);
+    broken("plugin", Failed, |f| f.plugins = vec!["veni-cni".to_owned()]);
+}
+
+#[test]
+fn only_plugins_that_are_chained_must_be_there() {
+    let mut facts = healthy();
+    facts.plugins = vec!["veni-cni".to_owned()];
+    facts.conflists.as_mut().unwrap()[0].1 =
+        r#"{"name":"veni","plugins":[{"type":"veni-cni"}]}"#.to_owned();
+    let checks = judge::all(&facts);
+    assert!(checks.iter().all(|check| check.status == Status::Ok), "{checks:?}");
 }
 
 #[test]

@@ -10,7 +10,12 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use veni_core::wire::inspect::View;
-use veni_lab::{Lab, lab::control_socket, place};
+use veni_lab::{
+    Lab,
+    lab::{READY, control_socket},
+    node::Restarted,
+    place,
+};
 
 /// What is asked of a lab.
 #[derive(Debug, Serialize, Deserialize)]
@@ -22,6 +27,10 @@ pub(super) enum Request {
     },
     Del {
         pod: String,
+    },
+    /// Ends the node's daemon if it runs, starts it, and waits until it is ready.
+    Restart {
+        node: String,
     },
     Status,
     /// Where a namespace can be entered.
@@ -42,6 +51,7 @@ pub(super) enum Answer {
         net: PathBuf,
         mounts: PathBuf,
     },
+    Restarted(RestartView),
     Done,
     Error {
         message: String,
@@ -76,6 +86,17 @@ pub(super) struct PodView {
     pub(super) address: Ipv4Addr,
     /// What the plugin took, microseconds.
     pub(super) micros: u64,
+}
+
+/// A daemon that was started again.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct RestartView {
+    pub(super) node: String,
+    /// The process that was ended for it; `None` when none ran.
+    pub(super) ended: Option<u32>,
+    pub(super) pid: Option<u32>,
+    /// From its start until it could serve an ADD.
+    pub(super) ready_micros: u64,
 }
 
 /// Asks the lab `name`.
@@ -128,6 +149,11 @@ fn answer(lab: &Lab, request: Request) -> anyhow::Result<Answer> {
         Request::Del { pod } => {
             let before = view(&lab.pod(&pod)?);
             Answer::Pod(PodView { micros: micros(lab.del_pod(&pod)?), ..before })
+        }
+        Request::Restart { node } => {
+            let Restarted { ended, ready } = lab.node(&node)?.restart_ipamd(READY)?;
+            let pid = lab.node(&node)?.ipamd_pid();
+            Answer::Restarted(RestartView { node, ended, pid, ready_micros: micros(ready) })
         }
         Request::Status => Answer::Status(status(lab)?),
         Request::Resolve { place } => {

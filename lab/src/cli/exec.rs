@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use nix::sched::{CloneFlags, setns};
+use veni_lab::{binaries, node};
 
 use super::control::{Answer, Request, ask};
 
@@ -24,12 +25,15 @@ pub(super) fn exec(lab: &str, place: &str, command: &[String]) -> anyhow::Result
     setns(net, CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter {place}"))?;
     let mut command = Command::new(program);
     command.args(args);
-    // So that `venictl` finds the node's daemon.
     let node = veni_lab::place::of(lab).join("nodes").join(place);
     if node.is_dir() {
-        command
-            .env("VENI_SOCKET", node.join("ipamd.sock"))
-            .env("VENI_BPF_DIR", node.join("bpf/veni"));
+        command.envs(node::directories(&node));
+    }
+    // So that `venictl` is found, after whatever the caller's own path has.
+    if let Ok(venictl) = binaries::find("venictl") {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let dirs = std::env::split_paths(&path).chain(venictl.path.parent().map(Into::into));
+        command.env("PATH", std::env::join_paths(dirs).context("PATH cannot be extended")?);
     }
     Err(command.exec()).with_context(|| format!("cannot execute {program} on {place}"))
 }

@@ -1,4 +1,4 @@
-//! `up`, `run`, `add`, `del`, `status`, `down`.
+//! `up`, `run`, `add`, `del`, `restart`, `status`, `down`.
 
 use std::{
     fs::File,
@@ -100,6 +100,24 @@ pub(super) fn del(lab: &str, names: &[String]) -> anyhow::Result<ExitCode> {
         bail!("the lab answered something else")
     };
     print::line(format!("{} ({}) is gone ({} µs)", pod.name, pod.address, pod.micros));
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn restart(lab: &str, node: String) -> anyhow::Result<ExitCode> {
+    print::step(format!("restarting veni-ipamd on {node}"));
+    let Answer::Restarted(done) = ask(lab, &Request::Restart { node })? else {
+        bail!("the lab {lab} answered something else: is it of another version?")
+    };
+    print::note(match done.ended {
+        Some(pid) => format!("process {pid} has ended"),
+        None => "it did not run".to_owned(),
+    });
+    let pid = done.pid.map_or_else(|| "which has ended since".to_owned(), |pid| pid.to_string());
+    print::line(format!(
+        "veni-ipamd on {} is ready (process {pid}, {} after its start)",
+        done.node,
+        print::millis(Duration::from_micros(done.ready_micros))
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
