@@ -5,6 +5,10 @@ use veni_core::wire::inspect::{Daemon, Eni, Node, PlanView, Pool, Problem, View}
 
 use crate::{Report, cli::Format, text};
 
+/// Drops that say nothing about the node: a pod has no IPv6 address yet, but its kernel solicits routers from a
+/// link-local one all the same (RFC 4861 6.3.7). Left to `-o json`.
+const EVERY_POD: &str = "ipv6";
+
 /// In one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -81,8 +85,11 @@ fn human(view: &View) -> String {
     for (heading, counts) in
         [("Dropped packets", &view.drops), ("Repaired since the start", &view.repairs)]
     {
-        let counts: Vec<_> =
-            counts.iter().filter(|(_, n)| **n > 0).map(|(what, n)| format!("{what} {n}")).collect();
+        let counts: Vec<_> = counts
+            .iter()
+            .filter(|(what, n)| **n > 0 && what.as_str() != EVERY_POD)
+            .map(|(what, n)| format!("{what} {n}"))
+            .collect();
         if !counts.is_empty() {
             out += &format!("{heading}: {}\n", counts.join(", "));
         }
@@ -130,6 +137,17 @@ mod tests {
     #[test]
     fn a_calm_node_for_people() {
         insta::assert_snapshot!(report(&calm(), Format::Human).unwrap().text);
+    }
+
+    #[test]
+    fn what_every_pods_kernel_sends_is_no_news_but_in_the_document() {
+        let mut view = calm();
+        view.drops = [("ipv6".to_owned(), 7)].into();
+        assert!(!report(&view, Format::Human).unwrap().text.contains("Dropped"));
+        assert!(report(&view, Format::Json).unwrap().text.contains(r#""drops":{"ipv6":7}"#));
+        view.drops.insert("source_address".to_owned(), 2);
+        let text = report(&view, Format::Human).unwrap().text;
+        assert!(text.contains("Dropped packets: source_address 2\n"), "{text}");
     }
 
     #[test]
