@@ -36,8 +36,8 @@ pub struct Conversation {
 pub enum Error {
     /// Nobody ever listened, or the daemon removed its socket when it stopped.
     #[error(
-        "ipamd is not running: its socket {} does not exist; look at `systemctl status veni-ipamd` on this node, or \
-         at `kubectl -n kube-system get pods -o wide` for its veni pod", socket.display()
+        "ipamd is not running: its socket {} does not exist; start veni-ipamd on this node, or name its socket in the \
+         network configuration (`socket`); its log, on its standard output, says why it ended", socket.display()
     )]
     Missing {
         /// Where it should be.
@@ -45,8 +45,8 @@ pub enum Error {
     },
     /// The daemon died and left its socket.
     #[error(
-        "ipamd does not listen on its socket {}: it stopped or is starting; its log says why \
-         (`journalctl -u veni-ipamd`, or `kubectl -n kube-system logs` of this node's veni pod)", socket.display()
+        "ipamd does not listen on its socket {}: it stopped or is starting; its log, on its standard \
+         output, says why; `venictl doctor` on this node looks at what it needs", socket.display()
     )]
     Refused {
         /// Where it should listen.
