@@ -75,6 +75,13 @@ pub struct Config {
     pub node_name: Option<String>,
 }
 
+/// What a build of the daemon can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Build {
+    /// Whether it has the AWS provider (cargo feature `aws`).
+    pub aws: bool,
+}
+
 /// The pool's size, as the AWS VPC CNI's variables state it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Targets {
@@ -157,7 +164,7 @@ impl Config {
     #[must_use]
     pub fn warnings(vars: impl Iterator<Item = (String, String)>) -> Vec<Warning> {
         let mut reader = reader::Reader::new(vars, false);
-        load::config(&mut reader);
+        load::config(&mut reader, Build::WHOLE);
         reader.into_warnings()
     }
 
@@ -169,8 +176,19 @@ impl Config {
     pub fn from_vars(
         vars: impl Iterator<Item = (String, String)>,
     ) -> Result<(Self, Vec<Warning>), Vec<ConfigError>> {
+        Self::for_build(vars, Build::WHOLE)
+    }
+
+    /// As [`Config::from_vars`] for a daemon that may lack a part: a setting that asks for it is one of the errors.
+    ///
+    /// # Errors
+    /// As [`Config::from_vars`].
+    pub fn for_build(
+        vars: impl Iterator<Item = (String, String)>,
+        build: Build,
+    ) -> Result<(Self, Vec<Warning>), Vec<ConfigError>> {
         let mut reader = reader::Reader::new(vars, false);
-        let config = load::config(&mut reader);
+        let config = load::config(&mut reader, build);
         if reader.errors.is_empty() {
             Ok((config, reader.into_warnings()))
         } else {
@@ -207,6 +225,13 @@ impl Config {
         ];
         pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
+}
+
+// === impl Build ===
+
+impl Build {
+    /// With everything.
+    pub const WHOLE: Self = Self { aws: true };
 }
 
 // === impl PoolSettings ===

@@ -13,6 +13,9 @@ struct Document {
     meaning: &'static str,
     /// `honoured`, `ignored`, `warned` or `refused`.
     support: &'static str,
+    /// Which values are warned about or refused: `true`, `strict`, `set`; all others are fine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    when: Option<String>,
     /// What happens when it is set to something else than the default, where it is not supported yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     consequence: Option<&'static str>,
@@ -26,6 +29,7 @@ pub(crate) fn report(format: Format) -> anyhow::Result<Report> {
             default: variable.default,
             meaning: variable.meaning,
             support: variable.support.word(),
+            when: variable.unsupported_values(),
             consequence: match variable.support {
                 Support::Warned(sentence) | Support::Refused(sentence) => Some(sentence),
                 Support::Honoured | Support::Ignored => None,
@@ -35,11 +39,15 @@ pub(crate) fn report(format: Format) -> anyhow::Result<Report> {
     Report::of(format, &document, || {
         let rows = document.iter().map(|v| {
             let default = if v.default.is_empty() { "-" } else { v.default };
+            let support = match &v.when {
+                Some(values) => format!("{} if {values}", v.support),
+                None => v.support.to_owned(),
+            };
             let meaning = match v.consequence {
                 Some(consequence) => format!("{}; {consequence}", v.meaning),
                 None => v.meaning.to_owned(),
             };
-            vec![v.name.to_owned(), default.to_owned(), v.support.to_owned(), meaning]
+            vec![v.name.to_owned(), default.to_owned(), support, meaning]
         });
         text::table(&["VARIABLE", "DEFAULT", "VENI", "MEANING"], 0..0, rows.collect())
     })
@@ -62,5 +70,16 @@ mod tests {
             (&"warned".into(), &"false".into())
         );
         assert!(prefixes["consequence"].is_string());
+        for (name, word) in [
+            ("ENABLE_PREFIX_DELEGATION", "warned if true"),
+            ("ENABLE_POD_ENI", "refused if true"),
+            ("ENABLE_IPv4", "refused if false"),
+            ("NETWORK_POLICY_ENFORCING_MODE", "refused if strict"),
+            ("AWS_VPC_K8S_CNI_BACKING_STORE", "warned if set"),
+            ("WARM_IP_TARGET", "honoured "),
+        ] {
+            let row = human.lines().find(|line| line.trim_start().starts_with(&format!("{name} ")));
+            assert!(row.unwrap().contains(word), "{row:?}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use veni_core::config::{Config, Provider};
+use veni_core::config::{Build, Config, Provider};
 use veni_ipamd::{
     clock::BootClock,
     host::kernel::Kernel,
@@ -28,6 +28,8 @@ Usage: veni-ipamd [--uninstall | --version | --help]
       --version    Print the version
       --help       Print this";
 
+const BUILD: Build = Build { aws: cfg!(feature = "aws") };
+
 fn main() -> ExitCode {
     let argument = std::env::args().nth(1);
     match argument.as_deref() {
@@ -39,7 +41,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     }
-    let config = match Config::from_vars(std::env::vars()) {
+    // What is left on the node goes without a cloud.
+    let build = if argument.is_some() { Build::WHOLE } else { BUILD };
+    let config = match Config::for_build(std::env::vars(), build) {
         Ok((config, warnings)) => {
             init_logs(&config);
             for warning in warnings {
@@ -115,9 +119,7 @@ async fn run(config: Arc<Config>) -> Result<()> {
         }
         #[cfg(not(feature = "aws"))]
         Provider::Aws => {
-            anyhow::bail!(
-                "this ipamd was built without the AWS provider: set VENI_PROVIDER=sim:<socket>, or build it with `--features aws`"
-            )
+            unreachable!("refused among the settings: see BUILD")
         }
     }
 }

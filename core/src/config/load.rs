@@ -1,9 +1,9 @@
 //! From variables to [`Config`].
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use super::{
-    Config, PoolSettings, Provider, RandomizeSnat, Snat, Targets,
+    Build, Config, PoolSettings, Provider, RandomizeSnat, Snat, Targets,
     reader::{Reader, parse_mark},
     variables::{self, Support},
 };
@@ -13,7 +13,7 @@ const MTU: std::ops::RangeInclusive<u32> = 576..=9001;
 /// Tags that EC2 refuses or that say whose an ENI is.
 const FOREIGN_TAG: &str = "k8s.amazonaws.com";
 
-pub(super) fn config(reader: &mut Reader) -> Config {
+pub(super) fn config(reader: &mut Reader, build: Build) -> Config {
     let defaults = Config::default();
     unsupported(reader);
     misspelt(reader);
@@ -48,7 +48,7 @@ pub(super) fn config(reader: &mut Reader) -> Config {
         state_dir: reader.path("VENI_STATE_DIR", defaults.state_dir),
         bpf_dir: reader.path("VENI_BPF_DIR", defaults.bpf_dir),
         cni_cache_dir: reader.path("VENI_CNI_CACHE_DIR", defaults.cni_cache_dir),
-        provider: provider(reader).unwrap_or(defaults.provider),
+        provider: provider(reader, build).unwrap_or(defaults.provider),
         log_level: log_level(reader).unwrap_or(defaults.log_level),
         node_name: reader.text("MY_NODE_NAME"),
     }
@@ -318,14 +318,36 @@ fn http_bind(reader: &mut Reader, default: Option<String>) -> Option<String> {
         reader.unparsable(NAME, "host:port");
         return default;
     }
+    if !is_loopback(&address) {
+        reader.warn(
+            NAME,
+            "not loopback: whoever reaches it reads, without a password, every pod's name and address, the ENIs, the \
+             settings and the metrics; set 127.0.0.1:61679, or let only your monitoring reach the port (the node's \
+             security group)",
+        );
+    }
     Some(address)
 }
 
-fn provider(reader: &mut Reader) -> Option<Provider> {
+/// Whether `host:port` can be reached from this machine only.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.parse::<IpAddr>().map_or(bare == "localhost", |ip| ip.is_loopback())
+}
+
+fn provider(reader: &mut Reader, build: Build) -> Option<Provider> {
     const NAME: &str = "VENI_PROVIDER";
     const INSTANCE: &str = "VENI_SIM_INSTANCE";
-    let text = reader.text(NAME)?;
+    let text = reader.text(NAME).unwrap_or_else(|| "aws".to_owned());
     if text == "aws" {
+        if !build.aws {
+            reader.fail(
+                NAME,
+                "aws is the default, and this ipamd was built without it: set sim:/path/of/the/simulator's.sock, or \
+                 build with `--features aws`",
+            );
+        }
         return Some(Provider::Aws);
     }
     let Some(socket) = text.strip_prefix("sim:").filter(|socket| socket.starts_with('/')) else {

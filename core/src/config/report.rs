@@ -2,7 +2,7 @@
 
 /// A value that cannot be worked around.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{variable}={value:?} is not usable: {problem}")]
+#[error("{} is not usable: {problem}", shown(variable, value))]
 pub struct ConfigError {
     /// The variable.
     pub variable: String,
@@ -14,7 +14,7 @@ pub struct ConfigError {
 
 /// A value that was worked around, or a combination that does not do what it seems to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{variable}={value:?}: {message}")]
+#[error("{}: {message}", shown(variable, value))]
 pub struct Warning {
     /// The variable.
     pub variable: String,
@@ -34,6 +34,11 @@ impl Warning {
     pub(super) fn new(variable: &str, value: &str, message: impl Into<String>) -> Self {
         Self { variable: variable.to_owned(), value: cut(value), message: message.into() }
     }
+}
+
+/// `NAME="value"`; an empty value is an unset one.
+fn shown(variable: &str, value: &str) -> String {
+    if value.is_empty() { format!("{variable} (unset)") } else { format!("{variable}={value:?}") }
 }
 
 fn cut(value: &str) -> String {

@@ -23,6 +23,56 @@ fn an_empty_environment_gives_the_documented_defaults() {
 }
 
 #[test]
+fn an_unset_variable_is_told_from_an_empty_value() {
+    let warnings =
+        Config::warnings([("ENABLE_PREFIX_DELEGATION".to_owned(), "true".to_owned())].into_iter());
+    let texts: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    let of = |start: &str| texts.iter().any(|text| text.starts_with(start));
+    assert!(of("WARM_PREFIX_TARGET (unset): "), "{texts:?}");
+    assert!(of("ENABLE_PREFIX_DELEGATION=\"true\": "), "{texts:?}");
+}
+
+#[test]
+fn a_build_without_the_aws_provider_says_so_among_all_errors() {
+    let vars = [("AWS_VPC_ENI_MTU", "1"), ("ENABLE_POD_ENI", "true")];
+    let read = |provider: Option<&str>, aws| {
+        let provider = provider.map(|value| ("VENI_PROVIDER", value));
+        let vars = vars.into_iter().chain(provider);
+        let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let errors = Config::for_build(vars, Build { aws }).unwrap_err();
+        let mut names: Vec<_> = errors.into_iter().map(|error| error.variable).collect();
+        names.sort();
+        names
+    };
+    let others = ["AWS_VPC_ENI_MTU", "ENABLE_POD_ENI"];
+    let all = ["AWS_VPC_ENI_MTU", "ENABLE_POD_ENI", "VENI_PROVIDER"];
+    for provider in [None, Some(""), Some("aws")] {
+        assert_eq!(read(provider, false), all, "{provider:?}");
+        assert_eq!(read(provider, true), others, "{provider:?}");
+    }
+}
+
+#[test]
+fn an_address_that_others_can_reach_is_served_with_a_warning() {
+    for (address, warned) in [
+        ("127.0.0.1:61679", false),
+        ("127.9.9.9:1", false),
+        ("localhost:61679", false),
+        ("[::1]:61679", false),
+        ("0.0.0.0:61679", true),
+        ("[::]:61679", true),
+        ("10.0.0.7:61679", true),
+        ("node-1:61679", true),
+    ] {
+        let (config, warnings) = accepted(&[("INTROSPECTION_BIND_ADDRESS", address)]);
+        assert_eq!(config.http_bind.as_deref(), Some(address));
+        assert_eq!(!warnings.is_empty(), warned, "{address}: {warnings:?}");
+    }
+    let off = [("INTROSPECTION_BIND_ADDRESS", "0.0.0.0:61679"), ("DISABLE_INTROSPECTION", "true")];
+    assert_eq!(accepted(&off).1, Vec::<String>::new());
+}
+
+#[test]
 fn the_registry_states_the_defaults_that_are_in_force() {
     let stated: Vec<_> = VARIABLES
         .iter()

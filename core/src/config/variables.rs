@@ -41,6 +41,23 @@ impl Support {
     }
 }
 
+impl Variable {
+    /// The values of a variable that is not supported yet which are warned about or refused, in words that follow
+    /// "if": `true`, `strict`, `set`. `None` when every value is fine.
+    #[must_use]
+    pub fn unsupported_values(&self) -> Option<String> {
+        let (Warned(_) | Refused(_)) = self.support else { return None };
+        Some(match (self.name, self.default) {
+            // The two others let traffic pass until policies arrive, which is all that can be kept today.
+            ("NETWORK_POLICY_ENFORCING_MODE", _) => "strict".to_owned(),
+            (_, "true") => "false".to_owned(),
+            (_, "false") => "true".to_owned(),
+            (_, "") => "set".to_owned(),
+            (_, default) => format!("not {default}"),
+        })
+    }
+}
+
 use Support::{Honoured, Ignored, Refused, Warned};
 
 const fn v(
@@ -175,6 +192,30 @@ mod tests {
                 "{}",
                 variable.name
             );
+        }
+    }
+
+    /// What the table says of values is what the daemon does with them.
+    #[test]
+    fn the_values_that_are_warned_about_or_refused_are_the_stated_ones() {
+        let read = |name: &str, value: &str| {
+            let vars = [(name.to_owned(), value.to_owned())];
+            let errors = crate::config::Config::from_vars(vars.clone().into_iter()).err();
+            let warnings = crate::config::Config::warnings(vars.into_iter());
+            let named = |variable: &String| variable == name;
+            if errors.iter().flatten().any(|error| named(&error.variable)) {
+                "refused"
+            } else if warnings.iter().any(|warning| named(&warning.variable)) {
+                "warned"
+            } else {
+                "fine"
+            }
+        };
+        for variable in VARIABLES {
+            let Some(values) = variable.unsupported_values() else { continue };
+            let value = if values == "set" { "x" } else { values.as_str() };
+            assert_eq!(read(variable.name, value), variable.support.word(), "{}", variable.name);
+            assert_eq!(read(variable.name, variable.default), "fine", "{}", variable.name);
         }
     }
 
