@@ -4,6 +4,7 @@
 //! Invariant: no I/O. No files, sockets, clock or environment: time and variables are passed in
 //! (`clippy.toml` of this crate bans the rest).
 
+pub mod chain;
 pub mod config;
 pub mod id;
 pub mod ipam;

@@ -2,7 +2,7 @@
 //!
 //! [`Kernel`](kernel::Kernel) is the real one. Tests that are about the pool use [`fake::FakeHost`].
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
 
 use veni_core::{
     id::IfName,
@@ -38,6 +38,9 @@ pub trait Host: fmt::Debug + Send + 'static {
 
     /// Forgets a pod that has gone, and its conntrack entries.
     fn forget(&mut self, allocation: &Allocation);
+
+    /// Forgets the conntrack entries of an address whose pod went before this daemon came.
+    fn flush(&mut self, address: Ipv4Addr);
 
     /// The filter's blocks for a host veth; `None` without a filter.
     fn blocks(&self) -> Option<FilterBlocks>;

@@ -13,7 +13,7 @@ use veni_ipamd::{
     journal::{self, Journal},
     metrics::Metrics,
     server,
-    start::{self, Channels, KernelPod, Start},
+    start::{self, Channels, Start},
     uninstall,
 };
 use veni_provider::Cloud;
@@ -157,15 +157,7 @@ async fn until_stopped<C: Cloud>(
         .with_context(|| format!("opening the journal in {}", state_dir.display()))?;
     let Channels { commands: (commands, requests), events: (events, news) } = Channels::default();
     let host = Kernel::start(config.clone(), events).context("preparing the node's network")?;
-    let kernel_pods = host
-        .pods()
-        .into_iter()
-        .map(|(host_ifindex, (pod, host_ifname))| KernelPod {
-            address: pod.address,
-            host_ifname,
-            host_ifindex,
-        })
-        .collect();
+    let kernel_pods = host.known_pods().context("looking for pods in the kernel")?;
     let whereabouts = start::whereabouts(&*cloud).await;
     let metrics = Arc::new(Metrics::new());
     let owner = start::owner(Start {

@@ -17,7 +17,7 @@ use tokio::{
 use veni_core::{
     config::Config,
     ipam::{
-        Allocation, BootTime,
+        AddressState, Allocation, BootTime,
         plan::{Plan, Step},
     },
     marks::EniSlot,
@@ -46,8 +46,6 @@ pub const COALESCE: Duration = Duration::from_millis(4);
 const QUIET: Duration = Duration::from_millis(60);
 /// How often instance metadata is compared.
 const METADATA_PERIOD: Duration = Duration::from_secs(60);
-/// A survey that failed is tried again after this.
-const SURVEY_RETRY: Duration = Duration::from_secs(15);
 /// How long a plugin may keep its attachment to itself.
 const HOLD: Duration = Duration::from_secs(60);
 /// An allocation without a link is not dropped before this age: its plugin may be at work still.
@@ -111,8 +109,6 @@ pub struct Owner<C, H, S> {
     surveying: bool,
     /// Whether the filter is attached over a map that holds the pods.
     filter_in_force: bool,
-    /// No survey before this: the last one failed.
-    survey_at: Instant,
     /// Whether EC2 was asked once how things stand: a former daemon's last calls may have had effects that no
     /// journal knows. Nothing is asked for before.
     oriented: bool,
@@ -163,7 +159,6 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             calls: JoinSet::new(),
             surveying: false,
             filter_in_force: false,
-            survey_at: now,
             oriented: parts.surveyed,
             comparing: false,
             compare_at: now + METADATA_PERIOD,
@@ -187,6 +182,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     ) {
         self.parts.pool.survey_wanted |= !self.parts.surveyed;
         self.resume();
+        self.flush_cooling();
         // A DEL that found no daemon has removed link and result: both told that the pod is gone.
         self.sweep();
         self.configure_host();
@@ -253,7 +249,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         self.parts.pool.flush();
         self.parts.pool.waiting = u32::try_from(self.waiters.len()).unwrap_or(u32::MAX);
         if self.parts.pool.survey_wanted && !self.surveying {
-            self.survey_when_due();
+            self.survey_when_due(now);
         }
         if !self.oriented {
             return;
@@ -263,8 +259,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             self.start(step);
         }
         if let Some(at) = plan.wake_at {
-            let wake = Instant::now() + at.since(now).max(Duration::from_millis(1));
-            self.plan_at = Some(self.plan_at.map_or(wake, |earlier| earlier.min(wake)));
+            self.plan_by(at, now);
         }
         self.last_plan = plan;
     }
@@ -281,13 +276,16 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         });
     }
 
-    fn survey_when_due(&mut self) {
-        if self.survey_at <= Instant::now() {
-            self.start_survey();
-        } else {
-            let at = self.survey_at;
-            self.plan_at = Some(self.plan_at.map_or(at, |earlier| earlier.min(at)));
+    fn survey_when_due(&mut self, now: BootTime) {
+        match self.parts.pool.begin_survey(now) {
+            Ok(()) => self.start_survey(),
+            Err(at) => self.plan_by(at, now),
         }
+    }
+
+    fn plan_by(&mut self, at: BootTime, now: BootTime) {
+        let wake = Instant::now() + at.since(now).max(Duration::from_millis(1));
+        self.plan_at = Some(self.plan_at.map_or(wake, |earlier| earlier.min(wake)));
     }
 
     fn start_survey(&mut self) {
@@ -326,8 +324,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             Done::Survey(Err(error)) => {
                 self.surveying = false;
                 tracing::warn!(%error, "ENIs of the instance not listed");
-                self.parts.pool.survey_wanted = true;
-                self.survey_at = Instant::now() + SURVEY_RETRY;
+                self.parts.pool.survey_failed(&error, now);
                 self.oriented = true;
             }
             Done::Metadata(answer) => {
@@ -412,6 +409,14 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         };
         for (allocation, _) in &pods {
             self.parts.host.wired(allocation);
+        }
+    }
+
+    /// The former daemon may have died between a release and its flush; who cools now has no pod to lose connections.
+    fn flush_cooling(&mut self) {
+        let state = |s: &AddressState| matches!(s, AddressState::Cooling { .. });
+        for (address, ..) in self.parts.pool.ledger.addresses().filter(|(.., s)| state(s)) {
+            self.parts.host.flush(address);
         }
     }
 

@@ -292,7 +292,7 @@ fn adopt_pods<S: Store>(
     }
     let cached = evidence.attachments();
     for pod in unknown {
-        let cached = cached.iter().find(|c| c.address == pod.address);
+        let cached = cached.iter().find(|c| c.is(pod.address, &pod.host_ifname));
         let Ok(host_ifname) = pod.host_ifname.parse() else { continue };
         let allocation = Allocation {
             attachment: cached.map_or_else(|| stranger(&pod), |c| c.attachment.clone()),
@@ -310,10 +310,18 @@ fn adopt_pods<S: Store>(
     }
 }
 
+const STRANGERS: &str = "unknown";
+
+/// Whether nobody knows whose pod this is: its key was made up.
+#[must_use]
+pub fn is_stranger(attachment: &Attachment) -> bool {
+    attachment.network.as_str() == STRANGERS
+}
+
 /// A pod of which only the kernel knows. It keeps its address as long as its link is there.
 fn stranger(pod: &KernelPod) -> Attachment {
     Attachment {
-        network: "unknown".parse().expect("a valid name"),
+        network: STRANGERS.parse().expect("a valid name"),
         container_id: format!("ifindex-{}", pod.host_ifindex).parse().expect("a valid id"),
         ifname: "eth0".parse().expect("a valid name"),
     }

@@ -5,7 +5,8 @@
 
 use std::{
     collections::HashSet,
-    io,
+    fs, io,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -82,12 +83,69 @@ pub struct Node {
     store: MemoryStore,
     clock: Arc<TokioClock>,
     daemon: Option<Daemon>,
+    runtime: Runtime,
+}
+
+/// The container runtime's part: libcni's results (`Evidence` reads them).
+#[derive(Debug)]
+pub struct Runtime {
+    cache: tempfile::TempDir,
 }
 
 #[derive(Debug)]
 struct Daemon {
     commands: mpsc::Sender<Command>,
     task: JoinHandle<()>,
+}
+
+// === impl Runtime ===
+
+impl Runtime {
+    /// One without pods.
+    ///
+    /// # Errors
+    /// When its directory cannot be made.
+    pub fn new() -> io::Result<Self> {
+        let cache = tempfile::tempdir()?;
+        fs::create_dir(cache.path().join("results"))?;
+        Ok(Self { cache })
+    }
+
+    /// `VENI_CNI_CACHE_DIR`.
+    #[must_use]
+    pub fn cache_dir(&self) -> &Path {
+        self.cache.path()
+    }
+
+    /// Where the result of `attachment` is kept.
+    #[must_use]
+    pub fn file(&self, attachment: &Attachment) -> PathBuf {
+        let Attachment { network, container_id, ifname } = attachment;
+        self.cache.path().join(format!("results/{network}-{container_id}-{ifname}"))
+    }
+
+    /// What libcni writes there after an ADD.
+    #[must_use]
+    pub fn result(request: &AddRequest, wiring: &Wiring) -> String {
+        let AddRequest { attachment, pod, netns, .. } = request;
+        serde_json::json!({
+            "kind": "cniCacheV1",
+            "containerId": attachment.container_id,
+            "ifName": attachment.ifname,
+            "networkName": attachment.network,
+            "netns": netns,
+            "cniArgs": [["K8S_POD_NAMESPACE", pod.namespace], ["K8S_POD_NAME", pod.name]],
+            "result": {
+                "cniVersion": "1.0.0",
+                "interfaces": [
+                    { "name": wiring.host_ifname },
+                    { "name": attachment.ifname, "sandbox": netns },
+                ],
+                "ips": [{ "address": format!("{}/32", wiring.address) }],
+            },
+        })
+        .to_string()
+    }
 }
 
 // === impl VirtualTime ===
@@ -178,7 +236,9 @@ impl Node {
     ///
     /// # Panics
     /// When the region cannot be built.
-    pub async fn start(spec: NodeSpec) -> Self {
+    pub async fn start(mut spec: NodeSpec) -> Self {
+        let runtime = Runtime::new().expect("a directory can be made");
+        spec.config.cni_cache_dir = runtime.cache_dir().to_string_lossy().into_owned();
         let timer = Arc::new(VirtualTime { epoch: tokio::time::Instant::now() });
         let mut sim = Sim::new(spec.sim.clone());
         build(&mut sim, &spec);
@@ -186,8 +246,8 @@ impl Node {
         let sim = Arc::new(Mutex::new(sim));
         tokio::spawn(plug(sim.clone(), timer.clone(), host.clone()));
         let clock = Arc::new(TokioClock::default());
-        let mut node =
-            Self { spec, sim, timer, host, store: MemoryStore::default(), clock, daemon: None };
+        let store = MemoryStore::default();
+        let mut node = Self { spec, sim, timer, host, store, clock, daemon: None, runtime };
         node.boot().await;
         node
     }
@@ -274,13 +334,14 @@ impl Node {
             wait_millis: None,
         };
         let commands = self.daemon.as_ref().map(|daemon| daemon.commands.clone());
-        let host = self.host.clone();
+        let (host, file) = (self.host.clone(), self.runtime.file(&attachment));
         async move {
             let commands = commands?;
-            commands.send(Command::Add(request, reply)).await.ok()?;
+            commands.send(Command::Add(request.clone(), reply)).await.ok()?;
             let body = answer.await.ok()?;
             if let ReplyBody::Wiring(wiring) = &body {
                 host.state().links.insert(wiring.host_ifindex);
+                fs::write(file, Runtime::result(&request, wiring)).expect("the directory is there");
             }
             commands.send(Command::AddClosed(attachment)).await.ok()?;
             Some(body)
@@ -301,6 +362,16 @@ impl Node {
     /// DEL of pod `n`; its link goes first.
     pub async fn del(&self, n: u32) -> Option<ReplyBody> {
         let attachment = Self::attachment(n);
+        self.vanish(n);
+        let (reply, answer) = oneshot::channel();
+        let daemon = self.daemon.as_ref()?;
+        daemon.commands.send(Command::Del(attachment, DelReason::PodDeleted, reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Pod `n` goes without a DEL: its link, and what the runtime knows of it.
+    pub fn vanish(&self, n: u32) {
+        let attachment = Self::attachment(n);
         {
             let mut state = self.host.state();
             let links: Vec<_> = state
@@ -313,10 +384,8 @@ impl Node {
                 state.links.remove(index);
             });
         }
-        let (reply, answer) = oneshot::channel();
-        let daemon = self.daemon.as_ref()?;
-        daemon.commands.send(Command::Del(attachment, DelReason::PodDeleted, reply)).await.ok()?;
-        answer.await.ok()
+        // It is not there where no ADD came to its end.
+        drop(fs::remove_file(self.runtime.file(&attachment)));
     }
 
     /// The daemon's view.

@@ -308,7 +308,7 @@ impl Ledger {
         let over = |since: BootTime| since.after(cooldown) <= now;
         let last =
             self.cooling.iter().map(|(since, _)| *since).take_while(|since| over(*since)).last();
-        last.map(|released_until| Record::Thawed { released_until })
+        last.map(|released_until| Record::Thawed { released_until, only: None })
     }
 
     /// When the next cooldown ends.
@@ -325,10 +325,11 @@ impl Ledger {
         match record {
             Record::Assigned(allocation) => self.assigned(allocation),
             Record::Released { attachment, at } => self.released(attachment, *at),
-            Record::Thawed { released_until } => {
+            Record::Thawed { released_until, only: None } => {
                 self.thawed(*released_until);
                 Ok(())
             }
+            Record::Thawed { only: Some(address), .. } => self.thawed_alone(*address),
             Record::IfindexUsed { last } => {
                 self.last_ifindex = self.last_ifindex.max(*last);
                 Ok(())
@@ -401,16 +402,28 @@ impl Ledger {
             if since > released_until {
                 break;
             }
-            self.cooling.pop_first();
-            let entry =
-                self.addresses.get_mut(&address).expect("a cooling address is in the ledger");
-            let eni = self.enis.get_mut(&entry.slot).expect("an address's ENI is in the ledger");
-            entry.state = AddressState::Free { last_used: since };
-            eni.free.insert((since, address));
-            eni.counts.cooling -= 1;
-            eni.counts.free += 1;
+            self.warm_up(since, address);
         }
         self.tombstones.retain(|_, at| released_until.since(*at) < TOMBSTONE);
+    }
+
+    fn thawed_alone(&mut self, address: Ipv4Addr) -> Result<(), LedgerError> {
+        let Some(AddressState::Cooling { since }) = self.addresses.get(&address).map(|e| &e.state)
+        else {
+            return Err(LedgerError::Address { record: "thawed", address });
+        };
+        self.warm_up(*since, address);
+        Ok(())
+    }
+
+    fn warm_up(&mut self, since: BootTime, address: Ipv4Addr) {
+        self.cooling.remove(&(since, address));
+        let entry = self.addresses.get_mut(&address).expect("a cooling address is in the ledger");
+        let eni = self.enis.get_mut(&entry.slot).expect("an address's ENI is in the ledger");
+        entry.state = AddressState::Free { last_used: since };
+        eni.free.insert((since, address));
+        eni.counts.cooling -= 1;
+        eni.counts.free += 1;
     }
 
     fn gained(

@@ -112,6 +112,8 @@ pub enum Blocked {
     Shrink,
     /// Setting `DeleteOnTermination`.
     Protect,
+    /// Asking EC2 for all ENIs of the instance.
+    Survey,
     /// Any call on one ENI.
     Slot(EniSlot),
 }

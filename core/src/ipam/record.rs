@@ -70,6 +70,9 @@ pub enum Record {
     Thawed {
         /// The time.
         released_until: BootTime,
+        /// Only this address, the others cool on: a pod has it after all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        only: Option<Ipv4Addr>,
     },
     /// Host interface indexes up to this one have been used (written by snapshots: indexes are not reused).
     IfindexUsed {

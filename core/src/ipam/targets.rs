@@ -78,16 +78,21 @@ impl PoolState {
     /// Whether an idle ENI with `its_total` addresses, `its_free` of them free, can go.
     #[must_use]
     pub fn can_spare_eni(self, targets: &Targets, its_free: u32, its_total: u32) -> bool {
-        if self.waiting > 0 {
-            return false;
-        }
+        self.waiting == 0 && self.short_without_eni(targets, its_free, its_total) == 0
+    }
+
+    /// How many more addresses the other ENIs would have to hold for such an ENI to go.
+    #[must_use]
+    pub fn short_without_eni(self, targets: &Targets, its_free: u32, its_total: u32) -> u32 {
         let free_left = self.counts.free.saturating_sub(its_free);
         let total_left = self.counts.total().saturating_sub(its_total);
         if targets.by_addresses() {
-            free_left >= targets.warm_ip && total_left >= targets.minimum_ip
+            let warm = targets.warm_ip.saturating_sub(free_left);
+            warm.max(targets.minimum_ip.saturating_sub(total_left))
         } else {
-            self.counts.free >= (targets.warm_eni + 1) * self.per_eni
-                && free_left >= targets.warm_eni * self.per_eni
+            // One stays even with WARM_ENI_TARGET=0, or the next plan would make the ENI again. The peer asks for a whole
+            // ENI above the target, which is the same unless errors have left the idle one in parts.
+            (targets.warm_eni * self.per_eni).max(1).saturating_sub(free_left)
         }
     }
 }

@@ -132,6 +132,19 @@ pub(super) fn dump(socket: &mut Socket) -> Result<Vec<KernelRoute>> {
         .map_err(Error::netlink("listing routes"))
 }
 
+/// The pods' routes of ours in `table`: each pod's address with the index of its link.
+///
+/// # Errors
+/// When the kernel does not list its routes.
+pub fn pods(table: u32) -> Result<Vec<(Ipv4Addr, u32)>> {
+    let routes = dump(&mut Socket::open().map_err(Error::netlink("listing routes"))?)?;
+    let ours = routes.into_iter().filter(|route| route.protocol == PROTOCOL);
+    let pods = ours.filter_map(|route| route.route).filter(|route| {
+        route.table == table && route.destination.len() == 32 && route.gateway.is_none()
+    });
+    Ok(pods.map(|route| (route.destination.network(), route.ifindex)).collect())
+}
+
 pub(super) fn replace(route: &Route) -> Request {
     Request::replace(RouteNetlinkMessage::NewRoute(route.message()))
 }

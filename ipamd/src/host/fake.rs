@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -21,6 +22,10 @@ pub struct FakeState {
     pub links: HashSet<u32>,
     /// MACs of ENIs that are plugged; `None` plugs every wanted one.
     pub plugged: Option<HashSet<Mac>>,
+    /// Addresses whose conntrack entries were flushed.
+    pub flushed: Vec<Ipv4Addr>,
+    /// From now on the filter's map takes nothing.
+    pub failing: bool,
     events: Option<mpsc::UnboundedSender<HostEvent>>,
 }
 
@@ -71,6 +76,14 @@ impl FakeState {
         }
     }
 
+    fn working(&self) -> Result<(), String> {
+        if self.failing {
+            Err("the map takes nothing: the test says so".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+
     fn report(&self) {
         let there = |mac: Mac| self.plugged.as_ref().is_none_or(|plugged| plugged.contains(&mac));
         let ready = self
@@ -92,11 +105,13 @@ impl Host for FakeHost {
     }
 
     fn admit(&mut self, allocation: &Allocation, _: Mac) -> Result<(), String> {
+        self.state().working()?;
         self.state().admitted.insert(allocation.host_ifindex, allocation.clone());
         Ok(())
     }
 
     fn resume(&mut self, pods: &[(Allocation, Mac)]) -> Result<(), String> {
+        self.state().working()?;
         self.state().admitted = pods.iter().map(|(a, _)| (a.host_ifindex, a.clone())).collect();
         Ok(())
     }
@@ -104,7 +119,13 @@ impl Host for FakeHost {
     fn wired(&mut self, _: &Allocation) {}
 
     fn forget(&mut self, allocation: &Allocation) {
-        self.state().admitted.remove(&allocation.host_ifindex);
+        let mut state = self.state();
+        state.admitted.remove(&allocation.host_ifindex);
+        state.flushed.push(allocation.address);
+    }
+
+    fn flush(&mut self, address: Ipv4Addr) {
+        self.state().flushed.push(address);
     }
 
     fn blocks(&self) -> Option<FilterBlocks> {

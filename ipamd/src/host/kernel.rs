@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    net::Ipv4Addr,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -17,6 +18,7 @@ use std::{
 
 use tokio::sync::mpsc::UnboundedSender;
 use veni_core::{
+    chain::chain,
     config::Config,
     id::IfName,
     ipam::{Allocation, EniFacts},
@@ -33,6 +35,7 @@ use veni_datapath::{
 };
 
 use super::{Host, HostEvent, Wanted};
+use crate::start::{self, KernelPod};
 
 /// How often what sends no notification is looked at.
 const CHECK_PERIOD: Duration = Duration::from_secs(10);
@@ -57,7 +60,8 @@ pub struct Kernel {
 enum Order {
     Configure(Wanted),
     Wired(PodLink),
-    Forget { ifindex: u32, address: std::net::Ipv4Addr },
+    Forget { ifindex: u32, address: Ipv4Addr },
+    Flush(Ipv4Addr),
     Changed(Change),
 }
 
@@ -135,8 +139,19 @@ impl Kernel {
         Ok(Self { filter, links, config, orders, armed, _watch: watch })
     }
 
+    /// Every pod that the kernel shows: by the filter's map, or by a route of ours alone (the map may be lost too).
+    ///
+    /// # Errors
+    /// When the kernel does not list its routes.
+    pub fn known_pods(&self) -> Result<Vec<KernelPod>, veni_datapath::Error> {
+        let routes = host::pod_routes(self.config.table_base)?;
+        let mapped = self.pods().into_iter().map(|(index, (pod, name))| (index, pod.address, name));
+        let links = lock(&self.links);
+        Ok(join(mapped, &routes, |index| links.get(&index).cloned(), &self.config.veth_prefix))
+    }
+
     /// Pods that the filter's map knows and whose link is there, by interface index.
-    pub fn pods(&self) -> BTreeMap<u32, (PodEntry, String)> {
+    fn pods(&self) -> BTreeMap<u32, (PodEntry, String)> {
         let pods = self.filter.pods().unwrap_or_default();
         let links = lock(&self.links);
         pods.into_iter()
@@ -174,7 +189,12 @@ impl Host for Kernel {
         // A pod that the kernel shows and the ledger could not take in keeps its entry: its traffic goes on.
         let mut entries: BTreeMap<u32, PodEntry> = entries;
         for (index, (pod, _)) in self.pods() {
-            entries.entry(index).or_insert(pod);
+            let entry = entries.entry(index).or_insert(pod);
+            let owner = pods.iter().find(|(a, _)| a.host_ifindex == index);
+            if owner.is_some_and(|(a, _)| start::is_stranger(&a.attachment)) {
+                // Its MAC follows from a key that nobody knows any more.
+                entry.mac = pod.mac;
+            }
         }
         let changed = self.filter.sync(&entries).map_err(|error| chain(&error))?;
         self.filter.ensure_attached().map_err(|error| chain(&error))?;
@@ -201,6 +221,10 @@ impl Host for Kernel {
             tracing::warn!(error = chain(&error), address = %allocation.address, "pod not removed from the filter's map");
         }
         self.order(Order::Forget { ifindex: allocation.host_ifindex, address: allocation.address });
+    }
+
+    fn flush(&mut self, address: Ipv4Addr) {
+        self.order(Order::Flush(address));
     }
 
     fn blocks(&self) -> Option<FilterBlocks> {
@@ -259,9 +283,11 @@ impl Keeper {
             }
             Order::Forget { ifindex, address } => {
                 self.pods.remove(&ifindex);
-                if let Err(error) = conntrack::flush(address) {
-                    tracing::warn!(error = chain(&error), %address, "conntrack entries not flushed");
-                }
+                flush(address);
+                None
+            }
+            Order::Flush(address) => {
+                flush(address);
                 None
             }
             Order::Changed(change) => self.changed(change),
@@ -482,6 +508,32 @@ impl Keeper {
     }
 }
 
+/// The map's pods, and those that have a route to a host veth that exists and no entry in the map.
+fn join(
+    mapped: impl IntoIterator<Item = (u32, Ipv4Addr, String)>,
+    routes: &[(Ipv4Addr, u32)],
+    link: impl Fn(u32) -> Option<String>,
+    veth_prefix: &str,
+) -> Vec<KernelPod> {
+    let pod =
+        |(host_ifindex, address, host_ifname)| KernelPod { address, host_ifname, host_ifindex };
+    let mut pods: Vec<_> = mapped.into_iter().map(pod).collect();
+    for (address, index) in routes {
+        let known = pods.iter().any(|p| p.host_ifindex == *index || p.address == *address);
+        let name = link(*index).filter(|name| name.starts_with(veth_prefix));
+        if let Some(name) = name.filter(|_| !known) {
+            pods.push(pod((*index, *address, name)));
+        }
+    }
+    pods
+}
+
+fn flush(address: Ipv4Addr) {
+    if let Err(error) = conntrack::flush(address) {
+        tracing::warn!(error = chain(&error), %address, "conntrack entries not flushed");
+    }
+}
+
 fn relist(links: &Links) -> Result<(), veni_datapath::Error> {
     let listed = host::links()?;
     *lock(links) = listed.into_iter().map(|link| (link.ifindex, link.ifname)).collect();
@@ -492,13 +544,30 @@ fn lock(links: &Links) -> MutexGuard<'_, HashMap<u32, String>> {
     links.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_with_a_route_to_a_pods_link_is_in_use_though_the_map_is_lost() {
+        let address = |last| Ipv4Addr::new(10, 0, 0, last);
+        let links = HashMap::from([(7, "eni7"), (8, "eni8"), (9, "eni9"), (3, "eth1")]);
+        let link = |index| links.get(&index).map(ToString::to_string);
+        let mapped = [(7, address(70), "eni7".to_owned()), (9, address(90), "eni9".to_owned())];
+        // One that both show, one without an entry, one without a link, one that is no pod's, one whose route is stale.
+        let routes = [
+            (address(70), 7),
+            (address(80), 8),
+            (address(60), 6),
+            (address(30), 3),
+            (address(91), 9),
+        ];
+        let known = |mapped: &[(u32, Ipv4Addr, String)]| -> Vec<_> {
+            let pods = join(mapped.to_vec(), &routes, link, "eni");
+            pods.into_iter().map(|p| (p.address, p.host_ifindex, p.host_ifname)).collect()
+        };
+        let pod = |last, index| (address(last), index, format!("eni{index}"));
+        assert_eq!(known(&mapped), [pod(70, 7), pod(90, 9), pod(80, 8)]);
+        assert_eq!(known(&[]), [pod(70, 7), pod(80, 8), pod(91, 9)]);
     }
-    text
 }

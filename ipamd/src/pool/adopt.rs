@@ -32,6 +32,8 @@ impl<S: Store> Pool<S> {
     /// Takes in EC2's list of this instance's ENIs.
     pub fn survey(&mut self, interfaces: &[Interface], adoption: Adoption, now: BootTime) {
         self.survey_wanted = false;
+        self.unblock(Blocked::Survey);
+        self.unblock(Blocked::Cloud);
         self.activity.foreign.clear();
         for interface in interfaces {
             let Some((slot, primary)) = self.slot_of(interface) else { continue };
@@ -154,10 +156,9 @@ impl<S: Store> Pool<S> {
             self.note(vec![Record::Released { attachment: former.attachment, at: now }]);
         }
         match self.ledger.address(address).map(|(_, state, _)| state) {
-            // Others that were released before lose a part of their cooldown: there is no record for one address.
             Some(AddressState::Cooling { since }) => {
                 let released_until = *since;
-                self.note(vec![Record::Thawed { released_until }]);
+                self.note(vec![Record::Thawed { released_until, only: Some(address) }]);
             }
             Some(AddressState::Releasing) => {
                 let addresses = vec![address];

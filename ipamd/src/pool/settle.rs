@@ -142,6 +142,39 @@ impl<S: Store> Pool<S> {
         }
     }
 
+    /// Begins to ask EC2 for all ENIs of the instance, out of the same budget as every call.
+    ///
+    /// # Errors
+    /// When that must wait: until when.
+    pub fn begin_survey(&mut self, now: BootTime) -> Result<(), BootTime> {
+        match self.snapshot(now).blocked(Blocked::Survey) {
+            Some(block) => Err(block.until),
+            None => self.budget.take(now),
+        }
+    }
+
+    /// EC2 did not tell: it is asked again, after a wait that follows from the error's class.
+    pub fn survey_failed(&mut self, error: &CloudError, now: BootTime) {
+        self.survey_wanted = true;
+        match &error.class {
+            ErrorClass::Throttled { .. } => {
+                let base = error.retry_after().unwrap_or(THROTTLE);
+                self.block(Blocked::Cloud, "throttled", now, base, throttled(error));
+            }
+            class => {
+                let base = if matches!(class, ErrorClass::Transient) { SECOND } else { MINUTE };
+                let reason = match class {
+                    ErrorClass::Denied { action } => lacking(action),
+                    _ => format!(
+                        "ENIs of the instance not listed: {} ({})",
+                        error.message, error.code
+                    ),
+                };
+                self.block(Blocked::Survey, kind(class), now, base, reason);
+            }
+        }
+    }
+
     /// The outcome is unknown, or the ENI is not as the ledger has it: EC2 is asked before anything else happens to it.
     fn doubt(&mut self, step: &Step, error: &CloudError, now: BootTime) {
         if matches!(step, Step::ProtectEni { .. }) {
@@ -167,7 +200,7 @@ impl<S: Store> Pool<S> {
     }
 
     fn denied(&mut self, step: &Step, action: &str, now: BootTime) {
-        let reason = format!("the node's IAM role lacks ec2:{action}: add it to the role's policy");
+        let reason = lacking(action);
         match step {
             Step::CreateEni { .. } | Step::Assign { .. } => {
                 self.hold_growth(step, "denied", MINUTE, &reason, now)
@@ -269,6 +302,10 @@ impl<S: Store> Pool<S> {
         unknown.dedup();
         unknown
     }
+}
+
+fn lacking(action: &str) -> String {
+    format!("the node's IAM role lacks ec2:{action}: add it to the role's policy")
 }
 
 fn throttled(error: &CloudError) -> String {

@@ -231,3 +231,27 @@ fn a_snapshot_replays_to_the_same_ledger() {
     assert_eq!(phases(&replayed), phases(&ledger));
     assert_eq!(replayed.allocation(&attachment(3)), ledger.allocation(&attachment(3)));
 }
+
+#[test]
+fn one_cooling_address_is_freed_and_the_others_cool_on() {
+    let mut ledger = Ledger::default();
+    ledger.apply(&primary(5)).unwrap();
+    for n in 1..4 {
+        allocate(&mut ledger, n, 10);
+        release(&mut ledger, n, 10 + u64::from(n));
+    }
+    let address = ledger
+        .addresses()
+        .find(|(_, _, s)| **s == AddressState::Cooling { since: BootTime(12) })
+        .map(|(address, ..)| address);
+    let record = Record::Thawed { released_until: BootTime(12), only: address };
+    ledger.apply(&record).unwrap();
+    assert_eq!((ledger.counts().free, ledger.counts().cooling), (3, 2));
+    assert!(ledger.apply(&record).is_err(), "it does not cool any more");
+    let json = serde_json::to_string(&record).unwrap();
+    assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
+    let former = r#"{"record":"thawed","released_until":12}"#;
+    let all = Record::Thawed { released_until: BootTime(12), only: None };
+    assert_eq!(serde_json::from_str::<Record>(former).unwrap(), all);
+    assert_sound(&ledger);
+}

@@ -11,9 +11,14 @@ pub(super) fn shrink(plan: &mut Plan, snapshot: &Snapshot<'_>) {
     // What is on its way in is not there to be given back; the next plan sees it.
     pool.incoming = 0;
     plan.excess = pool.excess(targets);
+    if snapshot.activity.in_flight.values().any(|step| matches!(step, Step::Assign { .. })) {
+        // What it brings decides what can go: the next plan sees it.
+        return;
+    }
     let candidates = idle_enis(plan, snapshot);
     let any_eni = candidates.iter().any(|eni| spare(pool, snapshot, eni));
-    if plan.wanted > 0 || (plan.excess == 0 && !any_eni) {
+    let movable = candidates.iter().any(|eni| movable(snapshot, pool, eni));
+    if plan.wanted > 0 || (plan.excess == 0 && !any_eni && !movable) {
         return;
     }
     if let Some(block) = snapshot.blocked(Blocked::Shrink) {
@@ -28,6 +33,9 @@ pub(super) fn shrink(plan: &mut Plan, snapshot: &Snapshot<'_>) {
         return;
     }
     let spoken_for = free_enis(plan, snapshot, &mut pool, &candidates);
+    if consolidate(plan, snapshot, pool, &candidates, &spoken_for) {
+        return;
+    }
     unassign(plan, snapshot, pool, &spoken_for);
 }
 
@@ -86,6 +94,83 @@ fn free_enis(
         plan.steps.push(Step::DetachEni { slot: eni.slot, attachment, draining: false });
     }
     spoken_for
+}
+
+/// Whether an idle ENI is kept by a few addresses that others have room for: a call that failed half-way,
+/// or pods that went in an unlucky order, leave it so, and nothing else would ever free it.
+fn movable(snapshot: &Snapshot<'_>, pool: PoolState, eni: &Eni) -> bool {
+    let short = short(snapshot, pool, eni);
+    let room: u32 = others_with_room(snapshot, eni).map(|other| room(snapshot, other)).sum();
+    let headroom = pool.max_pods.map_or(u32::MAX, |max| max.saturating_sub(pool.counts.total()));
+    eni.counts().free > 0
+        && pool.counts.cooling + pool.waiting == 0
+        && snapshot.blocked(Blocked::Assign).is_none()
+        && (1..=room.min(headroom)).contains(&short)
+}
+
+fn short(snapshot: &Snapshot<'_>, pool: PoolState, eni: &Eni) -> u32 {
+    let targets = &snapshot.settings.targets;
+    pool.short_without_eni(targets, eni.counts().free, eni.counts().total())
+}
+
+fn room(snapshot: &Snapshot<'_>, eni: &Eni) -> u32 {
+    snapshot.limits.per_eni.saturating_sub(eni.counts().held())
+}
+
+/// Where an idle ENI's addresses could be instead: on the primary, or on one that pods hold.
+fn others_with_room<'a>(
+    snapshot: &Snapshot<'a>,
+    idle: &'a Eni,
+) -> impl Iterator<Item = &'a Eni> + use<'a> {
+    let snapshot = *snapshot;
+    snapshot.ledger.enis().filter(move |eni| {
+        eni.slot != idle.slot
+            && eni.in_use()
+            && (eni.primary || eni.counts().assigned > 0)
+            && snapshot.idle(eni)
+            && room(&snapshot, eni) > 0
+    })
+}
+
+/// Moves what keeps an otherwise idle ENI to another one: the next plan frees it whole.
+fn consolidate(
+    plan: &mut Plan,
+    snapshot: &Snapshot<'_>,
+    pool: PoolState,
+    candidates: &[&Eni],
+    spoken_for: &BTreeSet<EniSlot>,
+) -> bool {
+    let left = candidates.iter().filter(|eni| !spoken_for.contains(&eni.slot));
+    let Some(eni) = left.min_by_key(|eni| short(snapshot, pool, eni)) else { return false };
+    if !movable(snapshot, pool, eni) {
+        return false;
+    }
+    let old_enough = eni.since.after(MIN_ENI_AGE);
+    if old_enough > snapshot.now {
+        let device = eni.slot.device_index();
+        plan.wait(
+            old_enough,
+            format!("the ENI of device {device} is idle and too young to be freed"),
+        );
+        return true;
+    }
+    let mut short = short(snapshot, pool, eni);
+    let mut others: Vec<_> = others_with_room(snapshot, eni)
+        .filter(|other| !plan.steps.iter().any(|s| s.slot() == other.slot))
+        .collect();
+    others.sort_by_key(|other| (std::cmp::Reverse(room(snapshot, other)), other.slot));
+    for other in others {
+        let count = short.min(room(snapshot, other));
+        let Some(facts) = other.facts.as_ref().filter(|_| count > 0) else { continue };
+        short -= count;
+        plan.reasons.push(format!(
+            "the ENI of device {} is idle: {count} addresses more on {} and it can go",
+            eni.slot.device_index(),
+            facts.id
+        ));
+        plan.steps.push(Step::Assign { slot: other.slot, eni: facts.id.clone(), count });
+    }
+    true
 }
 
 /// Takes what is still too much from the ENIs with the fewest pods, so that they empty.

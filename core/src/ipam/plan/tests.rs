@@ -295,3 +295,38 @@ fn nothing_is_taken_from_the_primary_while_an_idle_eni_is_in_doubt() {
     world.activity.doubts.clear();
     assert_eq!(world.steps(), ["detach the ENI at device 1"]);
 }
+
+/// What errors, or pods that went in an unlucky order, leave: a few addresses on an ENI that nothing else needs.
+#[test]
+fn a_few_addresses_do_not_keep_an_idle_eni() {
+    for (targets, on_primary, on_idle, expect) in [
+        (by_addresses(), 9, 1, "assign 1 addresses to eni-0"),
+        (by_addresses(), 6, 14, "assign 4 addresses to eni-0"),
+        (Targets::default(), 13, 14, "assign 1 addresses to eni-0"),
+        (Targets::default(), 14, 13, "detach the ENI at device 1"),
+    ] {
+        let mut world = World::new(targets);
+        world.adopt(1, on_idle);
+        let addresses = (0..on_primary).map(|i| Ipv4Addr::new(10, 0, 0, 10 + i)).collect();
+        world.apply(Record::Gained { slot: slot(0), addresses, at: BootTime(0) });
+        world.now = BootTime(59_000);
+        assert!(world.steps().is_empty(), "too young: {:?}", world.steps());
+        assert_eq!(world.plan().wake_at, Some(BootTime(60_000)));
+        world.now = BootTime(60_000);
+        assert_eq!(world.steps(), [expect]);
+    }
+}
+
+#[test]
+fn an_idle_eni_stays_where_no_other_has_room_for_its_addresses() {
+    let mut world = World::new(by_addresses());
+    world.apply(Record::Gained {
+        slot: slot(0),
+        addresses: (0..14).map(|i| Ipv4Addr::new(10, 0, 0, 10 + i)).collect(),
+        at: BootTime(0),
+    });
+    (0..14).for_each(|n| world.allocate(n));
+    world.adopt(1, 5);
+    world.now = BootTime(100_000);
+    assert!(world.steps().is_empty(), "{:?}", world.steps());
+}
