@@ -1,7 +1,8 @@
 //! Wiring a pod: a veth pair whose far end is born inside the pod's namespace, the filter's qdisc on the near end,
 //! the pod's /32 route, and the pod's own address, routes and gateway neighbour.
 //!
-//! Invariants: the filter's qdisc is on the host end before the pod's end is up, so no packet is ever unfiltered.
+//! Invariants: whatever names an index is written only after the pair with that index was made, so a link of another
+//! that has it is never touched. The filter's qdisc is on the host end before the pod's end is up, so no packet is ever unfiltered.
 //! [`wire`] either leaves the whole or nothing, except when it is killed: what it then leaves is found by name and
 //! made anew by the next [`wire`], and removed by [`unwire`]. Removing the host end removes everything: the kernel
 //! drops its peer, its qdisc and its routes with it.
@@ -26,8 +27,10 @@ use crate::{
 };
 
 mod message;
+mod step;
 mod verify;
 
+use step::Step;
 pub use verify::{Difference, verify};
 
 /// A pod's interface as it is now.
@@ -51,6 +54,19 @@ pub enum Error {
         #[source]
         source: netlink::Error,
     },
+    /// What was to be made is there already, made by somebody else.
+    #[error("{step} for {ifname}: it is there already; {advice}")]
+    Occupied {
+        /// What was being done.
+        step: &'static str,
+        /// The interface that it was done to.
+        ifname: IfName,
+        /// How to see whose it is, and what to do.
+        advice: String,
+        /// The kernel's answer.
+        #[source]
+        source: netlink::Error,
+    },
     /// The pod's namespace cannot be entered.
     #[error(transparent)]
     NetNs(#[from] netns::Error),
@@ -65,7 +81,8 @@ pub enum Error {
     },
     /// The interface index that the daemon chose belongs to another link.
     #[error(
-        "interface index {index}, meant for {ifname}, belongs to {holder}; restart veni-ipamd so that it chooses anew"
+        "interface index {index}, meant for {ifname}, belongs to {holder}, which is left alone; the runtime's next try \
+         gets another index (if this comes again, see who numbers links from 1048576 up: `ip link`)"
     )]
     IndexTaken {
         /// The host end that could not be made.
@@ -130,8 +147,11 @@ pub fn wire(
     let Some(pod_index) = plan.make_pair(host, pod)? else {
         return Ok(Wired { existed: true });
     };
-    fault::point("wire:host");
-    match plan.configure_pod(pod, pod_index) {
+    let configured = plan.configure_host(host).and_then(|()| {
+        fault::point("wire:host");
+        plan.configure_pod(pod, pod_index)
+    });
+    match configured {
         Ok(()) => Ok(Wired { existed: false }),
         Err(error) => Err(plan.undo(host, error)),
     }
@@ -192,20 +212,19 @@ pub fn host_end(
 // === impl Plan ===
 
 impl Plan<'_> {
-    /// Makes the pair, the qdisc and the route in one write. Returns the pod end's index, or `None` when the pod is
-    /// fully wired already.
+    /// Makes the pair. Returns the pod end's index, or `None` when the pod is fully wired already.
     fn make_pair(&self, host: &mut Socket, pod: &mut Socket) -> Result<Option<u32>, Error> {
         // Any number will do inside the pod; the daemon's is least likely to be taken there.
         let mut pod_index = self.wiring.host_ifindex;
         let mut cleared = false;
         loop {
-            let batch = message::host_batch(self.wiring, self.ifname, self.netns, pod_index);
-            let Err(error) = host.transact(&batch) else { return Ok(Some(pod_index)) };
-            let step = error.index().and_then(|i| HOST_STEPS.get(i)).unwrap_or(&HOST_STEPS[0]);
-            let no_pair = error.index() == Some(0) || matches!(error, netlink::Error::Send(_));
+            let pair = message::new_pair(self.wiring, self.ifname, self.netns, pod_index);
+            let Err(error) = host.transact(&[pair]) else { return Ok(Some(pod_index)) };
+            let refused = error.errno().is_some() || matches!(error, netlink::Error::Send(_));
             let taken = matches!(error.errno(), Some(libc::EEXIST | libc::EBUSY));
-            let cause = self.failed(step, error);
-            if !no_pair {
+            let cause = self.refused(Step::Pair, error);
+            if !refused {
+                // The outcome is unknown: it may have been made.
                 return Err(self.undo(host, cause));
             }
             if !taken {
@@ -247,7 +266,11 @@ impl Plan<'_> {
             .get_link_by_index(self.wiring.host_ifindex)
             .map_err(|e| self.failed("looking for the holder of the index", e))?;
         if let Some(holder) = by_index {
-            return Err(self.index_taken(host, &holder));
+            return Err(Error::IndexTaken {
+                ifname: name.clone(),
+                index: self.wiring.host_ifindex,
+                holder: link_name(&holder).unwrap_or("a link without a name").to_owned(),
+            });
         }
         if kernel_chose {
             return Err(Error::PodNameTaken { ifname: self.ifname.clone() });
@@ -255,21 +278,10 @@ impl Plan<'_> {
         Ok(Resolution::LetKernelChoose)
     }
 
-    /// The rest of the batch named the index too: the route may now lead to its holder.
-    fn index_taken(&self, host: &mut Socket, holder: &LinkMessage) -> Error {
-        let taken = Error::IndexTaken {
-            ifname: self.wiring.host_ifname.clone(),
-            index: self.wiring.host_ifindex,
-            holder: link_name(holder).unwrap_or("a link without a name").to_owned(),
-        };
-        match host.transact(&[Request::plain(message::delete_host_route(self.wiring))]) {
-            Err(error) if !error.is_absent() => Error::Undo {
-                ifname: self.wiring.host_ifname.clone(),
-                undo: Box::new(self.failed("removing the pod's route", error)),
-                cause: Box::new(taken),
-            },
-            _ => taken,
-        }
+    /// The route and the qdisc of the host end, in one write.
+    fn configure_host(&self, host: &mut Socket) -> Result<(), Error> {
+        let batch = message::host_batch(self.wiring);
+        host.transact(&batch).map_err(|error| self.refused(step_of(&step::HOST, &error), error))
     }
 
     /// Everything inside the pod, in one write. `pod_index` 0: the kernel chose, ask it.
@@ -281,10 +293,8 @@ impl Plan<'_> {
                 .map_or(0, |link| link.header.index),
             known => known,
         };
-        pod.transact(&message::pod_batch(self.wiring, index)).map_err(|error| {
-            let step = error.index().and_then(|i| POD_STEPS.get(i)).unwrap_or(&POD_STEPS[0]);
-            self.failed(step, error)
-        })
+        let batch = message::pod_batch(self.wiring, index);
+        pod.transact(&batch).map_err(|error| self.refused(step_of(&step::POD, &error), error))
     }
 
     fn undo(&self, host: &mut Socket, cause: Error) -> Error {
@@ -298,22 +308,27 @@ impl Plan<'_> {
         }
     }
 
+    fn refused(&self, step: Step, source: netlink::Error) -> Error {
+        if !source.is_present() {
+            return self.failed(step.what(), source);
+        }
+        Error::Occupied {
+            step: step.what(),
+            ifname: self.wiring.host_ifname.clone(),
+            advice: step.when_present(self.wiring, self.ifname),
+            source,
+        }
+    }
+
     fn failed(&self, step: &'static str, source: netlink::Error) -> Error {
         Error::Netlink { step, ifname: self.wiring.host_ifname.clone(), source }
     }
 }
 
-/// The messages of [`message::host_batch`], in order. The qdisc is left out without filters.
-const HOST_STEPS: [&str; 3] =
-    ["making the veth pair", "adding the route to the pod", "adding the filter's qdisc"];
-/// The messages of [`message::pod_batch`], in order.
-const POD_STEPS: [&str; 5] = [
-    "bringing the pod's end up",
-    "adding the pod's address",
-    "adding the route to the gateway",
-    "adding the default route",
-    "adding the gateway's neighbour entry",
-];
+/// The step that `error` is about, the first when the kernel names none.
+fn step_of(steps: &[Step], error: &netlink::Error) -> Step {
+    error.index().and_then(|index| steps.get(index)).copied().unwrap_or(steps[0])
+}
 
 enum Resolution {
     Wired,

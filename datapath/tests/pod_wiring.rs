@@ -402,6 +402,42 @@ fn a_taken_index_on_the_node_is_an_error_that_names_the_holder() {
     });
 }
 
+/// A link that has the index and no qdisc gets none, nor a route: the filter would drop all that it sends.
+#[test]
+fn a_foreign_link_with_the_index_is_left_as_it_is() {
+    in_lab(|mut lab| {
+        let holder = Wiring {
+            host_ifname: "holder0".parse().unwrap(),
+            address: Ipv4Addr::new(10, 0, 0, 70),
+            blocks: None,
+            ..wiring()
+        };
+        lab.wire_as(&holder, "net1").unwrap();
+        let before = lab.state();
+        let error = lab.wire(&wiring()).unwrap_err();
+        assert!(matches!(error, Error::IndexTaken { .. }), "{error:?}");
+        assert!(error.to_string().contains("holder0, which is left alone"), "{error}");
+        assert_eq!(lab.state(), before);
+    });
+}
+
+/// What is there already is told with what to do about it.
+#[test]
+fn what_another_has_made_is_named_with_a_next_step() {
+    in_lab(|mut lab| {
+        let other =
+            Wiring { host_ifname: "other0".parse().unwrap(), host_ifindex: 0x10_0001, ..wiring() };
+        lab.wire_as(&other, "net1").unwrap();
+        let before = lab.state();
+        let error = lab.wire(&wiring()).unwrap_err();
+        assert!(matches!(&error, Error::Occupied { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.starts_with("adding the route to the pod for eni0123456789a"), "{text}");
+        assert!(text.contains("`ip route show table 7600 10.0.0.77`"), "{text}");
+        assert_eq!(lab.state(), before);
+    });
+}
+
 /// A source address that the node does not have: the route is refused after the pair was made.
 #[test]
 fn a_refusal_on_the_node_undoes_the_pair() {

@@ -33,24 +33,18 @@ use crate::{
 pub(super) const TCA_INGRESS_BLOCK: u16 = 13;
 pub(super) const TCA_EGRESS_BLOCK: u16 = 14;
 
-/// The host side, in the order of `HOST_STEPS`: the pair with its far end in `netns` and still down, the route, the
-/// filter's qdisc. The far end gets index `pod_index`, or the kernel's choice for 0.
-pub(super) fn host_batch(
-    wiring: &Wiring,
-    ifname: &IfName,
-    netns: &NetNs,
-    pod_index: u32,
-) -> Vec<Request> {
-    let mut batch = Vec::with_capacity(3);
-    batch.push(Request::create(new_pair(wiring, ifname, netns, pod_index)));
-    batch.push(Request::create(host_route(wiring, RouteNetlinkMessage::NewRoute)));
+/// The host side, in the order of `step::HOST`: the route, the filter's qdisc. Not in one batch with the pair: the
+/// kernel goes on after a refused message, and these two would then be made on whatever link has the index.
+pub(super) fn host_batch(wiring: &Wiring) -> Vec<Request> {
+    let mut batch = Vec::with_capacity(2);
+    batch.push(Request::create(host_route(wiring)));
     if let Some(blocks) = wiring.blocks {
         batch.push(Request::create(new_clsact(wiring.host_ifindex, blocks)));
     }
     batch
 }
 
-/// The pod side, in the order of `POD_STEPS`.
+/// The pod side, in the order of `step::POD`.
 pub(super) fn pod_batch(wiring: &Wiring, index: u32) -> [Request; 5] {
     [
         Request::plain(link_up(index)),
@@ -68,17 +62,8 @@ pub(super) fn delete_link(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::DelLink(link)
 }
 
-/// Removes the pod's route, from `wiring`'s host end only.
-pub(super) fn delete_host_route(wiring: &Wiring) -> RouteNetlinkMessage {
-    host_route(wiring, RouteNetlinkMessage::DelRoute)
-}
-
-fn new_pair(
-    wiring: &Wiring,
-    ifname: &IfName,
-    netns: &NetNs,
-    pod_index: u32,
-) -> RouteNetlinkMessage {
+/// The pair, its far end in `netns` and still down. The far end gets index `pod_index`, or the kernel's choice for 0.
+pub(super) fn new_pair(wiring: &Wiring, ifname: &IfName, netns: &NetNs, pod_index: u32) -> Request {
     let ends = |name: &IfName, mac: Mac| {
         vec![
             LinkAttribute::IfName(name.as_str().to_owned()),
@@ -101,7 +86,7 @@ fn new_pair(
         LinkInfo::Kind(InfoKind::Veth),
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
     ]));
-    RouteNetlinkMessage::NewLink(link)
+    Request::create(RouteNetlinkMessage::NewLink(link))
 }
 
 /// A qdisc that carries the filters of both blocks from its first packet on. A block exists from the first qdisc that
@@ -120,10 +105,7 @@ fn new_clsact(index: u32, blocks: FilterBlocks) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewQueueDiscipline(qdisc)
 }
 
-fn host_route(
-    wiring: &Wiring,
-    verb: fn(RouteMessage) -> RouteNetlinkMessage,
-) -> RouteNetlinkMessage {
+fn host_route(wiring: &Wiring) -> RouteNetlinkMessage {
     let mut route = unicast_route(RouteScope::Link);
     route.header.destination_prefix_length = 32;
     route.header.table = RouteHeader::RT_TABLE_UNSPEC; // RTA_TABLE says it in 32 bits
@@ -133,7 +115,7 @@ fn host_route(
         RouteAttribute::Table(wiring.pod_table),
         RouteAttribute::PrefSource(RouteAddress::Inet(wiring.node_address)),
     ];
-    verb(route)
+    RouteNetlinkMessage::NewRoute(route)
 }
 
 fn link_up(index: u32) -> RouteNetlinkMessage {
