@@ -11,8 +11,10 @@
 pub mod drop_reason;
 pub mod frame;
 pub mod table;
+pub mod write;
 
 pub use drop_reason::DropReason;
+pub use write::{Remove, Write};
 
 /// The version of everything that is pinned. Maps of another version are not adopted.
 pub const LAYOUT_VERSION: u32 = 1;
