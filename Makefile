@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help demo test lint bench build install-tools clean
+.PHONY: help demo test test-kernels lint bench build install-tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,10 @@ bench: build ## ADD and DEL beside the floor in interleaved runs, then the daemo
 test: ## every test that needs no cluster, LocalStack and containerd included; ends with a table (root)
 	@hack/setup.sh test
 	@hack/test.sh
+
+test-kernels: ## the eBPF programs and their tests on Debian's 6.1 kernel, in QEMU without KVM (root, half a minute)
+	@hack/setup.sh lint
+	@hack/test-kernels.sh
 
 lint: ## format, clippy, the house's rules, and cargo-deny where it is installed
 	@hack/setup.sh lint
