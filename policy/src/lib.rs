@@ -1,3 +1,6 @@
 //! Who may talk to whom: the objects, the index over them, the compiler to the programs' tables, and the oracle.
 //!
 //! Deliberately absent: I/O, clocks, where the objects come from.
+
+pub mod object;
+pub mod security_group;

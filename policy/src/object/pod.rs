@@ -1,0 +1,202 @@
+//! Pods.
+
+use std::net::IpAddr;
+
+use veni_core::id::SecurityGroupId;
+
+use super::{
+    Diagnostic, Labels, Protocol, SECURITY_GROUPS_ANNOTATION,
+    reader::{Read, Reader},
+};
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// `metadata.uid`.
+    pub uid: Option<String>,
+    /// Its labels.
+    pub labels: Labels,
+    /// `spec.nodeName`; `None` until it is scheduled.
+    pub node: Option<String>,
+    /// `status.podIPs` (and `podIP`), each once, in their order. A host-network pod has its node's.
+    pub addresses: Vec<IpAddr>,
+    /// Shares its node's network: no pod selector matches it.
+    pub host_network: bool,
+    /// Phase `Succeeded` or `Failed`: its addresses are no longer its own.
+    pub finished: bool,
+    /// `status.conditions` has `Ready: True`, or says nothing of readiness.
+    pub ready: bool,
+    /// Has a deletion timestamp.
+    pub deleting: bool,
+    /// Ports of containers and of sidecars (init containers with `restartPolicy: Always`), in their order.
+    pub ports: Vec<ContainerPort>,
+    /// `spec.serviceAccountName`.
+    pub service_account: String,
+    /// The groups that [`SECURITY_GROUPS_ANNOTATION`] chooses; `None` without the annotation.
+    pub security_groups: Option<PodGroups>,
+    /// What was wrong and is closed.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// A container's port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ContainerPort {
+    /// Its name, which policies and Services may use.
+    pub name: Option<String>,
+    /// The port in the pod.
+    pub port: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The port on the node that leads here.
+    pub host_port: Option<u16>,
+    /// The node's address that `host_port` is bound to; `None` is every one.
+    pub host_address: Option<IpAddr>,
+}
+
+/// The security groups that an annotation chooses.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PodGroups {
+    /// Ids that could be read, sorted.
+    pub ids: Vec<SecurityGroupId>,
+    /// Items that are no ids: the pod is denied everything until they are mended.
+    pub invalid: Vec<String>,
+}
+
+impl Pod {
+    /// Whether it has addresses of its own that traffic can come from or go to.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        !self.finished && !self.host_network && !self.addresses.is_empty()
+    }
+
+    /// The number of a named port.
+    #[must_use]
+    pub fn named_port(&self, name: &str, protocol: Protocol) -> Option<u16> {
+        self.ports
+            .iter()
+            .find(|port| port.protocol == protocol && port.name.as_deref() == Some(name))
+            .map(|port| port.port)
+    }
+
+    pub(super) fn read(root: &Reader<'_>) -> Read<Self> {
+        let (metadata, spec, status) = (root.get("metadata"), root.get("spec"), root.get("status"));
+        let groups = metadata.get("annotations").get(SECURITY_GROUPS_ANNOTATION);
+        let security_groups = groups.text()?.map(|text| PodGroups::read(text, &groups));
+        let finished = matches!(status.get("phase").text()?, Some("Succeeded" | "Failed"));
+        Ok(Self {
+            namespace: root.key().namespace.clone(),
+            name: root.key().name.clone(),
+            uid: metadata.get("uid").string()?,
+            labels: metadata.get("labels").labels()?,
+            node: spec.get("nodeName").string()?.filter(|node| !node.is_empty()),
+            addresses: addresses(&status)?,
+            host_network: spec.get("hostNetwork").flag()?.unwrap_or(false),
+            finished,
+            ready: is_ready(&status)?,
+            deleting: !metadata.get("deletionTimestamp").is_absent(),
+            ports: container_ports(&spec)?,
+            service_account: spec
+                .get("serviceAccountName")
+                .text()?
+                .filter(|name| !name.is_empty())
+                .unwrap_or("default")
+                .to_owned(),
+            security_groups,
+            diagnostics: root.taken(),
+        })
+    }
+}
+
+impl PodGroups {
+    fn read(text: &str, at: &Reader<'_>) -> Self {
+        let mut groups = Self::default();
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            match item.parse() {
+                Ok(id) => groups.ids.push(id),
+                Err(_) => groups.invalid.push(item.to_owned()),
+            }
+        }
+        if groups.ids.is_empty() && groups.invalid.is_empty() {
+            groups.invalid.push(text.to_owned());
+        }
+        for item in &groups.invalid {
+            let message =
+                format!("{item:?} is not a security group's id; the pod is denied everything");
+            at.note(at.invalid(message));
+        }
+        groups.ids.sort();
+        groups.ids.dedup();
+        groups
+    }
+}
+
+fn addresses(status: &Reader<'_>) -> Read<Vec<IpAddr>> {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    let mut add = |address: Option<IpAddr>| {
+        if let Some(address) = address.filter(|address| !addresses.contains(address)) {
+            addresses.push(address);
+        }
+    };
+    if status.get("podIP").text()? != Some("") {
+        add(status.get("podIP").parsed("an IP address")?);
+    }
+    for item in status.get("podIPs").list()? {
+        // The API's form is a map; plain text is common in files written by hand.
+        let address = if item.get("ip").is_absent() { item } else { item.get("ip") };
+        add(address.parsed("an IP address")?);
+    }
+    Ok(addresses)
+}
+
+fn is_ready(status: &Reader<'_>) -> Read<bool> {
+    for condition in status.get("conditions").list()? {
+        if condition.get("type").text()? == Some("Ready") {
+            return Ok(condition.get("status").text()? == Some("True"));
+        }
+    }
+    Ok(true)
+}
+
+fn container_ports(spec: &Reader<'_>) -> Read<Vec<ContainerPort>> {
+    let mut ports = Vec::new();
+    for container in spec.get("containers").list()? {
+        read_ports(&container, &mut ports)?;
+    }
+    for container in spec.get("initContainers").list()? {
+        if container.get("restartPolicy").text()? == Some("Always") {
+            read_ports(&container, &mut ports)?;
+        }
+    }
+    Ok(ports)
+}
+
+fn read_ports(container: &Reader<'_>, ports: &mut Vec<ContainerPort>) -> Read<()> {
+    for item in container.get("ports").list()? {
+        let at = item.get("containerPort");
+        let port = at.port()?.ok_or_else(|| at.invalid("is missing"))?;
+        let host_port = item.get("hostPort").number(0, u32::from(u16::MAX))?.unwrap_or(0);
+        let host_address = match item.get("hostIP").text()? {
+            None | Some("") => None,
+            Some(_) => item.get("hostIP").parsed("an IP address")?,
+        };
+        ports.push(ContainerPort {
+            name: item.get("name").string()?.filter(|name| !name.is_empty()),
+            port,
+            protocol: read_protocol(&item.get("protocol"))?,
+            host_port: u16::try_from(host_port).ok().filter(|port| *port != 0),
+            host_address,
+        });
+    }
+    Ok(())
+}
+
+/// TCP when absent.
+pub(super) fn read_protocol(at: &Reader<'_>) -> Read<Protocol> {
+    let Some(name) = at.text()? else { return Ok(Protocol::Tcp) };
+    Protocol::parse(name)
+        .ok_or_else(|| at.invalid(format!("{name:?} is none of \"TCP\", \"UDP\", \"SCTP\"")))
+}
