@@ -493,7 +493,10 @@ mod tests {
     fn isolated(test: impl FnOnce(Socket) + Send + 'static) {
         let run = || match NetNs::unshare() {
             Ok(_) => test(Socket::open().unwrap()),
-            Err(error) => println!("SKIPPED: new network namespaces ({error})"),
+            Err(error) => match error.missing_feature() {
+                Some(missing) => println!("SKIPPED: {missing}"),
+                None => panic!("{error:?}"),
+            },
         };
         std::thread::spawn(run).join().unwrap();
     }

@@ -73,6 +73,31 @@ pub struct Entered {
     not_send: PhantomData<*const ()>,
 }
 
+/// What this machine lacks when `error` is why a new namespace could not be made; `None` when something else has gone
+/// wrong. For tests, which may be skipped for the former only.
+#[must_use]
+pub fn missing_feature(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error()? {
+        libc::EPERM => Some("CAP_SYS_ADMIN (run the tests as root)"),
+        // unshare(2): the kernel was built without this kind of namespace.
+        libc::EINVAL | libc::ENOSYS => Some("network namespaces (CONFIG_NET_NS)"),
+        _ => None,
+    }
+}
+
+// === impl Error ===
+
+impl Error {
+    /// See [`missing_feature`].
+    #[must_use]
+    pub fn missing_feature(&self) -> Option<&'static str> {
+        match self {
+            Self::Enter(error) => missing_feature(error),
+            _ => None,
+        }
+    }
+}
+
 // === impl NetNs ===
 
 impl NetNs {
@@ -232,9 +257,29 @@ mod tests {
     }
 
     #[test]
+    fn only_what_the_machine_lacks_is_a_missing_feature() {
+        for (errno, missing) in [
+            (libc::EPERM, true),
+            (libc::EINVAL, true),
+            (libc::ENOSYS, true),
+            (libc::ENOMEM, false),
+            (libc::ENOSPC, false),
+        ] {
+            let error = Error::Enter(io::Error::from_raw_os_error(errno));
+            assert_eq!(error.missing_feature().is_some(), missing, "{error:?}");
+        }
+        let vanished = Error::Vanished { path: "/nonexistent".into() };
+        assert_eq!(vanished.missing_feature(), None);
+    }
+
+    #[test]
     fn a_guard_brings_the_thread_back() {
         std::thread::spawn(|| {
-            let home = NetNs::unshare().unwrap();
+            let home = match NetNs::unshare().map_err(|error| (error.missing_feature(), error)) {
+                Ok(home) => home,
+                Err((Some(missing), _)) => return println!("SKIPPED: {missing}"),
+                Err((None, error)) => panic!("{error:?}"),
+            };
             let other = std::thread::spawn(NetNs::unshare).join().unwrap().unwrap();
             {
                 let _inside = other.enter().unwrap();

@@ -84,7 +84,10 @@ impl Lab {
 fn in_lab(test: impl FnOnce(Lab) + Send + 'static) {
     let run = || match Lab::new() {
         Ok(lab) => test(lab),
-        Err(error) => println!("SKIPPED: new network namespaces ({error})"),
+        Err(error) => match error.missing_feature() {
+            Some(missing) => println!("SKIPPED: {missing}"),
+            None => panic!("{error:?}"),
+        },
     };
     thread::spawn(run).join().unwrap();
 }

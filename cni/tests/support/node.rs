@@ -320,7 +320,10 @@ pub(crate) fn wiring() -> Wiring {
 pub(crate) fn on_a_node(test: impl FnOnce(Node) + Send + 'static) {
     let run = || match Node::new() {
         Ok(node) => test(node),
-        Err(error) => println!("SKIPPED: new network namespaces ({error})"),
+        Err(error) => match error.missing_feature() {
+            Some(missing) => println!("SKIPPED: {missing}"),
+            None => panic!("{error:?}"),
+        },
     };
     thread::spawn(run).join().unwrap();
 }

@@ -10,7 +10,11 @@ use std::{
 };
 
 use veni_core::{id::IfName, net::Mac, wire::Wiring};
-use veni_datapath::{netlink::Socket, netns::NetNs, pod};
+use veni_datapath::{
+    netlink::Socket,
+    netns::{self, NetNs},
+    pod,
+};
 
 /// The node's own address, on `lo` or on `eth0`.
 pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 10);
@@ -22,8 +26,10 @@ pub(crate) fn in_node(test: impl FnOnce(&Path) + Send + 'static) {
     let path = directory.path().to_owned();
     let thread = thread::spawn(move || {
         if let Err(error) = isolate() {
-            println!("SKIPPED: namespaces ({error})");
-            return;
+            match netns::missing_feature(&error) {
+                Some(missing) => return println!("SKIPPED: {missing}"),
+                None => panic!("namespaces of the test's own: {error}"),
+            }
         }
         run("ip", &["link", "set", "lo", "up"]);
         test(&path);

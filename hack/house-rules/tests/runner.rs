@@ -1,7 +1,10 @@
 //! The tier runner, on tiers made up for it: nothing that went wrong may look like success.
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
-use std::process::{Command, Output};
+use std::{
+    os::unix::fs::MetadataExt as _,
+    process::{Command, Output},
+};
 
 use veni_house_rules::root;
 
@@ -33,7 +36,7 @@ fn check(body: &str, succeeds: bool, last_lines: &str) {
 
 #[test]
 fn counts_are_summed_over_commands() {
-    check(&format!("{OK}\n{OK}"), true, "\n6 passed, 0 failed\n");
+    check(&format!("{OK}\n{OK}"), true, "\n6 passed, 0 failed, 0 skipped");
 }
 
 #[test]
@@ -46,13 +49,13 @@ fn a_failed_test_fails_the_run() {
     check(
         "echo 'test result: FAILED. 2 passed; 1 failed'; return 1",
         false,
-        "\n2 passed, 1 failed\n",
+        "\n2 passed, 1 failed, 0 skipped",
     );
 }
 
 #[test]
 fn a_command_that_fails_before_its_tests_fails_the_run_although_others_passed() {
-    check(&format!("false\n{OK}"), false, "\n3 passed, 1 failed\n");
+    check(&format!("false\n{OK}"), false, "\n3 passed, 1 failed, 0 skipped");
 }
 
 #[test]
@@ -60,11 +63,25 @@ fn a_check_is_a_test() {
     check(
         "check fine true\ncheck 'not fine' false\ncheck fine true",
         false,
-        "\n2 passed, 1 failed\n",
+        "\n2 passed, 1 failed, 0 skipped",
     );
 }
 
 #[test]
-fn a_skip_is_shown_with_its_reason() {
-    check(&format!("echo 'SKIPPED: CONFIG_NETKIT'\n{OK}"), true, "1 SKIPPED: CONFIG_NETKIT");
+fn a_skip_is_shown_with_its_reason_and_counted() {
+    let body = format!("echo 'SKIPPED: CONFIG_NETKIT'\n{OK}");
+    check(&body, !is_root(), "1 SKIPPED: CONFIG_NETKIT");
+    let failed = u8::from(is_root());
+    check(&body, !is_root(), &format!("\n3 passed, {failed} failed, 1 skipped"));
+}
+
+/// Root has what the tests need.
+#[test]
+fn root_skips_nothing() {
+    let word = if is_root() { "SKIPPED AS ROOT" } else { " ok\n" };
+    check(&format!("echo 'SKIPPED: CAP_SYS_ADMIN'\n{OK}"), !is_root(), word);
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").unwrap().uid() == 0
 }
