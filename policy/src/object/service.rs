@@ -17,6 +17,8 @@ pub struct Service {
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// `metadata.creationTimestamp`, as written: RFC 3339 in UTC, so the order of the texts is that of the times.
+    pub created: Option<String>,
     /// Its labels.
     pub labels: Labels,
     /// `spec.type`.
@@ -102,6 +104,7 @@ impl Service {
         Ok(Self {
             namespace: root.key().namespace.clone(),
             name: root.key().name.clone(),
+            created: root.get("metadata").get("creationTimestamp").string()?,
             labels: root.get("metadata").get("labels").labels()?,
             service_type: service_type(&spec.get("type"))?,
             cluster_addresses,
