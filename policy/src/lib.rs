@@ -3,4 +3,5 @@
 //! Deliberately absent: I/O, clocks, where the objects come from.
 
 pub mod object;
+pub mod oracle;
 pub mod security_group;

@@ -1,0 +1,453 @@
+//! The naive evaluator: one verdict at a time, straight from the specifications, over the plain objects.
+//!
+//! It judges the compiler, so it shares nothing with it: no classes, no sets, no index, no cleverness. Every verdict
+//! walks every policy. NetworkPolicy v1, ClusterNetworkPolicy v1alpha2 and EC2's security groups are each one function
+//! below, in the order of their specification's text.
+//!
+//! Where several rules allow alike, any of them may be named: [`Half::rules`] is the list.
+//!
+//! Deliberately absent: the node's exemption (the programs do it, on what a packet is rather than on addresses),
+//! Services (policy sees back ends), established flows.
+
+mod group;
+pub mod manifest;
+pub mod systematic;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use veni_core::id::SecurityGroupId;
+
+use crate::object::{
+    Action, ClusterNetworkPolicy, ClusterPeer, ClusterProtocol, ClusterRule, Labels, Namespace,
+    NetworkPolicy, Node, Object, Peer, Pod, PolicyPort, PolicyRule, PortMatch, SecurityGroupPolicy,
+    Selector, Subject, Tier,
+};
+use crate::security_group::SecurityGroups;
+
+/// One end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    /// A pod, by its address of the asked family.
+    Pod {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// An address; a live pod that has it stands for it.
+    Address(IpAddr),
+}
+
+/// The family in which two pods talk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// A direction, seen from the pod that is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// Into the pod.
+    Ingress,
+    /// Out of the pod.
+    Egress,
+}
+
+/// What decided.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum By {
+    /// Nothing did.
+    Default,
+    /// The pod talks to itself.
+    Itself,
+    /// A rule of a NetworkPolicy.
+    NetworkPolicy {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The rule's index; `None` when the policy isolates and no rule allows.
+        rule: Option<usize>,
+    },
+    /// A rule of a ClusterNetworkPolicy.
+    ClusterNetworkPolicy {
+        /// Its name.
+        name: String,
+        /// The rule's index.
+        rule: usize,
+    },
+    /// A security group's rule.
+    SecurityGroup {
+        /// The group.
+        group: SecurityGroupId,
+        /// The rule's id; `None` when no rule of the pod's groups allows.
+        rule: Option<String>,
+    },
+    /// Groups were asked for that are no ids.
+    InvalidGroups,
+}
+
+/// The verdict of one direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Half {
+    /// Whether it passes.
+    pub allowed: bool,
+    /// Every rule that may be named for it; never empty.
+    pub rules: BTreeSet<By>,
+}
+
+/// The verdict on a new connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// At its source.
+    pub egress: Half,
+    /// At its destination.
+    pub ingress: Half,
+}
+
+/// The evaluator.
+#[derive(Debug)]
+pub struct Oracle<'a> {
+    namespaces: Vec<&'a Namespace>,
+    nodes: Vec<&'a Node>,
+    pods: Vec<&'a Pod>,
+    policies: Vec<&'a NetworkPolicy>,
+    cluster_policies: Vec<&'a ClusterNetworkPolicy>,
+    group_policies: Vec<&'a SecurityGroupPolicy>,
+    groups: &'a SecurityGroups,
+}
+
+/// An end with what is known about it.
+#[derive(Debug, Clone, Copy)]
+struct Party<'a> {
+    address: Option<IpAddr>,
+    /// The pod, unless it is on its node's network.
+    pod: Option<&'a Pod>,
+}
+
+/// A connection, seen from one of its ends.
+#[derive(Debug, Clone, Copy)]
+struct Flow<'a> {
+    direction: Direction,
+    peer: Party<'a>,
+    destination: Party<'a>,
+    protocol: u8,
+    /// For ICMP and ICMPv6 type << 8 | code.
+    port: u16,
+}
+
+impl Verdict {
+    /// Whether the connection comes about.
+    #[must_use]
+    pub const fn allowed(&self) -> bool {
+        self.egress.allowed && self.ingress.allowed
+    }
+}
+
+impl Half {
+    fn new(allowed: bool, by: By) -> Self {
+        Self { allowed, rules: [by].into() }
+    }
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub const fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+impl End {
+    /// A pod.
+    pub fn pod(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self::Pod { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl<'a> Oracle<'a> {
+    /// An evaluator of these objects and resolved groups.
+    #[must_use]
+    pub fn new(objects: &'a [Object], groups: &'a SecurityGroups) -> Self {
+        let mut oracle = Self {
+            namespaces: Vec::new(),
+            nodes: Vec::new(),
+            pods: Vec::new(),
+            policies: Vec::new(),
+            cluster_policies: Vec::new(),
+            group_policies: Vec::new(),
+            groups,
+        };
+        for object in objects {
+            match object {
+                Object::Namespace(object) => oracle.namespaces.push(object),
+                Object::Node(object) => oracle.nodes.push(object),
+                Object::Pod(object) => oracle.pods.push(object),
+                Object::NetworkPolicy(object) => oracle.policies.push(object),
+                Object::ClusterNetworkPolicy(object) => oracle.cluster_policies.push(object),
+                Object::SecurityGroupPolicy(object) => oracle.group_policies.push(object),
+                Object::Service(_) | Object::EndpointSlice(_) => {}
+            }
+        }
+        // Ties of priority are undefined; by name is ours.
+        oracle.cluster_policies.sort_by_key(|policy| (policy.priority, &policy.name));
+        oracle
+    }
+
+    /// The verdict on a new connection. `port` is the destination's; for ICMP and ICMPv6 it is type << 8 | code. The
+    /// family matters for ends that are pods.
+    #[must_use]
+    pub fn verdict(
+        &self,
+        from: &End,
+        to: &End,
+        protocol: u8,
+        port: u16,
+        family: Family,
+    ) -> Verdict {
+        let source = self.party(from, family);
+        let destination = self.party(to, family);
+        if source.address.is_some() && source.address == destination.address {
+            // A pod cannot be denied access to itself.
+            let itself = || Half::new(true, By::Itself);
+            return Verdict { egress: itself(), ingress: itself() };
+        }
+        let flow = |direction, peer| Flow { direction, peer, destination, protocol, port };
+        Verdict {
+            egress: self.half(source, &flow(Direction::Egress, destination)),
+            ingress: self.half(destination, &flow(Direction::Ingress, source)),
+        }
+    }
+
+    fn party(&self, end: &End, family: Family) -> Party<'a> {
+        match end {
+            End::Pod { namespace, name } => {
+                let pod = self
+                    .pods
+                    .iter()
+                    .find(|pod| pod.namespace == *namespace && pod.name == *name)
+                    .copied();
+                let of_family = |pod: &Pod| {
+                    pod.addresses.iter().find(|address| Family::of(**address) == family).copied()
+                };
+                Party { address: pod.and_then(of_family), pod: pod.filter(|pod| is_live(pod)) }
+            }
+            End::Address(address) => {
+                let owner =
+                    self.pods.iter().find(|pod| is_live(pod) && pod.addresses.contains(address));
+                Party { address: Some(*address), pod: owner.copied() }
+            }
+        }
+    }
+
+    /// What one end's policies and security groups say: both must allow.
+    fn half(&self, subject: Party<'a>, flow: &Flow<'a>) -> Half {
+        let Some(pod) = subject.pod else { return Half::new(true, By::Default) };
+        let policy = self.policy(pod, flow);
+        let Some(group) = self.security_groups(pod, flow) else { return policy };
+        match (policy.allowed, group.allowed) {
+            (true, false) => group,
+            (false, true) => policy,
+            _ => {
+                let rules = policy.rules.into_iter().chain(group.rules).collect();
+                Half { allowed: policy.allowed, rules }
+            }
+        }
+    }
+
+    /// Admin tier, then NetworkPolicies, final for the pods that they select, then Baseline tier, then allowed.
+    fn policy(&self, pod: &Pod, flow: &Flow<'a>) -> Half {
+        self.tier(Tier::Admin, pod, flow)
+            .or_else(|| self.network_policies(pod, flow))
+            .or_else(|| self.tier(Tier::Baseline, pod, flow))
+            .unwrap_or_else(|| Half::new(true, By::Default))
+    }
+
+    /// The first rule that matches, by priority and then by place in the list. `Pass` leaves the tier.
+    fn tier(&self, tier: Tier, pod: &Pod, flow: &Flow<'a>) -> Option<Half> {
+        for policy in &self.cluster_policies {
+            if policy.tier != tier || !self.subject(&policy.subject, pod) {
+                continue;
+            }
+            let rules = match flow.direction {
+                Direction::Ingress => &policy.ingress,
+                Direction::Egress => &policy.egress,
+            };
+            for (rule, cluster_rule) in rules.iter().enumerate() {
+                if self.cluster_rule(cluster_rule, flow) {
+                    let by = By::ClusterNetworkPolicy { name: policy.name.clone(), rule };
+                    return match cluster_rule.action {
+                        Action::Accept => Some(Half::new(true, by)),
+                        Action::Deny => Some(Half::new(false, by)),
+                        Action::Pass => None,
+                    };
+                }
+            }
+        }
+        None
+    }
+
+    /// Any peer and any protocol.
+    fn cluster_rule(&self, rule: &ClusterRule, flow: &Flow<'a>) -> bool {
+        let protocols = |protocols: &Vec<ClusterProtocol>| {
+            protocols.iter().any(|protocol| cluster_protocol(protocol, flow))
+        };
+        rule.peers.iter().any(|peer| self.cluster_peer(peer, flow.peer))
+            && rule.protocols.as_ref().is_none_or(protocols)
+    }
+
+    fn cluster_peer(&self, peer: &ClusterPeer, party: Party<'_>) -> bool {
+        match peer {
+            ClusterPeer::Everything => true,
+            ClusterPeer::Pods(subject) => party.pod.is_some_and(|pod| self.subject(subject, pod)),
+            ClusterPeer::Nodes(selector) => party.address.is_some_and(|address| {
+                self.nodes.iter().any(|node| {
+                    node.addresses.contains(&address) && matches(selector, &node.labels)
+                })
+            }),
+            ClusterPeer::Networks(networks) => {
+                party.address.is_some_and(|address| networks.iter().any(|net| within(net, address)))
+            }
+        }
+    }
+
+    fn subject(&self, subject: &Subject, pod: &Pod) -> bool {
+        self.namespace_matches(&subject.namespaces, &pod.namespace)
+            && matches(&subject.pods, &pod.labels)
+    }
+
+    /// `None` when no policy isolates the pod in this direction; else what any rule of any of them allows.
+    fn network_policies(&self, pod: &Pod, flow: &Flow<'a>) -> Option<Half> {
+        let mut isolating = BTreeSet::new();
+        let mut allowing = BTreeSet::new();
+        for policy in &self.policies {
+            let rules = match flow.direction {
+                Direction::Ingress => &policy.ingress,
+                Direction::Egress => &policy.egress,
+            };
+            let selects = policy.namespace == pod.namespace && matches(&policy.pods, &pod.labels);
+            let Some(rules) = rules.as_ref().filter(|_| selects) else { continue };
+            let by = |rule| By::NetworkPolicy {
+                namespace: policy.namespace.clone(),
+                name: policy.name.clone(),
+                rule,
+            };
+            isolating.insert(by(None));
+            for (index, rule) in rules.iter().enumerate() {
+                if self.policy_rule(policy, rule, flow) {
+                    allowing.insert(by(Some(index)));
+                }
+            }
+        }
+        if isolating.is_empty() {
+            None
+        } else if allowing.is_empty() {
+            Some(Half { allowed: false, rules: isolating })
+        } else {
+            Some(Half { allowed: true, rules: allowing })
+        }
+    }
+
+    /// Any peer and any port; an absent list is any.
+    fn policy_rule(&self, policy: &NetworkPolicy, rule: &PolicyRule, flow: &Flow<'a>) -> bool {
+        let peers =
+            |peers: &Vec<Peer>| peers.iter().any(|peer| self.policy_peer(policy, peer, flow.peer));
+        let ports = |ports: &Vec<PolicyPort>| ports.iter().any(|port| policy_port(port, flow));
+        rule.peers.as_ref().is_none_or(peers) && rule.ports.as_ref().is_none_or(ports)
+    }
+
+    fn policy_peer(&self, policy: &NetworkPolicy, peer: &Peer, party: Party<'_>) -> bool {
+        match peer {
+            Peer::Pods { namespaces, pods } => {
+                let Some(pod) = party.pod else { return false };
+                let in_namespace = match namespaces {
+                    None => pod.namespace == policy.namespace,
+                    Some(selector) => self.namespace_matches(selector, &pod.namespace),
+                };
+                in_namespace && pods.as_ref().is_none_or(|selector| matches(selector, &pod.labels))
+            }
+            Peer::Block { cidr, except } => party.address.is_some_and(|address| {
+                within(cidr, address) && !except.iter().any(|net| within(net, address))
+            }),
+        }
+    }
+
+    /// A namespace that is not among the objects has only the label that all have.
+    fn namespace_matches(&self, selector: &Selector, name: &str) -> bool {
+        match self.namespaces.iter().find(|namespace| namespace.name == name) {
+            Some(namespace) => matches(selector, &namespace.labels),
+            None => matches(selector, &Namespace::named(name).labels),
+        }
+    }
+}
+
+/// Whether it has addresses of its own: neither finished nor on its node's network.
+fn is_live(pod: &Pod) -> bool {
+    !pod.finished && !pod.host_network && !pod.addresses.is_empty()
+}
+
+fn matches(selector: &Selector, labels: &Labels) -> bool {
+    use crate::object::Operator::{DoesNotExist, Exists, In, NotIn};
+    selector.requirements.iter().all(|requirement| {
+        let value = labels.get(&requirement.key);
+        match requirement.operator {
+            In => value.is_some_and(|value| requirement.values.contains(value)),
+            NotIn => value.is_none_or(|value| !requirement.values.contains(value)),
+            Exists => value.is_some(),
+            DoesNotExist => value.is_none(),
+        }
+    })
+}
+
+/// Bit by bit, so that not even the library's idea of containment is shared.
+fn within(net: &IpNet, address: IpAddr) -> bool {
+    let same_prefix = |net: u128, address: u128, bits: u32, prefix: u32| {
+        (0..prefix).all(|bit| (net >> (bits - 1 - bit)) & 1 == (address >> (bits - 1 - bit)) & 1)
+    };
+    let prefix = u32::from(net.prefix_len());
+    match (net.addr(), address) {
+        (IpAddr::V4(net), IpAddr::V4(address)) => {
+            same_prefix(u32::from(net).into(), u32::from(address).into(), 32, prefix)
+        }
+        (IpAddr::V6(net), IpAddr::V6(address)) => {
+            same_prefix(net.into(), address.into(), 128, prefix)
+        }
+        _ => false,
+    }
+}
+
+/// A port entry names one of TCP, UDP and SCTP: nothing else matches one. A name is looked up, with the protocol, on
+/// the destination pod.
+fn policy_port(entry: &PolicyPort, flow: &Flow<'_>) -> bool {
+    entry.protocol.number() == flow.protocol
+        && match &entry.port {
+            PortMatch::Any => true,
+            PortMatch::Range(first, last) => (*first..=*last).contains(&flow.port),
+            PortMatch::Name(name) => flow.destination.pod.is_some_and(|pod| {
+                pod.ports.iter().any(|port| {
+                    port.name.as_ref() == Some(name)
+                        && port.protocol == entry.protocol
+                        && port.port == flow.port
+                })
+            }),
+        }
+}
+
+/// A named port brings its own protocol.
+fn cluster_protocol(entry: &ClusterProtocol, flow: &Flow<'_>) -> bool {
+    match entry {
+        ClusterProtocol::Ports(port) => policy_port(port, flow),
+        ClusterProtocol::Named(name) => flow.destination.pod.is_some_and(|pod| {
+            pod.ports.iter().any(|port| {
+                port.name.as_ref() == Some(name)
+                    && port.protocol.number() == flow.protocol
+                    && port.port == flow.port
+            })
+        }),
+    }
+}

@@ -1,0 +1,104 @@
+//! Security groups: allow-only, any rule of any of a pod's groups allows.
+
+use std::collections::BTreeSet;
+
+use veni_core::id::SecurityGroupId;
+
+use super::{By, Direction, Flow, Half, Oracle, Party, is_live, matches, within};
+use crate::object::Pod;
+use crate::security_group::{GroupPeer, GroupProtocol, GroupRule, GroupState, ResolvedGroup};
+
+/// The groups that a pod's annotation and the SecurityGroupPolicies of its namespace choose.
+#[derive(Debug, Default)]
+struct Chosen {
+    ids: BTreeSet<SecurityGroupId>,
+    /// Something was asked for that is no id.
+    invalid: bool,
+    any: bool,
+}
+
+impl Oracle<'_> {
+    /// `None` for a pod without groups. A group that is not resolved denies everything.
+    pub(super) fn security_groups(&self, pod: &Pod, flow: &Flow<'_>) -> Option<Half> {
+        let chosen = self.chosen(pod);
+        if !chosen.any {
+            return None;
+        }
+        if chosen.invalid {
+            return Some(Half::new(false, By::InvalidGroups));
+        }
+        let resolved: Vec<Option<&ResolvedGroup>> =
+            chosen.ids.iter().map(|id| self.resolved(id)).collect();
+        let unresolved = chosen.ids.iter().zip(&resolved).filter(|(_, group)| group.is_none());
+        let unresolved: BTreeSet<By> = unresolved.map(|(id, _)| by(id, None)).collect();
+        if !unresolved.is_empty() {
+            return Some(Half { allowed: false, rules: unresolved });
+        }
+        let mut allowing = BTreeSet::new();
+        for group in resolved.into_iter().flatten() {
+            let rules = match flow.direction {
+                Direction::Ingress => &group.ingress,
+                Direction::Egress => &group.egress,
+            };
+            let matching = rules.iter().filter(|rule| self.group_rule(rule, flow));
+            allowing.extend(matching.map(|rule| by(&group.id, Some(rule.id.clone()))));
+        }
+        if allowing.is_empty() {
+            let rules = chosen.ids.iter().map(|id| by(id, None)).collect();
+            return Some(Half { allowed: false, rules });
+        }
+        Some(Half { allowed: true, rules: allowing })
+    }
+
+    /// Both an annotation and policies may choose, and several policies may.
+    fn chosen(&self, pod: &Pod) -> Chosen {
+        let mut chosen = Chosen::default();
+        if let Some(groups) = &pod.security_groups {
+            chosen.any = true;
+            chosen.ids.extend(groups.ids.iter().cloned());
+            chosen.invalid |= !groups.invalid.is_empty();
+        }
+        for policy in &self.group_policies {
+            if policy.namespace == pod.namespace && matches(&policy.pods, &pod.labels) {
+                chosen.any = true;
+                chosen.ids.extend(policy.groups.iter().cloned());
+                chosen.invalid |= !policy.invalid_groups.is_empty();
+            }
+        }
+        chosen
+    }
+
+    fn resolved(&self, id: &SecurityGroupId) -> Option<&ResolvedGroup> {
+        self.groups.groups.get(id).filter(|group| matches!(group.state, GroupState::Resolved))
+    }
+
+    fn group_rule(&self, rule: &GroupRule, flow: &Flow<'_>) -> bool {
+        let protocol = match rule.protocol {
+            GroupProtocol::Any => true,
+            GroupProtocol::Number(number) => {
+                number == flow.protocol && (rule.first..=rule.last).contains(&flow.port)
+            }
+        };
+        protocol && self.group_peer(&rule.peer, flow.peer)
+    }
+
+    /// Members of a group are the ENIs that have it and the pods that were given it.
+    fn group_peer(&self, peer: &GroupPeer, party: Party<'_>) -> bool {
+        match peer {
+            GroupPeer::Cidr(net) => party.address.is_some_and(|address| within(net, address)),
+            GroupPeer::Group(id) => {
+                let has_address = |address| {
+                    self.groups.members.get(id).is_some_and(|members| members.contains(&address))
+                };
+                party.address.is_some_and(has_address)
+                    || party
+                        .pod
+                        .is_some_and(|pod| is_live(pod) && self.chosen(pod).ids.contains(id))
+            }
+        }
+    }
+}
+
+fn by(group: &SecurityGroupId, rule: Option<String>) -> By {
+    By::SecurityGroup { group: group.clone(), rule }
+}
