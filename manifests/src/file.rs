@@ -1,0 +1,149 @@
+//! One file → objects: documents, `List`s expanded, each object judged by itself.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+    sync::Arc,
+};
+
+use veni_policy::object::{self, Key, Object};
+
+use crate::{
+    Diagnostic, ReadError,
+    node::{Data, Node},
+    text,
+};
+
+/// What a file holds.
+#[derive(Debug, Default)]
+pub(crate) struct Contents {
+    /// Its objects, in its order.
+    pub(crate) objects: Vec<Placed>,
+    /// Objects that are there but cannot be taken.
+    pub(crate) rejected: Vec<Key>,
+    /// What is wrong with either.
+    pub(crate) diagnostics: Vec<Diagnostic>,
+}
+
+/// An object and where it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Placed {
+    pub(crate) object: Arc<Object>,
+    pub(crate) document: usize,
+    pub(crate) line: Option<u64>,
+}
+
+/// The text of a file, bounded.
+pub(crate) fn load(path: &Path) -> Result<String, ReadError> {
+    let fail = |source| ReadError::Io { path: path.to_owned(), source };
+    let file = File::open(path).map_err(fail)?;
+    if file.metadata().map_err(fail)?.is_dir() {
+        return Err(fail(io::Error::from(io::ErrorKind::IsADirectory)));
+    }
+    drain(file, path)
+}
+
+/// The text of standard input.
+pub(crate) fn load_stdin() -> Result<String, ReadError> {
+    drain(io::stdin().lock(), Path::new(STDIN))
+}
+
+/// How standard input is named.
+pub(crate) const STDIN: &str = "-";
+
+fn drain(source: impl io::Read, path: &Path) -> Result<String, ReadError> {
+    let mut bytes = Vec::new();
+    source
+        .take(text::MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| ReadError::Io { path: path.to_owned(), source })?;
+    if u64::try_from(bytes.len()).is_ok_and(|len| len > text::MAX_BYTES) {
+        return Err(ReadError::TooLarge { path: path.to_owned(), limit: text::MAX_BYTES });
+    }
+    String::from_utf8(bytes).map_err(|error| ReadError::Syntax {
+        path: path.to_owned(),
+        line: None,
+        message: format!("not UTF-8: {}", error.utf8_error()),
+    })
+}
+
+/// The objects of a text.
+pub(crate) fn parse(name: &Arc<str>, text: &str) -> Result<Contents, ReadError> {
+    let documents = text::documents(text).map_err(|flaw| ReadError::Syntax {
+        path: Path::new(&**name).to_owned(),
+        line: flaw.line,
+        message: flaw.message,
+    })?;
+    let mut contents = Contents::default();
+    for (index, node) in documents.into_iter().enumerate() {
+        Document { file: name, number: index + 1, contents: &mut contents }.expand(node);
+    }
+    Ok(contents)
+}
+
+/// A document on its way into the contents.
+struct Document<'a> {
+    file: &'a Arc<str>,
+    number: usize,
+    contents: &'a mut Contents,
+}
+
+// === impl Document ===
+
+impl Document<'_> {
+    /// A `List`, or `PodList` and the like: its items; anything else: itself.
+    fn expand(&mut self, node: Node) {
+        let items_kind =
+            node.text("kind").and_then(|kind| kind.strip_suffix("List")).map(str::to_owned);
+        match (items_kind, node.get("items").map(|items| &items.data)) {
+            (Some(kind), Some(Data::List(_) | Data::Null)) => {
+                let version = node.text("apiVersion").map(str::to_owned);
+                for mut item in node.into_items() {
+                    // The items of a typed list need not repeat what they are.
+                    if !kind.is_empty() {
+                        item.default_text("kind", &kind);
+                        item.default_text("apiVersion", version.as_deref().unwrap_or_default());
+                    }
+                    self.take(item);
+                }
+            }
+            _ => self.take(node),
+        }
+    }
+
+    fn take(&mut self, node: Node) {
+        if !matches!(node.data, Data::Object(_)) || node.text("kind").is_none() {
+            let line = known(node.line);
+            let message = "is no Kubernetes object (a mapping with `kind`); left out".to_owned();
+            let whole = Diagnostic::of_file(self.file, message);
+            self.contents.diagnostics.push(Diagnostic { document: self.number, line, ..whole });
+            return;
+        }
+        let value = node.to_value();
+        match object::parse(&value) {
+            Ok(None) => {}
+            Ok(Some(object)) => {
+                for what in object.diagnostics() {
+                    self.report(&node, what);
+                }
+                let line = known(node.line);
+                let object = Arc::new(object);
+                self.contents.objects.push(Placed { object, document: self.number, line });
+            }
+            Err(what) => {
+                self.report(&node, &what);
+                self.contents.rejected.push(what.key);
+            }
+        }
+    }
+
+    fn report(&mut self, node: &Node, what: &object::Diagnostic) {
+        let line = known(node.line_of(&what.field));
+        self.contents.diagnostics.push(Diagnostic::of_object(self.file, self.number, line, what));
+    }
+}
+
+const fn known(line: u64) -> Option<u64> {
+    if line == 0 { None } else { Some(line) }
+}

@@ -1,0 +1,166 @@
+//! A file, or the files of a folder, read once.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    ffi::OsStr,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use veni_policy::object::{Key, Object};
+
+use crate::{
+    Diagnostic,
+    file::{self, Contents, Placed},
+};
+
+/// Files of one folder.
+const MAX_FILES: usize = 1 << 16;
+
+/// What manifests hold.
+#[derive(Debug, Default)]
+pub struct Manifests {
+    /// Every object once.
+    pub objects: Vec<Object>,
+    /// What is wrong with some of them, in the order of the files.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Manifests that cannot be read at all. What is wrong with a single object is a [`Diagnostic`] instead.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The file system refuses.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// Which file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// More than is sensible.
+    #[error("{} has more than {limit} bytes; split it into a folder of files", path.display())]
+    TooLarge {
+        /// Which file.
+        path: PathBuf,
+        /// In bytes.
+        limit: u64,
+    },
+    /// More files than is sensible.
+    #[error("{} has more than {limit} manifests; is it the right folder?", path.display())]
+    TooMany {
+        /// Which folder.
+        path: PathBuf,
+        /// In files.
+        limit: usize,
+    },
+    /// Neither YAML nor JSON.
+    #[error("{}{}: {message}", path.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
+    Syntax {
+        /// Which file.
+        path: PathBuf,
+        /// Where, when it is known.
+        line: Option<u64>,
+        /// In the parser's words.
+        message: String,
+    },
+}
+
+/// Reads a file of YAML or JSON documents, a folder of such files (`.yaml`, `.yml`, `.json`, not its sub-folders, not
+/// hidden ones), or standard input (`-`). Kinds that decide nothing about traffic are passed over.
+///
+/// # Errors
+/// What cannot be read or is no YAML.
+pub fn read(path: &Path) -> Result<Manifests, ReadError> {
+    let files = if path == Path::new(file::STDIN) {
+        let name: Arc<str> = file::STDIN.into();
+        vec![(Arc::clone(&name), file::parse(&name, &file::load_stdin()?)?)]
+    } else {
+        let mut files = Vec::new();
+        for path in paths(path)? {
+            let name: Arc<str> = path.display().to_string().into();
+            let contents = file::parse(&name, &file::load(&path)?)?;
+            files.push((name, contents));
+        }
+        files
+    };
+    let mut places = BTreeMap::new();
+    let mut manifests = Manifests::default();
+    for (name, Contents { objects, diagnostics, .. }) in files {
+        manifests.diagnostics.extend(diagnostics);
+        for placed in objects {
+            match claim(&mut places, &name, &placed) {
+                None => manifests.objects.push(Arc::unwrap_or_clone(placed.object)),
+                Some(diagnostic) => manifests.diagnostics.push(diagnostic),
+            }
+        }
+    }
+    Ok(manifests)
+}
+
+/// The file itself, or the folder's manifests by name.
+fn paths(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
+    let fail = |source| ReadError::Io { path: path.to_owned(), source };
+    if fs::metadata(path).map_err(fail)?.is_dir() {
+        let names = list(path)?;
+        Ok(names.into_iter().map(|name| path.join(name)).collect())
+    } else {
+        Ok(vec![path.to_owned()])
+    }
+}
+
+/// The names of a folder's manifests, sorted.
+pub(crate) fn list(folder: &Path) -> Result<Vec<String>, ReadError> {
+    let fail = |source| ReadError::Io { path: folder.to_owned(), source };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        // What is a symbolic link, is what it points to (ConfigMaps are mounted so).
+        let is_file = fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_file());
+        if let Some(name) = manifest_name(&entry.file_name()).filter(|_| is_file) {
+            names.push(name);
+        }
+        if names.len() > MAX_FILES {
+            return Err(ReadError::TooMany { path: folder.to_owned(), limit: MAX_FILES });
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The name, when it is one of a manifest.
+pub(crate) fn manifest_name(name: &OsStr) -> Option<String> {
+    let name = name.to_str().filter(|name| !name.starts_with('.'))?;
+    let (_, extension) = name.rsplit_once('.')?;
+    matches!(extension, "yaml" | "yml" | "json").then(|| name.to_owned())
+}
+
+/// Who defined which object first.
+pub(crate) type Places = BTreeMap<Key, (Arc<str>, usize)>;
+
+/// Notes the object's place, or tells that another one came first.
+pub(crate) fn claim(places: &mut Places, file: &Arc<str>, placed: &Placed) -> Option<Diagnostic> {
+    match places.entry(placed.object.key()) {
+        Entry::Vacant(entry) => {
+            entry.insert((Arc::clone(file), placed.document));
+            None
+        }
+        Entry::Occupied(entry) => {
+            let (first, document) = entry.get();
+            let message =
+                format!("is already defined in {first}, document {document}; this one is left out");
+            Some(Diagnostic {
+                file: Arc::clone(file),
+                document: placed.document,
+                line: placed.line,
+                object: entry.key().to_string(),
+                field: String::new(),
+                message,
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

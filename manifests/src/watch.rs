@@ -1,0 +1,121 @@
+//! A folder of manifests, followed: what changes becomes batches of objects to apply and to delete.
+//!
+//! inotify tells when to look; what is there is always read from the folder itself, so a lost event costs nothing but
+//! time. Invariants: the first batch says all that there is; nothing is deleted because something could not be read:
+//! a file that is half written, unreadable or no YAML, an object that has become invalid, a folder that is missing
+//! keep what they had, and a diagnostic says so. Nothing waits for a quiet moment: events that are there are taken
+//! together, those that come meanwhile are the next batch.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, task, time};
+use veni_policy::object::{Key, Object};
+
+use crate::Diagnostic;
+use events::{Events, Watched};
+use folder::Folder;
+
+mod events;
+mod folder;
+
+/// Batches that may wait for their reader; after that the kernel keeps the events.
+const BATCHES: usize = 16;
+/// A writer that holds its file open for longer without writing is taken to be done.
+const WRITING: Duration = Duration::from_secs(2);
+/// When inotify itself fails (no more watches).
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What changed.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// New and changed objects.
+    pub apply: Vec<Object>,
+    /// Objects that are gone.
+    pub delete: Vec<Key>,
+    /// Everything that is wrong now, not only what is new.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Whether the folder has been read at all: before that, an object that is not known may well exist.
+    pub complete: bool,
+}
+
+/// Follows the manifests of a folder, which need not exist yet, until the receiver is dropped. The first batch comes
+/// at once, later ones when something has changed.
+///
+/// # Errors
+/// When inotify cannot be used.
+///
+/// # Panics
+/// Outside of a tokio runtime.
+pub fn watch(folder: &Path) -> io::Result<mpsc::Receiver<Batch>> {
+    let path = std::path::absolute(folder)?;
+    let watched = Watched::new(&path)?;
+    let (sender, receiver) = mpsc::channel(BATCHES);
+    task::spawn(follow(path, watched, sender));
+    Ok(receiver)
+}
+
+async fn follow(path: PathBuf, mut watched: Watched, sender: mpsc::Sender<Batch>) {
+    let mut folder = Folder::new(path.clone());
+    loop {
+        // Whatever happened before the watch was there is in the folder now.
+        if !look(&mut folder, &mut watched, &sender).await {
+            return;
+        }
+        watched = loop {
+            match Watched::new(&path) {
+                Ok(watched) => break watched,
+                Err(error) => {
+                    tracing::error!(folder = %path.display(), %error, "cannot watch the manifests; trying again");
+                    time::sleep(RETRY).await;
+                }
+            }
+        };
+    }
+}
+
+/// Reads the folder again and again. True: the watch has to be set up anew; false: nobody listens any more.
+async fn look(folder: &mut Folder, watched: &mut Watched, sender: &mpsc::Sender<Batch>) -> bool {
+    let mut writing = BTreeSet::new();
+    let mut events = Events::default();
+    folder.forget_fingerprints();
+    loop {
+        let touched = std::mem::take(&mut events.touched);
+        let skipped = writing.clone();
+        let moved = std::mem::take(folder);
+        let read = task::spawn_blocking(move || {
+            let reading = moved.read(&touched, &skipped);
+            (moved, reading)
+        });
+        let Ok((back, reading)) = read.await else { return false };
+        *folder = back;
+        // Who began to write while it was read has been read by half.
+        watched.drain(&mut events);
+        events.settle(&mut writing);
+        if let Some(batch) = folder.adopt(reading, &writing)
+            && sender.send(batch).await.is_err()
+        {
+            return false;
+        }
+        if events.renewed {
+            return true;
+        }
+        if !events.any {
+            tokio::select! {
+                () = sender.closed() => return false,
+                () = watched.readable() => {}
+                () = time::sleep(WRITING), if !writing.is_empty() => events.touched.append(&mut writing),
+            }
+            watched.drain(&mut events);
+            events.settle(&mut writing);
+        }
+        events.any = false;
+    }
+}
+
+#[cfg(test)]
+mod tests;

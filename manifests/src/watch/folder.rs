@@ -1,0 +1,226 @@
+//! What a folder holds, file by file, and what of it is in force.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use veni_policy::object::{Key, Object};
+
+use super::Batch;
+use crate::{
+    Diagnostic, ReadError,
+    file::{self, Contents},
+    read::{Places, claim, list},
+};
+
+/// A folder.
+#[derive(Debug, Default)]
+pub(super) struct Folder {
+    path: PathBuf,
+    files: BTreeMap<String, Known>,
+    in_force: BTreeMap<Key, Arc<Object>>,
+    /// Why the folder cannot be read.
+    failure: Option<String>,
+    /// Whether it could be read once.
+    complete: bool,
+    /// What was told last; `None` before the first time.
+    told: Option<Vec<Diagnostic>>,
+}
+
+/// A file.
+#[derive(Debug)]
+struct Known {
+    name: Arc<str>,
+    fingerprint: Option<Fingerprint>,
+    contents: Contents,
+    /// Why what is there now is not in force.
+    failure: Option<String>,
+}
+
+/// Changes when the file does, unless it is written twice within the clock's tick: for that there are the events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fingerprint {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// What was found in the folder.
+#[derive(Debug)]
+pub(super) struct Reading {
+    names: Result<BTreeSet<String>, ReadError>,
+    files: Vec<(String, Option<Fingerprint>, Result<Contents, ReadError>)>,
+}
+
+// === impl Folder ===
+
+impl Folder {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, ..Self::default() }
+    }
+
+    /// Has every file read again.
+    pub(super) fn forget_fingerprints(&mut self) {
+        for known in self.files.values_mut() {
+            known.fingerprint = None;
+        }
+    }
+
+    /// Reads what is new, what was touched and what looks changed, but not what is being written.
+    pub(super) fn read(&self, touched: &BTreeSet<String>, writing: &BTreeSet<String>) -> Reading {
+        let names = match list(&self.path) {
+            Ok(names) => names,
+            Err(error) => return Reading { names: Err(error), files: Vec::new() },
+        };
+        let mut files = Vec::new();
+        for name in names.iter().filter(|name| !writing.contains(*name)) {
+            let path = self.path.join(name);
+            let fingerprint = Fingerprint::of(&path);
+            let known = self.files.get(name).and_then(|known| known.fingerprint);
+            if touched.contains(name) || fingerprint.is_none() || known != fingerprint {
+                let shown: Arc<str> = name.as_str().into();
+                let contents = file::load(&path).and_then(|text| file::parse(&shown, &text));
+                files.push((name.clone(), fingerprint, contents));
+            }
+        }
+        Reading { names: Ok(names.into_iter().collect()), files }
+    }
+
+    /// Takes over what was found, except of files that are being written. `None`: nothing has changed.
+    pub(super) fn adopt(&mut self, reading: Reading, writing: &BTreeSet<String>) -> Option<Batch> {
+        match reading.names {
+            Ok(names) => {
+                self.failure = None;
+                self.complete = true;
+                self.files.retain(|name, _| names.contains(name));
+            }
+            Err(error) => self.failure = Some(chain(&error)),
+        }
+        for (name, fingerprint, contents) in reading.files {
+            // Gone between the listing and the reading: its event is on its way.
+            let vanished = matches!(&contents, Err(ReadError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound);
+            if !writing.contains(&name) && !vanished {
+                let shown = name.as_str().into();
+                let known = self.files.entry(name).or_insert_with(|| Known::new(shown));
+                known.take(fingerprint, contents);
+            }
+        }
+        self.publish()
+    }
+
+    /// What differs from what was told before.
+    fn publish(&mut self) -> Option<Batch> {
+        let (wanted, diagnostics) = self.wanted();
+        let delete: Vec<_> =
+            self.in_force.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
+        let apply: Vec<_> = wanted
+            .iter()
+            .filter(|(key, object)| self.in_force.get(*key).is_none_or(|old| !same(old, object)))
+            .map(|(_, object)| Object::clone(object))
+            .collect();
+        self.in_force = wanted;
+        let unchanged = self.told.as_ref() == Some(&diagnostics);
+        if apply.is_empty() && delete.is_empty() && unchanged {
+            return None;
+        }
+        self.told = Some(diagnostics.clone());
+        Some(Batch { apply, delete, diagnostics, complete: self.complete })
+    }
+
+    fn wanted(&self) -> (BTreeMap<Key, Arc<Object>>, Vec<Diagnostic>) {
+        let mut places = Places::new();
+        let mut wanted = BTreeMap::new();
+        let mut diagnostics = Vec::new();
+        if let Some(failure) = &self.failure {
+            let shown = self.path.display().to_string().into();
+            let message = format!("{failure}; what was known of it stays in force");
+            diagnostics.push(Diagnostic::of_file(&shown, message));
+        }
+        for known in self.files.values() {
+            diagnostics.extend(known.contents.diagnostics.iter().cloned());
+            if let Some(failure) = &known.failure {
+                let message = format!("{failure}; its previous objects stay in force");
+                diagnostics.push(Diagnostic::of_file(&known.name, message));
+            }
+            for placed in &known.contents.objects {
+                match claim(&mut places, &known.name, placed) {
+                    None => drop(wanted.insert(placed.object.key(), Arc::clone(&placed.object))),
+                    Some(diagnostic) => diagnostics.push(diagnostic),
+                }
+            }
+        }
+        (wanted, diagnostics)
+    }
+}
+
+fn same(old: &Arc<Object>, new: &Arc<Object>) -> bool {
+    Arc::ptr_eq(old, new) || old == new
+}
+
+/// The error with its causes.
+fn chain(error: &ReadError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text += &format!(": {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+// === impl Known ===
+
+impl Known {
+    fn new(name: Arc<str>) -> Self {
+        Self { name, fingerprint: None, contents: Contents::default(), failure: None }
+    }
+
+    fn take(&mut self, fingerprint: Option<Fingerprint>, found: Result<Contents, ReadError>) {
+        self.fingerprint = fingerprint;
+        match found {
+            Ok(mut contents) => {
+                self.keep_rejected(&mut contents);
+                self.contents = contents;
+                self.failure = None;
+            }
+            Err(error) => self.failure = Some(chain(&error)),
+        }
+    }
+
+    /// An object that has become invalid stays as it was: taking a policy away would open what it closed.
+    fn keep_rejected(&self, contents: &mut Contents) {
+        for key in &contents.rejected {
+            let old = self.contents.objects.iter().find(|placed| placed.object.key() == *key);
+            if let Some(old) = old {
+                let mut diagnostic = Diagnostic::of_file(
+                    &self.name,
+                    "its previous version stays in force".to_owned(),
+                );
+                diagnostic.object = key.to_string();
+                contents.diagnostics.push(diagnostic);
+                contents.objects.push(old.clone());
+            }
+        }
+    }
+}
+
+// === impl Fingerprint ===
+
+impl Fingerprint {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
