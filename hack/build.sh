@@ -14,4 +14,4 @@ cargo build --locked --profile plugin --target "$TARGET" -p veni-cni -p veni-flo
 unset CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS
 cargo build --locked --release -p veni-ipamd -p veni-ctl -p veni-lab
 mkdir -p "$OUT"
-ln -f "target/$TARGET"/plugin/{veni-cni,veni-floor,veni-nop} target/release/{veni-ipamd,venictl,veni-lab} "$OUT/"
+ln -f "target/$TARGET"/plugin/{veni-cni,veni-floor,veni-nop,veni-peak} target/release/{veni-ipamd,venictl,veni-lab} "$OUT/"

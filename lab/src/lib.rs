@@ -8,6 +8,7 @@ pub mod account;
 pub mod binaries;
 pub mod dhcp;
 mod error;
+pub mod histogram;
 pub mod lab;
 mod netlink;
 pub mod node;

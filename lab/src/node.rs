@@ -6,7 +6,8 @@
 use std::{
     collections::BTreeMap,
     fs::OpenOptions,
-    net::Ipv4Addr,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -30,6 +31,8 @@ use crate::{
     wire,
 };
 
+/// Where the daemon serves its metrics unless told otherwise (`INTROSPECTION_BIND_ADDRESS`).
+const METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 61679);
 /// How often a condition is looked at again that nothing announces.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -191,6 +194,21 @@ impl Node {
     /// When it does not answer.
     pub fn inspect(&self) -> Result<View> {
         wire::inspect(&self.socket())
+    }
+
+    /// What the daemon answers to `GET /metrics`.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn metrics(&self) -> Result<String> {
+        self.namespace.run(|| {
+            let what = || format!("cannot read the metrics of ipamd on {}", self.name);
+            let mut stream = TcpStream::connect(METRICS).context(what)?;
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").context(what)?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).context(what)?;
+            Ok(text)
+        })
     }
 
     /// Runs `veni-ipamd --uninstall` with the node's environment: what the daemon has left on the node goes.

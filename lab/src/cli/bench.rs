@@ -57,6 +57,9 @@ pub(super) struct Options {
 /// Allocate requests that are measured on their own.
 const REQUESTS: u32 = 100;
 
+/// ADDs whose memory is measured.
+const PEAKS: u32 = 10;
+
 pub(super) fn bench(what: &What) -> anyhow::Result<ExitCode> {
     match what {
         What::Add(options) => add(options),
@@ -71,10 +74,13 @@ fn add(options: &Options) -> anyhow::Result<ExitCode> {
             print::step(text);
         }
     };
-    let programs =
-        Programs { floor: binaries::find("veni-floor")?, nop: binaries::find("veni-nop")? };
+    let programs = Programs {
+        floor: binaries::find("veni-floor")?,
+        nop: binaries::find("veni-nop")?,
+        peak: binaries::find("veni-peak")?,
+    };
     // Enough for everything that is ever assigned or cooling: the pool never grows while something is measured.
-    let held = options.pods + options.concurrency * options.bursts + REQUESTS + 10;
+    let held = options.pods + options.concurrency * options.bursts + REQUESTS + PEAKS + 10;
     progress(&format!("a node of type {} with a warm pool of {held} addresses", options.node_type));
     let lab = warm_lab(options, held)?;
     let bench = Bench::new(&lab, programs);
@@ -87,10 +93,18 @@ fn add(options: &Options) -> anyhow::Result<ExitCode> {
     let burst = bench.bursts(options.concurrency, options.bursts)?;
     progress(&format!("{REQUESTS} allocate requests on their own"));
     let requests = bench.requests(REQUESTS)?;
+    let plugin_peak_kib = bench.peak_kib(PEAKS)?;
     let plugin = binaries::find("veni-cni")?;
     let floor = binaries::find("veni-floor")?;
-    let report =
-        Report { sequential, burst, burst_size: options.concurrency, requests, plugin, floor };
+    let report = Report {
+        sequential,
+        burst,
+        burst_size: options.concurrency,
+        requests,
+        plugin,
+        plugin_peak_kib,
+        floor,
+    };
     match options.output {
         Output::Table => report.print(),
         Output::Json => print::line(serde_json::to_string(&report.json())?),

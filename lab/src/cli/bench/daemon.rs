@@ -1,7 +1,8 @@
 //! `veni-lab bench daemon`: what the daemon costs by itself, over its socket, on a simulator that answers at once.
 //!
 //! Memory and CPU are the kernel's own counts of the process (`/proc/<pid>`). Allocate requests come one at a time,
-//! each on a connection of its own, as the plugin makes them: the time includes connecting and parsing at both ends.
+//! each on a connection of its own, as the plugin makes them: the client's time includes connecting and parsing at both
+//! ends. Beside it stands the daemon's own (`veni_request_duration_seconds`): a bound of its buckets.
 
 use std::{
     fs,
@@ -17,7 +18,9 @@ use serde_json::{Value, json};
 use veni_core::wire::{
     AddRequest, Attachment, DelReason, DelRequest, PodRef, ReplyBody, RequestBody,
 };
-use veni_lab::{Lab, LabConfig, Node, NodeConfig, lab::READY, stats::Percentiles, wire};
+use veni_lab::{
+    Lab, LabConfig, Node, NodeConfig, histogram::Histogram, lab::READY, stats::Percentiles, wire,
+};
 use veni_provider::sim::SimConfig;
 
 use super::super::{Output, interrupt, print};
@@ -49,6 +52,8 @@ pub(in super::super) struct Options {
 struct Load {
     pods: u32,
     requests: Percentiles,
+    /// The same requests by the daemon's own count; `None` when it keeps none.
+    inside: Option<Histogram>,
     resident_kib: u64,
 }
 
@@ -87,6 +92,7 @@ pub(in super::super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 fn measure(node: &Node, pods: u32) -> anyhow::Result<Load> {
+    let before = durations(node)?;
     let requests = (0..REQUESTS).map(|n| {
         let number = 1_000_000 + n;
         let took = add(node, number)?;
@@ -94,7 +100,13 @@ fn measure(node: &Node, pods: u32) -> anyhow::Result<Load> {
         Ok(took)
     });
     let requests = requests.collect::<anyhow::Result<Percentiles>>()?;
-    Ok(Load { pods, requests, resident_kib: status(node, "VmRSS:")? })
+    let inside = durations(node)?.map(|after| after.since(&before.unwrap_or_default()));
+    Ok(Load { pods, requests, inside, resident_kib: status(node, "VmRSS:")? })
+}
+
+/// How long the daemon took for the ADDs so far.
+fn durations(node: &Node) -> anyhow::Result<Option<Histogram>> {
+    Ok(Histogram::read(&node.metrics()?, "veni_request_duration_seconds", "request=\"add\""))
 }
 
 /// CPU time and voluntary context switches while nothing is asked.
@@ -224,6 +236,7 @@ fn report(
                 json!({
                     "pods": load.pods, "resident_kib": load.resident_kib,
                     "allocate_us": {"p50": micros(load.requests.at(50)), "p99": micros(load.requests.at(99))},
+                    "in_daemon_at_most_us": {"p50": load.inside_micros(50), "p99": load.inside_micros(99)},
                 })
             })
             .collect();
@@ -235,12 +248,24 @@ fn report(
         print::line(whole);
         return;
     }
-    let mut table = print::table(["pods", "allocate p50", "allocate p99", "resident"]);
+    let mut table = print::table([
+        "pods",
+        "allocate p50",
+        "allocate p99",
+        "in the daemon p50",
+        "in the daemon p99",
+        "resident",
+    ]);
+    let inside = |load: &Load, percent| {
+        load.inside_micros(percent).map_or_else(|| "-".to_owned(), |most| format!("≤ {most} µs"))
+    };
     for load in loads {
         table.add_row([
             load.pods.to_string(),
             format!("{} µs", micros(load.requests.at(50))),
             format!("{} µs", micros(load.requests.at(99))),
+            inside(load, 50),
+            inside(load, 99),
             format!(
                 "{:.1} MiB",
                 f64::from(u32::try_from(load.resident_kib).unwrap_or(u32::MAX)) / 1024.0
@@ -260,6 +285,14 @@ fn report(
         print::millis(restart.at(50)),
         options.pods
     ));
+}
+
+// === impl Load ===
+
+impl Load {
+    fn inside_micros(&self, percent: u64) -> Option<u64> {
+        self.inside.as_ref()?.at_most(percent).map(micros)
+    }
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -15,6 +15,8 @@ pub(super) struct Report {
     pub(super) burst_size: u32,
     pub(super) requests: Vec<Duration>,
     pub(super) plugin: Binary,
+    /// The most memory that an ADD of the plugin had.
+    pub(super) plugin_peak_kib: u64,
     pub(super) floor: Binary,
 }
 
@@ -80,6 +82,10 @@ impl Report {
                 binary.bytes / 1024
             ));
         }
+        print::line(format!(
+            "plugin: {} KiB of memory at the most in an ADD (wait4's ru_maxrss)",
+            self.plugin_peak_kib
+        ));
         print::line("the pool was warm: no ADD waited for EC2");
     }
 
@@ -92,7 +98,9 @@ impl Report {
             "burst": phase(&self.burst).json(self.burst_size as usize),
             "request_us": micros(&requests),
             "floor_to_nop_p50": ratio(&sequential.floor, &sequential.nop, 50),
-            "plugin": {"bytes": self.plugin.bytes, "static": self.plugin.is_static},
+            "plugin": {
+                "bytes": self.plugin.bytes, "static": self.plugin.is_static, "peak_kib": self.plugin_peak_kib,
+            },
             "floor": {"bytes": self.floor.bytes, "static": self.floor.is_static},
             "pool": "warm",
         })

@@ -24,6 +24,8 @@ use veni_lab::{
 pub(super) struct Programs {
     pub(super) floor: Binary,
     pub(super) nop: Binary,
+    /// Not compared: it measures memory.
+    pub(super) peak: Binary,
 }
 
 /// One node to measure on.
@@ -141,6 +143,28 @@ impl<'a> Bench<'a> {
         let took = took.collect();
         place.namespace.unbind()?;
         took
+    }
+
+    /// The most memory that one of `count` ADDs had, each of a pod of its own; then their DELs.
+    pub(super) fn peak_kib(&self, count: u32) -> anyhow::Result<u64> {
+        let places = self.places(count)?;
+        let (runtime, peak) = (&self.node.runtime, &self.programs.peak);
+        let plugin = runtime.plugin.to_str().context("the plugin's path is not UTF-8")?;
+        let most = self.on_node(|| {
+            let mut most = 0;
+            for Place { sandbox, .. } in &places {
+                let environment: Vec<(_, OsString)> = runtime.environment("ADD", sandbox);
+                let input = runtime.configuration(None).to_string();
+                let run = execute(&peak.path, &[plugin], &environment, input.as_bytes())?;
+                let text = String::from_utf8_lossy(&run.stderr);
+                ensure!(run.success, "{plugin} failed: {}", String::from_utf8_lossy(&run.stdout));
+                most = most.max(text.trim().parse().context("veni-peak prints a number")?);
+                runtime.del_here(sandbox)?;
+            }
+            Ok(most)
+        })?;
+        remove(places)?;
+        Ok(most)
     }
 
     fn add(&self, place: &Place) -> anyhow::Result<Duration> {
