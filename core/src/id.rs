@@ -114,6 +114,15 @@ string_id!(
     SecurityGroupId, "security group id", "`sg-` and 1 to 32 lower-case letters or digits", |v| is_aws_id(v, "sg-")
 );
 string_id!(
+    /// A rule of a security group, `sgr-…`.
+    SecurityGroupRuleId, "security group rule id", "`sgr-` and 1 to 32 lower-case letters or digits",
+    |v| is_aws_id(v, "sgr-")
+);
+string_id!(
+    /// A managed prefix list, `pl-…`.
+    PrefixListId, "prefix list id", "`pl-` and 1 to 32 lower-case letters or digits", |v| is_aws_id(v, "pl-")
+);
+string_id!(
     /// An EC2 instance type, e.g. `m5.xlarge` or `u-6tb1.metal`.
     InstanceType, "instance type", "letters, digits and `-`, a dot, letters, digits and `-`",
     |v| v.len() <= 64 && v.split_once('.').is_some_and(|(family, size)| {

@@ -1,19 +1,21 @@
 //! The [`Cloud`] trait as data: one [`Call`] a method, and its [`Answer`].
 //!
 //! What carries a call (the simulator, a socket) implements [`Transport`] and is thereby a [`Cloud`]; [`dispatch`]
-//! goes the other way. So no carrier repeats fourteen methods.
+//! goes the other way. So no carrier repeats the trait's methods.
 
 use std::{collections::BTreeMap, future::Future, net::Ipv4Addr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use veni_core::{
-    id::{AttachmentId, EniId, InstanceType, SecurityGroupId},
+    id::{AttachmentId, EniId, InstanceType, PrefixListId, SecurityGroupId},
     limits::InstanceLimits,
 };
 
 use crate::{
-    AttachInterface, Cloud, CloudError, CloudResult, CreateInterface, ErrorClass, InstanceIdentity,
-    Interface, InterfaceFilter, MetadataInterface, Subnet, SubnetFilter,
+    AttachInterface, Cloud, CloudError, CloudResult, CreateInterface, ErrorClass, GroupMember,
+    InstanceIdentity, Interface, InterfaceFilter, MetadataInterface, PrefixList, SecurityGroup,
+    SecurityGroupRule, Subnet, SubnetFilter,
 };
 
 /// A call of a [`Cloud`] method with its arguments.
@@ -73,6 +75,21 @@ pub enum Call {
         /// The tags to add or to overwrite.
         tags: BTreeMap<String, String>,
     },
+    /// [`Cloud::describe_security_group_rules`].
+    DescribeSecurityGroupRules(Vec<SecurityGroupId>),
+    /// [`Cloud::describe_security_groups`].
+    DescribeSecurityGroups(Vec<SecurityGroupId>),
+    /// [`Cloud::describe_group_members`].
+    DescribeGroupMembers(Vec<SecurityGroupId>),
+    /// [`Cloud::describe_prefix_lists`].
+    DescribePrefixLists(Vec<PrefixListId>),
+    /// [`Cloud::prefix_list_entries`].
+    PrefixListEntries {
+        /// Which list.
+        list: PrefixListId,
+        /// As of which version; `None`: the newest.
+        version: Option<u64>,
+    },
 }
 
 /// What a [`Call`] answers with.
@@ -97,6 +114,16 @@ pub enum Answer {
     Addresses(Vec<Ipv4Addr>),
     /// To every call that answers nothing.
     Done,
+    /// To [`Call::DescribeSecurityGroupRules`].
+    SecurityGroupRules(Vec<SecurityGroupRule>),
+    /// To [`Call::DescribeSecurityGroups`].
+    SecurityGroups(Vec<SecurityGroup>),
+    /// To [`Call::DescribeGroupMembers`].
+    GroupMembers(Vec<GroupMember>),
+    /// To [`Call::DescribePrefixLists`].
+    PrefixLists(Vec<PrefixList>),
+    /// To [`Call::PrefixListEntries`].
+    PrefixListEntries(Vec<IpNet>),
 }
 
 /// A [`CloudError`] without its action, which the caller knows: what travels, and what a fault rule names.
@@ -116,7 +143,7 @@ pub const ACTION_IDENTITY: &str = "metadata:instance-identity/document";
 pub const ACTION_METADATA_INTERFACES: &str = "metadata:network/interfaces/macs";
 
 /// The action of every [`Call`], each once.
-pub const ACTIONS: [&str; 13] = [
+pub const ACTIONS: [&str; 17] = [
     ACTION_IDENTITY,
     ACTION_METADATA_INTERFACES,
     "DescribeNetworkInterfaces",
@@ -130,6 +157,10 @@ pub const ACTIONS: [&str; 13] = [
     "AssignPrivateIpAddresses",
     "UnassignPrivateIpAddresses",
     "CreateTags",
+    "DescribeSecurityGroupRules",
+    "DescribeSecurityGroups",
+    "DescribeManagedPrefixLists",
+    "GetManagedPrefixListEntries",
 ];
 
 /// How EC2 and this crate's simulator count an action.
@@ -138,7 +169,7 @@ pub const ACTIONS: [&str; 13] = [
 pub enum ActionClass {
     /// Instance metadata: not an EC2 call at all.
     Metadata,
-    /// `Describe…`.
+    /// `Describe…` and `Get…`.
     Describe,
     /// Everything else.
     Mutating,
@@ -162,7 +193,9 @@ impl Call {
         match self {
             Self::Identity => ACTION_IDENTITY,
             Self::MetadataInterfaces => ACTION_METADATA_INTERFACES,
-            Self::DescribeInterfaces(_) => "DescribeNetworkInterfaces",
+            Self::DescribeInterfaces(_) | Self::DescribeGroupMembers(_) => {
+                "DescribeNetworkInterfaces"
+            }
             Self::DescribeSubnets(_) => "DescribeSubnets",
             Self::DescribeInstanceType(_) => "DescribeInstanceTypes",
             Self::CreateInterface(_) => "CreateNetworkInterface",
@@ -175,6 +208,10 @@ impl Call {
             Self::AssignAddresses { .. } => "AssignPrivateIpAddresses",
             Self::UnassignAddresses { .. } => "UnassignPrivateIpAddresses",
             Self::CreateTags { .. } => "CreateTags",
+            Self::DescribeSecurityGroupRules(_) => "DescribeSecurityGroupRules",
+            Self::DescribeSecurityGroups(_) => "DescribeSecurityGroups",
+            Self::DescribePrefixLists(_) => "DescribeManagedPrefixLists",
+            Self::PrefixListEntries { .. } => "GetManagedPrefixListEntries",
         }
     }
 
@@ -185,7 +222,12 @@ impl Call {
             Self::Identity | Self::MetadataInterfaces => ActionClass::Metadata,
             Self::DescribeInterfaces(_)
             | Self::DescribeSubnets(_)
-            | Self::DescribeInstanceType(_) => ActionClass::Describe,
+            | Self::DescribeInstanceType(_)
+            | Self::DescribeSecurityGroupRules(_)
+            | Self::DescribeSecurityGroups(_)
+            | Self::DescribeGroupMembers(_)
+            | Self::DescribePrefixLists(_)
+            | Self::PrefixListEntries { .. } => ActionClass::Describe,
             _ => ActionClass::Mutating,
         }
     }
@@ -253,6 +295,21 @@ pub async fn dispatch(cloud: &impl Cloud, call: Call) -> CloudResult<Answer> {
             cloud.unassign_addresses(&eni, &addresses).await.map(done)
         }
         Call::CreateTags { eni, tags } => cloud.create_tags(&eni, &tags).await.map(done),
+        Call::DescribeSecurityGroupRules(groups) => {
+            cloud.describe_security_group_rules(&groups).await.map(Answer::SecurityGroupRules)
+        }
+        Call::DescribeSecurityGroups(groups) => {
+            cloud.describe_security_groups(&groups).await.map(Answer::SecurityGroups)
+        }
+        Call::DescribeGroupMembers(groups) => {
+            cloud.describe_group_members(&groups).await.map(Answer::GroupMembers)
+        }
+        Call::DescribePrefixLists(lists) => {
+            cloud.describe_prefix_lists(&lists).await.map(Answer::PrefixLists)
+        }
+        Call::PrefixListEntries { list, version } => {
+            cloud.prefix_list_entries(&list, version).await.map(Answer::PrefixListEntries)
+        }
     }
 }
 
@@ -346,6 +403,39 @@ impl<T: Transport> Cloud for T {
 
     async fn create_tags(&self, eni: &EniId, tags: &BTreeMap<String, String>) -> CloudResult<()> {
         carry!(self, Call::CreateTags { eni: eni.clone(), tags: tags.clone() }, Answer::Done => ())
+    }
+
+    async fn describe_security_group_rules(
+        &self,
+        groups: &[SecurityGroupId],
+    ) -> CloudResult<Vec<SecurityGroupRule>> {
+        carry!(self, Call::DescribeSecurityGroupRules(groups.to_vec()), Answer::SecurityGroupRules(rules) => rules)
+    }
+
+    async fn describe_security_groups(
+        &self,
+        groups: &[SecurityGroupId],
+    ) -> CloudResult<Vec<SecurityGroup>> {
+        carry!(self, Call::DescribeSecurityGroups(groups.to_vec()), Answer::SecurityGroups(found) => found)
+    }
+
+    async fn describe_group_members(
+        &self,
+        groups: &[SecurityGroupId],
+    ) -> CloudResult<Vec<GroupMember>> {
+        carry!(self, Call::DescribeGroupMembers(groups.to_vec()), Answer::GroupMembers(members) => members)
+    }
+
+    async fn describe_prefix_lists(&self, lists: &[PrefixListId]) -> CloudResult<Vec<PrefixList>> {
+        carry!(self, Call::DescribePrefixLists(lists.to_vec()), Answer::PrefixLists(found) => found)
+    }
+
+    async fn prefix_list_entries(
+        &self,
+        list: &PrefixListId,
+        version: Option<u64>,
+    ) -> CloudResult<Vec<IpNet>> {
+        carry!(self, Call::PrefixListEntries { list: list.clone(), version }, Answer::PrefixListEntries(entries) => entries)
     }
 }
 

@@ -1,18 +1,22 @@
-//! The [`Cloud`] trait and what it speaks of: the 14 EC2 calls and the instance metadata that ipamd needs.
+//! The [`Cloud`] trait and what it speaks of: the EC2 calls and the instance metadata that ipamd needs.
 //!
 //! Implementations do not retry calls that are not idempotent (`AssignPrivateIpAddresses` without a token): an
 //! unknown outcome is [`ErrorClass::Transient`](crate::ErrorClass::Transient) and the caller looks first.
 
 use std::{collections::BTreeMap, future::Future, net::Ipv4Addr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use veni_core::{
-    id::{AttachmentId, EniId, InstanceId, InstanceType, SecurityGroupId, SubnetId, VpcId},
+    id::{
+        AttachmentId, EniId, InstanceId, InstanceType, PrefixListId, SecurityGroupId, SubnetId,
+        VpcId,
+    },
     limits::InstanceLimits,
     net::{Ipv4Prefix, Mac},
 };
 
-use crate::CloudError;
+use crate::{CloudError, GroupMember, PrefixList, SecurityGroup, SecurityGroupRule};
 
 /// The tag by which an ENI is known as this instance's (value: the instance id).
 pub const TAG_INSTANCE_ID: &str = "node.k8s.amazonaws.com/instance_id";
@@ -289,4 +293,35 @@ pub trait Cloud: Send + Sync + 'static {
         eni: &EniId,
         tags: &BTreeMap<String, String>,
     ) -> impl Future<Output = CloudResult<()>> + Send;
+
+    /// `DescribeSecurityGroupRules` of these groups, all pages, in both directions. A group that does not exist has
+    /// no rules: a filter names nobody who has to be there. This method and the next three take as many ids as EC2
+    /// takes values in a filter, [`FILTER_VALUES`](crate::security_group::FILTER_VALUES); `Invalid` beyond.
+    fn describe_security_group_rules(
+        &self,
+        groups: &[SecurityGroupId],
+    ) -> impl Future<Output = CloudResult<Vec<SecurityGroupRule>>> + Send;
+    /// `DescribeSecurityGroups`, all pages: those of these groups that exist. Tells a group without rules from one
+    /// that is not there.
+    fn describe_security_groups(
+        &self,
+        groups: &[SecurityGroupId],
+    ) -> impl Future<Output = CloudResult<Vec<SecurityGroup>>> + Send;
+    /// `DescribeNetworkInterfaces` by group, all pages: every ENI that carries one of these groups, as far as the
+    /// account sees it, each once.
+    fn describe_group_members(
+        &self,
+        groups: &[SecurityGroupId],
+    ) -> impl Future<Output = CloudResult<Vec<GroupMember>>> + Send;
+    /// `DescribeManagedPrefixLists`, all pages: those of these lists that exist, with their versions.
+    fn describe_prefix_lists(
+        &self,
+        lists: &[PrefixListId],
+    ) -> impl Future<Output = CloudResult<Vec<PrefixList>>> + Send;
+    /// `GetManagedPrefixListEntries`, all pages, of a version or of the newest one. `NotFound` for an unknown list.
+    fn prefix_list_entries(
+        &self,
+        list: &PrefixListId,
+        version: Option<u64>,
+    ) -> impl Future<Output = CloudResult<Vec<IpNet>>> + Send;
 }

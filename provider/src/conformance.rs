@@ -7,6 +7,7 @@
 
 mod addresses;
 mod attachments;
+mod groups;
 mod interfaces;
 mod looks;
 
@@ -19,7 +20,7 @@ use std::{
 };
 
 use veni_core::{
-    id::{AttachmentId, EniId, InstanceId, SecurityGroupId, SubnetId},
+    id::{AttachmentId, EniId, InstanceId, PrefixListId, SecurityGroupId, SubnetId},
     net::Ipv4Prefix,
 };
 
@@ -37,6 +38,8 @@ pub struct World {
     pub small_subnet: SubnetId,
     /// Two security groups of the VPC.
     pub security_groups: [SecurityGroupId; 2],
+    /// Security groups to read.
+    pub groups: GroupWorld,
     /// The instance that the cloud speaks for. It has its primary ENI only.
     pub instance: InstanceId,
     /// Makes client tokens unique among runs against the same cloud; at most 32 ASCII characters.
@@ -49,6 +52,17 @@ pub struct World {
     pub patience: Duration,
     /// How long to wait between two looks.
     pub pause: Duration,
+}
+
+/// Security groups to read. No ENI carries them.
+#[derive(Debug, Clone)]
+pub struct GroupWorld {
+    /// A group with [`GroupWorld::rules`].
+    pub ruled: SecurityGroupId,
+    /// A group that [`GroupWorld::ruled`] refers to, with the rules of a new one.
+    pub referenced: SecurityGroupId,
+    /// A managed prefix list with [`GroupWorld::prefix_list_versions`].
+    pub prefix_list: PrefixListId,
 }
 
 /// How a case ended.
@@ -152,6 +166,16 @@ cases! {
     attachments::a_detached_interface_keeps_its_addresses,
     attachments::the_primary_interface_stays,
     attachments::deletion_on_termination_is_shown,
+    groups::rules_are_as_they_were_made,
+    groups::rules_of_several_groups_come_at_once,
+    groups::no_group_asked_for_is_no_rule,
+    groups::only_groups_that_exist_are_listed,
+    groups::members_are_those_who_carry_the_group,
+    groups::a_member_of_several_groups_is_told_once,
+    groups::a_members_prefixes_are_told,
+    groups::prefix_lists_tell_their_version,
+    groups::prefix_list_entries_are_those_of_the_version,
+    groups::an_unknown_prefix_list_is_not_found,
 }
 
 /// Runs all cases one after the other.

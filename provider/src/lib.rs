@@ -6,7 +6,12 @@ pub mod call;
 pub mod cloud;
 pub mod conformance;
 pub mod error;
+pub mod security_group;
 pub mod sim;
 
 pub use cloud::*;
 pub use error::{CloudError, ErrorClass};
+pub use security_group::{
+    GroupMember, GroupReference, PrefixList, RuleDirection, RulePeer, RuleTraffic, SecurityGroup,
+    SecurityGroupRule,
+};

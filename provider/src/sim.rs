@@ -5,7 +5,7 @@
 //! ([`Sim::audit`] checks them). Everything follows from the seed and the calls: there is no clock, every method
 //! takes `now`, the time since the simulator's start (an earlier `now` than before counts as the latest one).
 //!
-//! Deliberately absent: IPv6, routing, security groups' rules, assigning prefixes to an existing ENI (the
+//! Deliberately absent: IPv6 (but for members of security groups), routing, assigning prefixes to an existing ENI (the
 //! [`Cloud`](crate::Cloud) trait has no call for it yet), other accounts.
 
 mod admin;
@@ -20,6 +20,7 @@ mod history;
 mod log;
 mod refusal;
 mod rng;
+mod security_group;
 mod space;
 mod state;
 mod ticket;
@@ -40,6 +41,7 @@ pub use self::{
     event::{Event, EventKind},
     fault::{Distortion, DistortionKind, Fault, FaultEffect},
     log::{CallCount, CallCounts, CallRecord, Outcome},
+    security_group::{GroupView, RuleSpec},
     ticket::Ticket,
     world::{InstanceSpec, InstanceView, SimState, SubnetSpec, WorldError},
 };
@@ -49,6 +51,7 @@ use self::{
     history::History,
     log::Log,
     rng::Rng,
+    security_group::Groups,
     state::{InstanceState, SubnetState, Token},
     world::Vpc,
 };
@@ -62,6 +65,7 @@ pub struct Sim {
     vpcs: BTreeMap<VpcId, Vpc>,
     subnets: BTreeMap<SubnetId, SubnetState>,
     security_groups: BTreeMap<SecurityGroupId, VpcId>,
+    groups: Groups,
     types: BTreeMap<InstanceType, InstanceLimits>,
     instances: BTreeMap<InstanceId, InstanceState>,
     enis: BTreeMap<EniId, History<Interface>>,
@@ -102,6 +106,7 @@ impl Sim {
             vpcs: BTreeMap::new(),
             subnets: BTreeMap::new(),
             security_groups: BTreeMap::new(),
+            groups: Groups::default(),
             types: BTreeMap::new(),
             instances: BTreeMap::new(),
             enis: BTreeMap::new(),

@@ -12,8 +12,8 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 use veni_provider::{
     Cloud, CloudResult,
     call::{Answer, Call, Transport},
-    conformance::{CASES, CaseOutcome, CaseResult, World, run},
-    sim::{Consistency, Latency, SimCloud, SimConfig},
+    conformance::{CASES, CaseOutcome, CaseResult, GroupWorld, World, run},
+    sim::{Consistency, Latency, RuleSpec, Sim, SimCloud, SimConfig},
 };
 
 use crate::{
@@ -26,6 +26,11 @@ fn world() -> World {
         subnet: "subnet-a".parse().unwrap(),
         small_subnet: "subnet-small".parse().unwrap(),
         security_groups: ["sg-1".parse().unwrap(), "sg-2".parse().unwrap()],
+        groups: GroupWorld {
+            ruled: "sg-a1".parse().unwrap(),
+            referenced: "sg-a2".parse().unwrap(),
+            prefix_list: "pl-1".parse().unwrap(),
+        },
         instance: instance(),
         run: "run".into(),
         describe_is_consistent: true,
@@ -35,6 +40,23 @@ fn world() -> World {
     }
 }
 
+/// The region of the tests with the groups of [`world`].
+fn conforming(config: SimConfig) -> Sim {
+    let (mut sim, groups) = (region(config), world().groups);
+    let vpc_id: veni_core::id::VpcId = "vpc-1".parse().unwrap();
+    for id in [&groups.ruled, &groups.referenced] {
+        sim.add_security_group(id.clone(), vpc_id.clone()).unwrap();
+    }
+    for entries in GroupWorld::prefix_list_versions() {
+        sim.set_prefix_list(groups.prefix_list.clone(), entries);
+    }
+    for (direction, traffic, peer) in groups.rules() {
+        let group = groups.ruled.clone();
+        sim.authorize(RuleSpec { group, direction, traffic, peer }).unwrap();
+    }
+    sim
+}
+
 fn failures(results: &[CaseResult]) -> Vec<String> {
     let bad = results.iter().filter(|result| result.outcome != CaseOutcome::Passed);
     bad.map(ToString::to_string).collect()
@@ -42,7 +64,7 @@ fn failures(results: &[CaseResult]) -> Vec<String> {
 
 async fn check(config: SimConfig, world: World) {
     let clock = Clock::start();
-    let results = run(&cloud(region(config), Arc::clone(&clock)), &*clock, &world).await;
+    let results = run(&cloud(conforming(config), Arc::clone(&clock)), &*clock, &world).await;
     assert_eq!(results.len(), CASES.len());
     assert_eq!(failures(&results), Vec::<String>::new());
 }
@@ -87,7 +109,7 @@ impl Transport for Wrong {
 
 async fn notices(spoil: fn(Call, CloudResult<Answer>) -> CloudResult<Answer>, case: &str) {
     let clock = Clock::start();
-    let wrong = Wrong { right: cloud(region(SimConfig::instant()), Arc::clone(&clock)), spoil };
+    let wrong = Wrong { right: cloud(conforming(SimConfig::instant()), Arc::clone(&clock)), spoil };
     let failed = failures(&run(&wrong, &*clock, &world()).await);
     assert!(failed.iter().any(|line| line.contains(case)), "{case} passed; failed: {failed:#?}");
 }
@@ -129,7 +151,7 @@ async fn the_suite_notices_what_is_wrong() {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_left_after_the_suite() {
     let clock = Clock::start();
-    let cloud = cloud(region(SimConfig::instant()), Arc::clone(&clock));
+    let cloud = cloud(conforming(SimConfig::instant()), Arc::clone(&clock));
     run(&cloud, &*clock, &world()).await;
     let filter = veni_provider::InterfaceFilter::AttachedTo(instance());
     assert_eq!(cloud.describe_interfaces(filter).await.unwrap().len(), 1);

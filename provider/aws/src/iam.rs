@@ -10,15 +10,20 @@ pub const ACTIONS: &[&str] = &[
     "CreateTags",
     "DeleteNetworkInterface",
     "DescribeInstanceTypes",
+    "DescribeManagedPrefixLists",
     "DescribeNetworkInterfaces",
+    "DescribeSecurityGroupRules",
+    "DescribeSecurityGroups",
     "DescribeSubnets",
     "DetachNetworkInterface",
+    "GetManagedPrefixListEntries",
     "ModifyNetworkInterfaceAttribute",
     "UnassignPrivateIpAddresses",
 ];
 
-/// The policy document for the role of the daemon: [`ACTIONS`], and tags only on network interfaces. It asks for
-/// nothing that AWS's managed `AmazonEKS_CNI_Policy` does not grant.
+/// The policy document for the role of the daemon: [`ACTIONS`], and tags only on network interfaces. Beyond what AWS's
+/// managed `AmazonEKS_CNI_Policy` grants it asks for what pods' security groups are read with; without those, all
+/// else works and a pod with security groups is denied, with the missing action named.
 #[must_use]
 pub fn iam_policy() -> Value {
     let actions: Vec<String> =
@@ -56,7 +61,9 @@ mod tests {
 
     #[test]
     fn the_actions_are_those_called_in_this_crate() {
-        let sources = [include_str!("change.rs"), include_str!("describe.rs")].concat();
+        let sources =
+            [include_str!("change.rs"), include_str!("describe.rs"), include_str!("group.rs")]
+                .concat();
         // Every call reads `ec2.<name>()` on a line, or `.<name>()` on the line after `ec2`.
         let called: BTreeSet<&str> = sources
             .split("ec2\n        .")

@@ -20,17 +20,20 @@ mod change;
 mod config;
 mod convert;
 mod describe;
+mod group;
 mod imds;
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
+use ipnet::IpNet;
 use veni_core::{
-    id::{AttachmentId, EniId, InstanceType, SecurityGroupId},
+    id::{AttachmentId, EniId, InstanceType, PrefixListId, SecurityGroupId},
     limits::InstanceLimits,
 };
 use veni_provider::{
-    AttachInterface, Cloud, CloudResult, CreateInterface, InstanceIdentity, Interface,
-    InterfaceFilter, MetadataInterface, Subnet, SubnetFilter,
+    AttachInterface, Cloud, CloudResult, CreateInterface, GroupMember, InstanceIdentity, Interface,
+    InterfaceFilter, MetadataInterface, PrefixList, SecurityGroup, SecurityGroupRule, Subnet,
+    SubnetFilter,
 };
 
 /// EC2 and the metadata of the instance this runs on. Cheap to clone; calls may overlap.
@@ -134,5 +137,38 @@ impl Cloud for AwsCloud {
 
     async fn create_tags(&self, eni: &EniId, tags: &BTreeMap<String, String>) -> CloudResult<()> {
         change::create_tags(&self.ec2, eni, tags).await
+    }
+
+    async fn describe_security_group_rules(
+        &self,
+        groups: &[SecurityGroupId],
+    ) -> CloudResult<Vec<SecurityGroupRule>> {
+        group::rules(&self.ec2, groups).await
+    }
+
+    async fn describe_security_groups(
+        &self,
+        groups: &[SecurityGroupId],
+    ) -> CloudResult<Vec<SecurityGroup>> {
+        group::existing(&self.ec2, groups).await
+    }
+
+    async fn describe_group_members(
+        &self,
+        groups: &[SecurityGroupId],
+    ) -> CloudResult<Vec<GroupMember>> {
+        group::members(&self.ec2, groups).await
+    }
+
+    async fn describe_prefix_lists(&self, lists: &[PrefixListId]) -> CloudResult<Vec<PrefixList>> {
+        group::prefix_lists(&self.ec2, lists).await
+    }
+
+    async fn prefix_list_entries(
+        &self,
+        list: &PrefixListId,
+        version: Option<u64>,
+    ) -> CloudResult<Vec<IpNet>> {
+        group::entries(&self.ec2, list, version).await
     }
 }

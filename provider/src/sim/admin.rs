@@ -1,13 +1,20 @@
 //! What tests and the lab ask of a running simulator from outside, as data: it travels over the lab's socket.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use veni_core::id::{InstanceId, SubnetId};
+use veni_core::id::{
+    EniId, InstanceId, PrefixListId, SecurityGroupId, SecurityGroupRuleId, SubnetId, VpcId,
+};
 
 use super::{
-    CallCounts, CallRecord, Consistency, Distortion, Fault, Latency, Sim, SimState, Throttling,
-    WorldError,
+    CallCounts, CallRecord, Consistency, Distortion, Fault, GroupView, Latency, RuleSpec, Sim,
+    SimState, Throttling, WorldError,
 };
 
 /// A request to the simulator itself.
@@ -52,6 +59,37 @@ pub enum Admin {
     },
     /// Ends an instance.
     Terminate(InstanceId),
+    /// Makes a security group, which lets all out and nothing in.
+    CreateSecurityGroup {
+        /// Its id.
+        id: SecurityGroupId,
+        /// Its VPC.
+        vpc_id: VpcId,
+    },
+    /// Takes a security group away.
+    DeleteSecurityGroup(SecurityGroupId),
+    /// Adds a rule to a security group: [`AdminAnswer::Rule`].
+    AuthorizeRule(RuleSpec),
+    /// Takes a rule away.
+    RevokeRule(SecurityGroupRuleId),
+    /// All security groups with their rules: [`AdminAnswer::SecurityGroups`].
+    SecurityGroups,
+    /// Makes a managed prefix list, or a new version of it.
+    SetPrefixList {
+        /// Its id.
+        id: PrefixListId,
+        /// All its entries from now on.
+        entries: Vec<IpNet>,
+    },
+    /// Takes a managed prefix list away.
+    DeletePrefixList(PrefixListId),
+    /// Gives an ENI IPv6 addresses, which members of security groups show.
+    SetIpv6Addresses {
+        /// Which ENI.
+        eni: EniId,
+        /// All its IPv6 addresses from now on.
+        addresses: BTreeSet<Ipv6Addr>,
+    },
 }
 
 /// The answer to an [`Admin`] request.
@@ -70,6 +108,10 @@ pub enum AdminAnswer {
     State(Box<SimState>),
     /// Addresses.
     Addresses(Vec<Ipv4Addr>),
+    /// The id of a new rule.
+    Rule(SecurityGroupRuleId),
+    /// Security groups.
+    SecurityGroups(Vec<GroupView>),
 }
 
 impl Sim {
@@ -87,6 +129,11 @@ impl Sim {
             Admin::Occupy { subnet, count } => {
                 return self.occupy(&subnet, count).map(AdminAnswer::Addresses);
             }
+            Admin::AuthorizeRule(rule) => return self.authorize(rule).map(AdminAnswer::Rule),
+            Admin::SecurityGroups => {
+                let groups = self.security_groups().cloned().collect();
+                return Ok(AdminAnswer::SecurityGroups(groups));
+            }
             Admin::Withdraw(id) if !self.withdraw(id) => {
                 return Err(WorldError::Missing(format!("fault {id}")));
             }
@@ -99,6 +146,14 @@ impl Sim {
             Admin::ResetCalls => self.reset_calls(),
             Admin::Vacate { subnet, addresses } => self.vacate(&subnet, &addresses),
             Admin::Terminate(instance) => self.terminate_instance(now, &instance)?,
+            Admin::CreateSecurityGroup { id, vpc_id } => self.add_security_group(id, vpc_id)?,
+            Admin::DeleteSecurityGroup(id) => self.delete_security_group(&id)?,
+            Admin::RevokeRule(rule) => self.revoke(&rule)?,
+            Admin::SetPrefixList { id, entries } => self.set_prefix_list(id, entries),
+            Admin::DeletePrefixList(id) => self.delete_prefix_list(&id)?,
+            Admin::SetIpv6Addresses { eni, addresses } => {
+                self.set_ipv6_addresses(&eni, addresses)?;
+            }
         }
         Ok(AdminAnswer::Done)
     }

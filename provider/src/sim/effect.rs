@@ -57,6 +57,19 @@ impl Sim {
                 self.put(interface);
                 Ok(Answer::Done)
             }
+            Call::DescribeSecurityGroupRules(groups) => {
+                self.group_rules(&groups).map(Answer::SecurityGroupRules)
+            }
+            Call::DescribeSecurityGroups(groups) => {
+                self.existing_groups(&groups).map(Answer::SecurityGroups)
+            }
+            Call::DescribeGroupMembers(groups) => {
+                self.group_members(&groups).map(Answer::GroupMembers)
+            }
+            Call::DescribePrefixLists(lists) => self.prefix_lists(&lists).map(Answer::PrefixLists),
+            Call::PrefixListEntries { list, version } => {
+                self.list_entries(&list, version).map(Answer::PrefixListEntries)
+            }
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use veni_core::id::{AttachmentId, EniId, InstanceId, InstanceType, SecurityGroupId, SubnetId};
+use veni_core::id::{
+    AttachmentId, EniId, InstanceId, InstanceType, PrefixListId, SecurityGroupId, SubnetId,
+};
 
 use crate::{ErrorClass, call::Failure};
 
@@ -28,6 +30,10 @@ pub(super) fn no_subnet(subnet: &SubnetId) -> Failure {
 
 pub(super) fn no_group(group: &SecurityGroupId) -> Failure {
     not_found("InvalidGroup.NotFound", "security group", group.as_str())
+}
+
+pub(super) fn no_prefix_list(list: &PrefixListId) -> Failure {
+    not_found("InvalidPrefixListID.NotFound", "prefix list ID", list.as_str())
 }
 
 pub(super) fn no_instance(instance: &InstanceId) -> Failure {

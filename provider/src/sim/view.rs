@@ -139,7 +139,7 @@ impl Sim {
     }
 
     /// The moment that this `Describe…` answers for.
-    fn describe_time(&mut self) -> Duration {
+    pub(super) fn describe_time(&mut self) -> Duration {
         let consistency = &self.config.consistency;
         let delay = Duration::from_millis(consistency.describe_delay_millis);
         let stale = !delay.is_zero() && self.rng.percent(consistency.describe_stale_percent);

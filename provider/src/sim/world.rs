@@ -130,7 +130,7 @@ impl Sim {
         let default_group: SecurityGroupId =
             group.parse().expect("the rest of a VPC's id is the rest of a group's");
         self.vpcs.insert(id.clone(), Vpc { cidrs, default_group: default_group.clone() });
-        self.security_groups.insert(default_group.clone(), id);
+        self.put_new_group(default_group.clone(), id, true);
         Ok(default_group)
     }
 
@@ -149,7 +149,7 @@ impl Sim {
         if self.security_groups.contains_key(&id) {
             return Err(WorldError::Exists(id.to_string()));
         }
-        self.security_groups.insert(id, vpc_id);
+        self.put_new_group(id, vpc_id, false);
         Ok(())
     }
 
@@ -350,4 +350,8 @@ impl Sim {
 
 fn refused(failure: Failure) -> WorldError {
     WorldError::Refused { action: "RunInstances", code: failure.code, message: failure.message }
+}
+
+pub(super) fn refused_by(action: &'static str, code: &str, message: &str) -> WorldError {
+    WorldError::Refused { action, code: code.into(), message: message.into() }
 }
