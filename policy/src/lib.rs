@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: I/O, clocks, where the objects come from.
 
+pub mod change;
 pub mod object;
 pub mod oracle;
+pub mod rule;
 pub mod security_group;
