@@ -10,6 +10,8 @@ use crate::{
     net::{Ipv4Prefix, Mac},
 };
 
+pub mod policy;
+
 /// What to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
