@@ -4,10 +4,12 @@
 //! touches by the caller's arguments; nothing but a fault point reads the environment.
 
 pub mod arena;
+mod clsact;
 pub mod fault;
 pub mod netlink;
 pub mod netns;
 pub mod pod;
+mod socket;
 
 #[cfg(feature = "bpf")]
 pub mod bpf;

@@ -18,7 +18,7 @@ use veni_core::net::Mac;
 
 use crate::{
     error::{Error, Result},
-    raw::RawSocket,
+    socket::RawSocket,
 };
 
 mod netfilter;

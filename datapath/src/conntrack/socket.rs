@@ -3,7 +3,10 @@
 use std::io;
 
 use super::message::{CTA_ID, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, DELETE, Flush, GET, header};
-use crate::raw::{self, NESTED, RawSocket};
+use crate::{
+    raw::{self, NESTED},
+    socket::RawSocket,
+};
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;

@@ -16,22 +16,14 @@ use netlink_packet_route::{
         RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
         RouteType,
     },
-    tc::{TcAttribute, TcHandle, TcMessage},
 };
-use veni_core::{
-    id::IfName,
-    net::Mac,
-    wire::{FilterBlocks, Wiring},
-};
+use veni_core::{id::IfName, net::Mac, wire::Wiring};
 
 use crate::{
-    netlink::{DefaultNla, OWN_PROTOCOL, Request},
+    clsact,
+    netlink::{OWN_PROTOCOL, Request},
     netns::NetNs,
 };
-
-/// `TCA_INGRESS_BLOCK` and `TCA_EGRESS_BLOCK` (include/uapi/linux/rtnetlink.h, Linux 4.16).
-pub(super) const TCA_INGRESS_BLOCK: u16 = 13;
-pub(super) const TCA_EGRESS_BLOCK: u16 = 14;
 
 /// The host side, in the order of `step::HOST`: the route, the filter's qdisc. Not in one batch with the pair: the
 /// kernel goes on after a refused message, and these two would then be made on whatever link has the index.
@@ -39,7 +31,7 @@ pub(super) fn host_batch(wiring: &Wiring) -> Vec<Request> {
     let mut batch = Vec::with_capacity(2);
     batch.push(Request::create(host_route(wiring)));
     if let Some(blocks) = wiring.blocks {
-        batch.push(Request::create(new_clsact(wiring.host_ifindex, blocks)));
+        batch.push(clsact::add(wiring.host_ifindex, blocks));
     }
     batch
 }
@@ -87,22 +79,6 @@ pub(super) fn new_pair(wiring: &Wiring, ifname: &IfName, netns: &NetNs, pod_inde
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
     ]));
     Request::create(RouteNetlinkMessage::NewLink(link))
-}
-
-/// A qdisc that carries the filters of both blocks from its first packet on. A block exists from the first qdisc that
-/// names it; it needs no filter to be there (`tcf_block_get_ext`).
-fn new_clsact(index: u32, blocks: FilterBlocks) -> RouteNetlinkMessage {
-    let mut qdisc = TcMessage::with_index(index.cast_signed());
-    qdisc.header.handle = TcHandle { major: u16::MAX, minor: 0 };
-    qdisc.header.parent = TcHandle::CLSACT;
-    let block =
-        |kind, index: u32| TcAttribute::Other(DefaultNla::new(kind, index.to_ne_bytes().to_vec()));
-    qdisc.attributes = vec![
-        TcAttribute::Kind("clsact".to_owned()),
-        block(TCA_INGRESS_BLOCK, blocks.ingress),
-        block(TCA_EGRESS_BLOCK, blocks.egress),
-    ];
-    RouteNetlinkMessage::NewQueueDiscipline(qdisc)
 }
 
 fn host_route(wiring: &Wiring) -> RouteNetlinkMessage {

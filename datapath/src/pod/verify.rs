@@ -2,14 +2,13 @@
 
 use std::{fmt::Display, net::IpAddr};
 
-use netlink_packet_core::{Nla, parse_u32};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{LinkFlags, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage},
-    tc::{TcAttribute, TcHandle, TcMessage},
+    tc::{TcHandle, TcMessage},
 };
 use veni_core::{
     id::IfName,
@@ -17,12 +16,11 @@ use veni_core::{
     wire::{FilterBlocks, Wiring},
 };
 
-use super::{
-    Error, decode_error, is_veth, link_mac, link_mtu,
-    message::{TCA_EGRESS_BLOCK, TCA_INGRESS_BLOCK},
-    peer_index,
+use super::{Error, decode_error, is_veth, link_mac, link_mtu, peer_index};
+use crate::{
+    clsact,
+    netlink::{self, Socket},
 };
-use crate::netlink::{self, Socket};
 
 /// One thing that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,18 +153,7 @@ impl Report {
             Err(error) if error.is_absent() => None,
             Err(error) => return Err(self.asked("looking at the qdisc")(error)),
         };
-        let block = |kind| {
-            qdisc.iter().flat_map(|q| &q.attributes).find_map(|attribute| match attribute {
-                TcAttribute::Other(nla) if nla.kind() == kind => {
-                    let mut value = vec![0; nla.value_len()];
-                    nla.emit_value(&mut value);
-                    parse_u32(&value).ok()
-                }
-                _ => None,
-            })
-        };
-        let ingress = block(TCA_INGRESS_BLOCK);
-        let egress = block(TCA_EGRESS_BLOCK);
+        let [ingress, egress] = qdisc.as_ref().map(clsact::blocks).unwrap_or_default();
         self.expect(|| "ingress filter block".to_owned(), blocks.ingress, ingress);
         self.expect(|| "egress filter block".to_owned(), blocks.egress, egress);
         Ok(())

@@ -4,10 +4,7 @@
 use std::io;
 
 use super::{Change, RECEIVE_BUFFER};
-use crate::{
-    nft,
-    raw::{self, RawSocket},
-};
+use crate::{nft, raw, socket::RawSocket};
 
 /// `NFNLGRP_NFTABLES`.
 const GROUP: u32 = 7;

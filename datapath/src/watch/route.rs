@@ -13,7 +13,8 @@ use super::{Change, RECEIVE_BUFFER};
 use crate::{
     error::Result,
     host::{Link, PROTOCOL, link},
-    raw::{self, Message, RawSocket},
+    raw::{self, Message},
+    socket::RawSocket,
 };
 
 /// `RTNLGRP_LINK`, `_TC`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV4_NETCONF`
