@@ -7,6 +7,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
 };
+use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use veni_core::net::{Ipv4Prefix, Mac};
 
 use crate::{
@@ -110,18 +111,15 @@ pub(super) fn dump(socket: &mut Socket) -> Result<Vec<Link>> {
 }
 
 pub(super) fn set_up(ifindex: u32) -> Request {
-    let mut message = LinkMessage::default();
-    message.header.index = ifindex;
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
-    Request::plain(RouteNetlinkMessage::SetLink(message))
+    set(LinkUnspec::new_with_index(ifindex).up())
 }
 
 pub(super) fn set_mtu(ifindex: u32, mtu: u32) -> Request {
-    let mut message = LinkMessage::default();
-    message.header.index = ifindex;
-    message.attributes.push(LinkAttribute::Mtu(mtu));
-    Request::plain(RouteNetlinkMessage::SetLink(message))
+    set(LinkUnspec::new_with_index(ifindex).mtu(mtu))
+}
+
+fn set(link: LinkMessageBuilder<LinkUnspec>) -> Request {
+    Request::plain(RouteNetlinkMessage::SetLink(link.build()))
 }
 
 pub(super) fn dump_addresses(socket: &mut Socket) -> Result<Vec<LinkAddress>> {

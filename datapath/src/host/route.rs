@@ -5,10 +5,11 @@ use std::{fmt, net::Ipv4Addr};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     route::{
-        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
-        RouteScope, RouteType,
+        RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope,
+        RouteType,
     },
 };
+use rtnetlink::RouteMessageBuilder;
 use veni_core::net::Ipv4Prefix;
 
 use super::PROTOCOL;
@@ -57,30 +58,22 @@ impl fmt::Display for Route {
 
 impl Route {
     pub(super) fn message(&self) -> RouteMessage {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
-        message.header.destination_prefix_length = self.destination.len();
-        message.header.protocol = RouteProtocol::Other(PROTOCOL);
-        message.header.kind = RouteType::Unicast;
-        message.header.table = u8::try_from(self.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
-        let attributes = &mut message.attributes;
-        attributes.push(RouteAttribute::Table(self.table));
+        let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
+            .protocol(RouteProtocol::Other(PROTOCOL))
+            .table_id(self.table)
+            .output_interface(self.ifindex);
         if self.destination.len() > 0 {
-            attributes
-                .push(RouteAttribute::Destination(RouteAddress::Inet(self.destination.network())));
+            let (network, len) = (self.destination.network(), self.destination.len());
+            builder = builder.destination_prefix(network, len);
         }
-        attributes.push(RouteAttribute::Oif(self.ifindex));
-        if let Some(gateway) = self.gateway {
-            message.header.scope = RouteScope::Universe;
-            message.header.flags = RouteFlags::Onlink;
-            attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
-        } else {
-            message.header.scope = RouteScope::Link;
-        }
+        builder = match self.gateway {
+            Some(gateway) => builder.gateway(gateway).onlink(),
+            None => builder.scope(RouteScope::Link),
+        };
         if let Some(source) = self.source {
-            attributes.push(RouteAttribute::PrefSource(RouteAddress::Inet(source)));
+            builder = builder.pref_source(source);
         }
-        message
+        builder.build()
     }
 }
 
