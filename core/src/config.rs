@@ -10,10 +10,12 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 mod load;
+mod policy;
 mod reader;
 mod report;
 mod variables;
 
+pub use policy::{Established, FlowEvents, MetadataAccess, PolicySettings};
 pub use report::{ConfigError, Warning};
 pub use variables::{Support, VARIABLES, Variable, find};
 
@@ -73,6 +75,8 @@ pub struct Config {
     pub log_level: String,
     /// `MY_NODE_NAME`.
     pub node_name: Option<String>,
+    /// Network policy, Services, security groups.
+    pub policy: PolicySettings,
 }
 
 /// What a build of the daemon can do.
@@ -305,6 +309,7 @@ impl Default for Config {
             provider: Provider::Aws,
             log_level: "info".to_owned(),
             node_name: None,
+            policy: PolicySettings::default(),
         }
     }
 }

@@ -51,6 +51,7 @@ pub(super) fn config(reader: &mut Reader, build: Build) -> Config {
         provider: provider(reader, build).unwrap_or(defaults.provider),
         log_level: log_level(reader).unwrap_or(defaults.log_level),
         node_name: reader.text("MY_NODE_NAME"),
+        policy: super::policy::settings(reader),
     }
 }
 

@@ -353,3 +353,34 @@ fn a_command_line_is_read_strictly() {
         assert_eq!(errors[0].variable, name);
     }
 }
+
+#[test]
+fn policy_settings_are_words_and_ranges() {
+    let read = |pairs: &[(&str, &str)]| {
+        let vars = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Config::from_vars(vars).map(|(config, _)| config.policy)
+    };
+    let policy = read(&[
+        ("VENI_MANIFEST_DIR", "/etc/veni/manifests"),
+        ("VENI_INSTANCE_METADATA", "closed"),
+        ("VENI_ESTABLISHED_FLOWS", "keep"),
+        ("VENI_SERVICE_CIDRS", "10.100.0.1/16, fd12::/108"),
+    ])
+    .unwrap();
+    assert_eq!(policy.manifest_dir.as_deref(), Some("/etc/veni/manifests"));
+    assert_eq!(policy.metadata, MetadataAccess::Closed);
+    assert_eq!(policy.established, Established::Keep);
+    assert_eq!(policy.service_v4, Some("10.100.0.0/16".parse().unwrap()));
+    assert_eq!(policy.service_v6, Some("fd12::/108".parse().unwrap()));
+    for (name, value) in [
+        ("VENI_INSTANCE_METADATA", "yes"),
+        ("VENI_ESTABLISHED_FLOWS", "drop"),
+        ("VENI_FLOW_EVENTS", "some"),
+        ("VENI_SERVICE_CIDRS", "10.1.0.0/16,10.2.0.0/16"),
+        ("VENI_MANIFEST_DIR", "manifests"),
+        ("VENI_POLICY_WAIT_MILLIS", "60001"),
+    ] {
+        let errors = read(&[(name, value)]).unwrap_err();
+        assert!(errors.iter().any(|e| e.to_string().contains(name)), "{name}={value}: {errors:?}");
+    }
+}

@@ -148,6 +148,12 @@ pub static VARIABLES: &[Variable] = &[
     v("VENI_STATE_DIR", "/var/lib/veni", Honoured, "the journal's directory"),
     v("VENI_BPF_DIR", "/sys/fs/bpf/veni", Honoured, "where the filter's maps are pinned (a bpf file system)"),
     v("VENI_CNI_CACHE_DIR", "/var/lib/cni", Honoured, "where libcni keeps the results of live attachments"),
+    v("VENI_MANIFEST_DIR", "", Honoured, "a folder of Kubernetes manifests (namespaces, pods, Services, policies) that is watched; unset: no policy selects any pod"),
+    v("VENI_POLICY_WAIT_MILLIS", "2000", Honoured, "milliseconds that an ADD waits for its pod's labels; then its last known rule set, else nothing but its own node, 0 to 60000"),
+    v("VENI_ESTABLISHED_FLOWS", "rejudge", Honoured, "what a change of policy does to established flows: rejudge or keep"),
+    v("VENI_INSTANCE_METADATA", "open", Honoured, "instance metadata: open, or closed for pods that no rule opens it for"),
+    v("VENI_FLOW_EVENTS", "all", Honoured, "which new flows venictl observe is told: all, denied or none"),
+    v("VENI_SERVICE_CIDRS", "", Honoured, "the cluster's Service ranges, one a family: an isolated pod's packet to an address in them that no Service has (yet) is refused"),
     v("VENI_PROVIDER", "aws", Honoured, "the cloud: aws, or sim:<socket> for a simulator"),
     v("VENI_SIM_INSTANCE", "", Honoured, "the instance that this daemon runs on, with VENI_PROVIDER=sim:…"),
 ];

@@ -1,0 +1,139 @@
+//! Settings of network policy, Services and security groups.
+
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::reader::Reader;
+
+/// How policy is enforced on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicySettings {
+    /// `VENI_MANIFEST_DIR`: a folder of Kubernetes manifests that is watched. `None`: nothing selects any pod.
+    pub manifest_dir: Option<String>,
+    /// `VENI_POLICY_WAIT_MILLIS`: how long an ADD waits for its pod's labels.
+    pub wait: Duration,
+    /// `VENI_ESTABLISHED_FLOWS`: what a change of policy does to them.
+    pub established: Established,
+    /// `VENI_INSTANCE_METADATA`: whether pods reach it without a rule that opens it.
+    pub metadata: MetadataAccess,
+    /// `VENI_FLOW_EVENTS`: which new flows are told.
+    pub flow_events: FlowEvents,
+    /// `VENI_SERVICE_CIDRS`, the IPv4 range.
+    pub service_v4: Option<Ipv4Net>,
+    /// `VENI_SERVICE_CIDRS`, the IPv6 range.
+    pub service_v6: Option<Ipv6Net>,
+}
+
+/// What a change of policy does to established flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Established {
+    /// `rejudge`: a flow that is not allowed any more ends.
+    #[default]
+    Rejudge,
+    /// `keep`: it goes on until its own end.
+    Keep,
+}
+
+/// Whether pods reach instance metadata (169.254.169.254, fd00:ec2::254).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MetadataAccess {
+    /// `open`: an address like any other.
+    #[default]
+    Open,
+    /// `closed`: only pods that a policy's rule opens it for.
+    Closed,
+}
+
+/// Which new flows are told to `venictl observe` and the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FlowEvents {
+    /// `all`: allowed and denied.
+    #[default]
+    All,
+    /// `denied`.
+    Denied,
+    /// `none`.
+    None,
+}
+
+impl Default for PolicySettings {
+    fn default() -> Self {
+        Self {
+            manifest_dir: None,
+            wait: Duration::from_secs(2),
+            established: Established::default(),
+            metadata: MetadataAccess::default(),
+            flow_events: FlowEvents::default(),
+            service_v4: None,
+            service_v6: None,
+        }
+    }
+}
+
+/// Reads them.
+pub(super) fn settings(reader: &mut Reader) -> PolicySettings {
+    let defaults = PolicySettings::default();
+    let (service_v4, service_v6) = service_cidrs(reader);
+    PolicySettings {
+        manifest_dir: reader
+            .text("VENI_MANIFEST_DIR")
+            .map(|_| reader.path("VENI_MANIFEST_DIR", String::new()))
+            .filter(|path| !path.is_empty()),
+        wait: reader
+            .in_range("VENI_POLICY_WAIT_MILLIS", 0..=60_000)
+            .map_or(defaults.wait, |millis| Duration::from_millis(millis.into())),
+        established: word(
+            reader,
+            "VENI_ESTABLISHED_FLOWS",
+            &[("rejudge", Established::Rejudge), ("keep", Established::Keep)],
+        ),
+        metadata: word(
+            reader,
+            "VENI_INSTANCE_METADATA",
+            &[("open", MetadataAccess::Open), ("closed", MetadataAccess::Closed)],
+        ),
+        flow_events: word(
+            reader,
+            "VENI_FLOW_EVENTS",
+            &[("all", FlowEvents::All), ("denied", FlowEvents::Denied), ("none", FlowEvents::None)],
+        ),
+        service_v4,
+        service_v6,
+    }
+}
+
+/// One of a few words; anything else is an error, because each word is about protection.
+fn word<T: Copy + Default>(reader: &mut Reader, name: &str, words: &[(&str, T)]) -> T {
+    let Some(value) = reader.text(name) else { return T::default() };
+    if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == value) {
+        return *meaning;
+    }
+    let allowed: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+    reader.fail(name, format!("expected one of {}", allowed.join(", ")));
+    T::default()
+}
+
+/// One range a family, as the API server's `--service-cluster-ip-range`.
+fn service_cidrs(reader: &mut Reader) -> (Option<Ipv4Net>, Option<Ipv6Net>) {
+    const NAME: &str = "VENI_SERVICE_CIDRS";
+    let list = reader.text(NAME).unwrap_or_default();
+    let (mut v4, mut v6) = (None, None);
+    for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        let twice = match item.parse::<IpNet>() {
+            Ok(IpNet::V4(net)) => v4.replace(net.trunc()).is_some(),
+            Ok(IpNet::V6(net)) => v6.replace(net.trunc()).is_some(),
+            Err(_) => {
+                reader.fail(
+                    NAME,
+                    format!("{item:?} is not a CIDR; expected such as 10.100.0.0/16,fd12::/108"),
+                );
+                false
+            }
+        };
+        if twice {
+            reader.fail(NAME, "expected one range a family");
+        }
+    }
+    (v4, v6)
+}
