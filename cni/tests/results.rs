@@ -6,22 +6,13 @@ use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 use veni_cni::{result::AddResult, spec::SpecVersion};
-use veni_core::{net::Mac, wire::Wiring};
+use veni_core::wire::Wiring;
+
+#[path = "../../datapath/tests/support/wiring.rs"]
+mod sample;
 
 fn wiring() -> Wiring {
-    Wiring {
-        address: Ipv4Addr::new(10, 0, 3, 77),
-        gateway: Ipv4Addr::new(169, 254, 1, 1),
-        host_ifname: "eni0123456789a".parse().unwrap(),
-        host_ifindex: 0x10_0007,
-        host_mac: Mac::local(1),
-        pod_mac: Mac::local(2),
-        mtu: 9001,
-        pod_table: 7600,
-        node_address: Ipv4Addr::new(10, 0, 0, 10),
-        blocks: None,
-        eni: "eni-0123456789abcdef0".parse().unwrap(),
-    }
+    Wiring { address: Ipv4Addr::new(10, 0, 3, 77), blocks: None, ..sample::wiring() }
 }
 
 fn result(before: Option<AddResult>, version: SpecVersion) -> Value {

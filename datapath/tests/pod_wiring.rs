@@ -3,22 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 #![expect(clippy::print_stdout, reason = "what was skipped is said")]
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    thread,
-};
+use std::{net::Ipv4Addr, thread};
 
-use veni_core::{
-    id::IfName,
-    net::Mac,
-    wire::{FilterBlocks, Wiring},
-};
+use veni_core::{id::IfName, wire::Wiring};
 use veni_datapath::{
     netlink::{
         OWN_PROTOCOL, Request, RouteNetlinkMessage, Socket,
         packet::{
             AddressFamily,
-            address::{AddressAttribute, AddressMessage},
+            address::AddressMessage,
             link::{LinkAttribute, LinkFlags, LinkMessage},
             route::{RouteFlags, RouteMessage, RouteProtocol},
             tc::TcMessage,
@@ -28,7 +21,10 @@ use veni_datapath::{
     pod::{self, Error},
 };
 
-const NODE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
+#[path = "support/wiring.rs"]
+mod wiring;
+
+use wiring::wiring;
 
 /// A node's namespace, which the calling thread is in, and a pod's.
 struct Lab {
@@ -41,14 +37,7 @@ impl Lab {
     fn new() -> Result<Self, netns::Error> {
         let pod = thread::spawn(NetNs::unshare).join().unwrap()?;
         NetNs::unshare()?;
-        let mut host = Socket::open().unwrap();
-        up(&mut host, 1);
-        let mut address = AddressMessage::default();
-        address.header.family = AddressFamily::Inet;
-        address.header.prefix_len = 24;
-        address.header.index = 1;
-        address.attributes = vec![AddressAttribute::Local(IpAddr::V4(NODE))];
-        host.transact(&[Request::create(RouteNetlinkMessage::NewAddress(address))]).unwrap();
+        let host = wiring::node();
         let inside = pod.socket()?;
         Ok(Self { host, pod, inside })
     }
@@ -133,32 +122,8 @@ fn name(link: &LinkMessage) -> Option<&str> {
     })
 }
 
-fn up(socket: &mut Socket, index: u32) {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
-    socket.transact(&[Request::plain(RouteNetlinkMessage::SetLink(link))]).unwrap();
-}
-
 fn eth0() -> IfName {
     "eth0".parse().unwrap()
-}
-
-fn wiring() -> Wiring {
-    Wiring {
-        address: Ipv4Addr::new(10, 0, 0, 77),
-        gateway: Ipv4Addr::new(169, 254, 1, 1),
-        host_ifname: "eni0123456789a".parse().unwrap(),
-        host_ifindex: 0x10_0007,
-        host_mac: Mac::local(1),
-        pod_mac: Mac::local(2),
-        mtu: 9001,
-        pod_table: 7600,
-        node_address: NODE,
-        blocks: Some(FilterBlocks { ingress: 0x7651, egress: 0x7652 }),
-        eni: "eni-0123456789abcdef0".parse().unwrap(),
-    }
 }
 
 #[test]

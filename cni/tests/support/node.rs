@@ -5,7 +5,6 @@
 use std::{
     ffi::OsString,
     io::{BufRead, BufReader, Read, Write},
-    net::{IpAddr, Ipv4Addr},
     os::{
         fd::{AsFd, AsRawFd},
         unix::{
@@ -20,20 +19,16 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use veni_core::{
-    net::Mac,
-    wire::{
-        ErrorCode, FilterBlocks, Released, ReleasedAttachment, Reply, ReplyBody, Request,
-        RequestBody, WireError, Wiring,
-    },
+use veni_core::wire::{
+    ErrorCode, Released, ReleasedAttachment, Reply, ReplyBody, Request, RequestBody, WireError,
+    Wiring,
 };
 use veni_datapath::{
     netlink::{
-        Request as Netlink, RouteNetlinkMessage, Socket,
+        RouteNetlinkMessage, Socket,
         packet::{
             AddressFamily,
-            address::{AddressAttribute, AddressMessage},
-            link::{LinkAttribute, LinkFlags, LinkMessage},
+            link::{LinkAttribute, LinkMessage},
             route::{RouteFlags, RouteMessage},
         },
     },
@@ -41,8 +36,11 @@ use veni_datapath::{
     pod,
 };
 
-/// The address of the node.
-pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
+#[path = "../../../datapath/tests/support/wiring.rs"]
+mod sample;
+
+/// What the rote ipamd answers.
+pub(crate) use sample::wiring;
 
 /// The calling thread is in the node's namespace.
 pub(crate) struct Node {
@@ -90,22 +88,7 @@ impl Node {
     fn new() -> Result<Self, veni_datapath::netns::Error> {
         let pod = thread::spawn(NetNs::unshare).join().unwrap()?;
         NetNs::unshare()?;
-        let mut host = Socket::open().unwrap();
-        let mut lo = LinkMessage::default();
-        lo.header.index = 1;
-        lo.header.flags = LinkFlags::Up;
-        lo.header.change_mask = LinkFlags::Up;
-        let mut address = AddressMessage::default();
-        address.header.family = AddressFamily::Inet;
-        address.header.prefix_len = 24;
-        address.header.index = 1;
-        address.attributes = vec![AddressAttribute::Local(IpAddr::V4(NODE))];
-        let address = RouteNetlinkMessage::NewAddress(address);
-        host.transact(&[
-            Netlink::plain(RouteNetlinkMessage::SetLink(lo)),
-            Netlink::create(address),
-        ])
-        .unwrap();
+        let host = sample::node();
         let directory = tempfile::tempdir().unwrap();
         let ipamd = FakeIpamd::listen(&directory.path().join("ipamd.sock"));
         let inside = pod.socket()?;
@@ -296,23 +279,6 @@ impl State {
         });
         let Wiring { address, host_ifname, .. } = wiring;
         Released { released: vec![ReleasedAttachment { attachment, address, host_ifname }] }
-    }
-}
-
-/// What the rote ipamd answers.
-pub(crate) fn wiring() -> Wiring {
-    Wiring {
-        address: Ipv4Addr::new(10, 0, 0, 77),
-        gateway: Ipv4Addr::new(169, 254, 1, 1),
-        host_ifname: "eni0123456789a".parse().unwrap(),
-        host_ifindex: 0x10_0007,
-        host_mac: Mac::local(1),
-        pod_mac: Mac::local(2),
-        mtu: 9001,
-        pod_table: 7600,
-        node_address: NODE,
-        blocks: Some(FilterBlocks { ingress: 0x7651, egress: 0x7652 }),
-        eni: "eni-0123456789abcdef0".parse().unwrap(),
     }
 }
 
