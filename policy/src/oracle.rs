@@ -19,6 +19,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use veni_core::id::SecurityGroupId;
 
+use crate::change::Direction;
 use crate::object::{
     Action, ClusterNetworkPolicy, ClusterPeer, ClusterProtocol, ClusterRule, Labels, Namespace,
     NetworkPolicy, Node, Object, Peer, Pod, PolicyPort, PolicyRule, PortMatch, SecurityGroupPolicy,
@@ -47,15 +48,6 @@ pub enum Family {
     V4,
     /// IPv6.
     V6,
-}
-
-/// A direction, seen from the pod that is judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Direction {
-    /// Into the pod.
-    Ingress,
-    /// Out of the pod.
-    Egress,
 }
 
 /// What decided.
@@ -212,16 +204,25 @@ impl<'a> Oracle<'a> {
     ) -> Verdict {
         let source = self.party(from, family);
         let destination = self.party(to, family);
-        if source.address.is_some() && source.address == destination.address {
-            // A pod cannot be denied access to itself.
-            let itself = || Half::new(true, By::Itself);
-            return Verdict { egress: itself(), ingress: itself() };
-        }
-        let flow = |direction, peer| Flow { direction, peer, destination, protocol, port };
         Verdict {
-            egress: self.half(source, &flow(Direction::Egress, destination)),
-            ingress: self.half(destination, &flow(Direction::Ingress, source)),
+            egress: self.half(Direction::Egress, source, destination, protocol, port),
+            ingress: self.half(Direction::Ingress, destination, source, protocol, port),
         }
+    }
+
+    /// One direction's verdict alone: of a pod on an address that it talks to or that talks to it.
+    #[must_use]
+    pub fn judge(
+        &self,
+        direction: Direction,
+        pod: &Pod,
+        peer: IpAddr,
+        protocol: u8,
+        port: u16,
+    ) -> Half {
+        let family = Family::of(peer);
+        let subject = self.party(&End::pod(&pod.namespace, &pod.name), family);
+        self.half(direction, subject, self.party(&End::Address(peer), family), protocol, port)
     }
 
     fn party(&self, end: &End, family: Family) -> Party<'a> {
@@ -235,21 +236,37 @@ impl<'a> Oracle<'a> {
                 let of_family = |pod: &Pod| {
                     pod.addresses.iter().find(|address| Family::of(**address) == family).copied()
                 };
-                Party { address: pod.and_then(of_family), pod: pod.filter(|pod| is_live(pod)) }
+                Party { address: pod.and_then(of_family), pod: pod.filter(|pod| is_subject(pod)) }
             }
             End::Address(address) => {
                 let owner =
-                    self.pods.iter().find(|pod| is_live(pod) && pod.addresses.contains(address));
+                    self.pods.iter().find(|pod| is_subject(pod) && pod.addresses.contains(address));
                 Party { address: Some(*address), pod: owner.copied() }
             }
         }
     }
 
     /// What one end's policies and security groups say: both must allow.
-    fn half(&self, subject: Party<'a>, flow: &Flow<'a>) -> Half {
+    fn half(
+        &self,
+        direction: Direction,
+        subject: Party<'a>,
+        peer: Party<'a>,
+        protocol: u8,
+        port: u16,
+    ) -> Half {
+        if subject.address.is_some() && subject.address == peer.address {
+            // A pod cannot be denied access to itself.
+            return Half::new(true, By::Itself);
+        }
         let Some(pod) = subject.pod else { return Half::new(true, By::Default) };
-        let policy = self.policy(pod, flow);
-        let Some(group) = self.security_groups(pod, flow) else { return policy };
+        let destination = match direction {
+            Direction::Ingress => subject,
+            Direction::Egress => peer,
+        };
+        let flow = Flow { direction, peer, destination, protocol, port };
+        let policy = self.policy(pod, &flow);
+        let Some(group) = self.security_groups(pod, &flow) else { return policy };
         match (policy.allowed, group.allowed) {
             (true, false) => group,
             (false, true) => policy,
@@ -386,9 +403,9 @@ impl<'a> Oracle<'a> {
     }
 }
 
-/// Whether it has addresses of its own: neither finished nor on its node's network.
-fn is_live(pod: &Pod) -> bool {
-    !pod.finished && !pod.host_network && !pod.addresses.is_empty()
+/// Whether policies hold for it: neither finished nor on its node's network. Its address may still be to come.
+fn is_subject(pod: &Pod) -> bool {
+    !pod.finished && !pod.host_network
 }
 
 fn matches(selector: &Selector, labels: &Labels) -> bool {

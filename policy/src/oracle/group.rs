@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use veni_core::id::SecurityGroupId;
 
-use super::{By, Direction, Flow, Half, Oracle, Party, is_live, matches, within};
+use super::{By, Flow, Half, Oracle, Party, matches, within};
+use crate::change::Direction;
 use crate::object::Pod;
 use crate::security_group::{GroupPeer, GroupProtocol, GroupRule, GroupState, ResolvedGroup};
 
@@ -91,9 +92,7 @@ impl Oracle<'_> {
                     self.groups.members.get(id).is_some_and(|members| members.contains(&address))
                 };
                 party.address.is_some_and(has_address)
-                    || party
-                        .pod
-                        .is_some_and(|pod| is_live(pod) && self.chosen(pod).ids.contains(id))
+                    || party.pod.is_some_and(|pod| self.chosen(pod).ids.contains(id))
             }
         }
     }

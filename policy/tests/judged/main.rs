@@ -1,4 +1,8 @@
 //! The oracle judged by hand-written expectations, and the compiler judged by the oracle.
 
+mod cluster_policy;
 mod e2e;
+mod generate;
+mod reach;
 mod support;
+mod systematic;

@@ -94,6 +94,22 @@ pub(crate) fn check_state(manifests: &[Value], protocol: &str, port: u16, expect
     }
 }
 
+/// Compares one connection, from a pod to a pod or an address or the other way round, with what is expected.
+#[track_caller]
+pub(crate) fn check_poke(objects: &[Object], poke: (&str, &str, &str, u16, bool)) {
+    let (from, to, protocol, port, allowed) = poke;
+    let groups = SecurityGroups::default();
+    let end = |text: &str| match (text.parse::<IpAddr>(), text.split_once('/')) {
+        (Ok(address), _) => (End::Address(address), Family::of(address)),
+        (_, Some((namespace, name))) => (End::pod(namespace, name), Family::V4),
+        _ => panic!("{text} is neither an address nor namespace/name"),
+    };
+    let ((source, one), (destination, other)) = (end(from), end(to));
+    let oracle = Oracle::new(objects, &groups);
+    let verdict = oracle.verdict(&source, &destination, number(protocol), port, one.max(other));
+    assert_eq!(verdict.allowed(), allowed, "{poke:?}: {verdict:?}");
+}
+
 #[track_caller]
 fn compare(from: &Pod, to: &Pod, what: &str, expect: Expect<'_>, verdict: &Verdict) {
     let [source, destination] = [from, to].map(|pod| format!("{}/{}", pod.namespace, pod.name));

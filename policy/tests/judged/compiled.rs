@@ -1,0 +1,341 @@
+//! The compiler under test: its index, the model of the maps that it writes, and the oracle beside them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use veni_ebpf_common::table::Decision;
+use veni_policy::change::{Direction, PodKey, PodSets, Step};
+use veni_policy::index::Index;
+use veni_policy::object::{Key, Object, Pod};
+use veni_policy::oracle::{By, Oracle};
+use veni_policy::rule::{RuleIndex, RuleKind, RuleRef};
+use veni_policy::security_group::SecurityGroups;
+
+use crate::generate::{Change, PORTS, outside};
+use crate::model::{Model, Touched};
+use crate::support::{number, objects};
+
+/// Protocol and port of every probe; their verdicts are the bits of a mask.
+type Probe = (u8, u16);
+
+/// The verdicts of a pod in one direction: a mask for each peer.
+type Masks = Vec<u64>;
+
+/// A pod in one direction.
+type Side = (PodKey, Direction);
+
+/// See the module.
+pub(crate) struct Compiled {
+    index: Index,
+    model: Model,
+    objects: BTreeMap<Key, Object>,
+    groups: SecurityGroups,
+    /// What the tables say now, of the pods that have sets.
+    masks: BTreeMap<Side, Masks>,
+    probes: Vec<Probe>,
+    peers: Vec<IpAddr>,
+}
+
+/// What a change does to one side.
+struct Passage<'a> {
+    old: Option<&'a Masks>,
+    new: &'a Masks,
+    /// The side gets another set: it changes in one step.
+    at_once: bool,
+}
+
+impl Compiled {
+    /// Nothing yet.
+    pub(crate) fn new() -> Self {
+        Self::with_peers(outside(), default_probes())
+    }
+
+    /// As [`Compiled::new`], for peers that are no pods' and these probes; at most 64.
+    pub(crate) fn with_peers(peers: Vec<IpAddr>, probes: Vec<Probe>) -> Self {
+        assert!(probes.len() <= 64, "a mask has 64 bits");
+        Self {
+            index: Index::new(),
+            model: Model::default(),
+            objects: BTreeMap::new(),
+            groups: SecurityGroups::default(),
+            masks: BTreeMap::new(),
+            probes,
+            peers,
+        }
+    }
+
+    /// Applies a batch and checks the tables after every step.
+    pub(crate) fn apply(&mut self, batch: &[Change]) -> Result<(), String> {
+        for change in batch {
+            match change {
+                Change::Apply(manifest) => {
+                    for object in objects(std::slice::from_ref(manifest)) {
+                        self.objects.insert(object.key(), object.clone());
+                        self.index.apply(object);
+                    }
+                }
+                Change::Delete(manifest) => {
+                    for object in objects(std::slice::from_ref(manifest)) {
+                        self.objects.remove(&object.key());
+                        self.index.delete(&object.key());
+                    }
+                }
+                Change::Groups(groups) => {
+                    self.groups = groups.clone();
+                    self.index.set_security_groups(groups.clone());
+                }
+            }
+        }
+        let steps = self.index.commit();
+        self.carry_out(&steps)
+    }
+
+    fn carry_out(&mut self, steps: &[Step]) -> Result<(), String> {
+        self.learn_peers();
+        let objects: Vec<Object> = self.objects.values().cloned().collect();
+        let groups = self.groups.clone();
+        let oracle = Oracle::new(&objects, &groups);
+        let pods: Vec<&Pod> = objects.iter().filter_map(subject).collect();
+        let expected = self.expected(&oracle, &pods);
+        self.replay(steps, &expected).map_err(|error| format!("{error}\nsteps: {steps:#?}"))?;
+        let live: BTreeSet<PodKey> = pods.iter().map(|pod| key(pod)).collect();
+        self.model.endpoints.retain(|pod, _| live.contains(pod));
+        self.masks.retain(|(pod, _), _| live.contains(pod));
+        for pod in pods {
+            self.compare(&oracle, pod)?;
+        }
+        Ok(())
+    }
+
+    /// Every address that a pod ever had stays a peer.
+    fn learn_peers(&mut self) {
+        let mut added = false;
+        for object in self.objects.values() {
+            let Object::Pod(pod) = object else { continue };
+            for address in &pod.addresses {
+                if !self.peers.contains(address) {
+                    self.peers.push(*address);
+                    added = true;
+                }
+            }
+        }
+        if added {
+            let sides: Vec<Side> = self.masks.keys().cloned().collect();
+            for side in sides {
+                let masks = self.now(&side, self.model.endpoints[&side.0]);
+                self.masks.insert(side, masks);
+            }
+        }
+    }
+
+    fn expected(&self, oracle: &Oracle<'_>, pods: &[&Pod]) -> BTreeMap<Side, Masks> {
+        let mut expected = BTreeMap::new();
+        for pod in pods {
+            for direction in Direction::BOTH {
+                let mask = |peer: &IpAddr| {
+                    if pod.addresses.contains(peer) {
+                        return u64::MAX;
+                    }
+                    self.mask(|(protocol, port)| {
+                        oracle.judge(direction, pod, *peer, protocol, port).allowed
+                    })
+                };
+                expected.insert((key(pod), direction), self.peers.iter().map(mask).collect());
+            }
+        }
+        expected
+    }
+
+    fn mask(&self, allowed: impl Fn(Probe) -> bool) -> u64 {
+        let bits = self.probes.iter().enumerate();
+        bits.fold(0, |mask, (bit, probe)| mask | u64::from(allowed(*probe)) << bit)
+    }
+
+    /// What the tables say now about a side.
+    fn now(&self, (_, direction): &Side, sets: PodSets) -> Masks {
+        let class = |peer: &IpAddr| {
+            let class = self.model.class_of(*peer);
+            self.mask(|(protocol, port)| {
+                self.model.judge(sets, *direction, class, protocol, port).allowed()
+            })
+        };
+        self.peers.iter().map(class).collect()
+    }
+
+    /// Carries out the steps; after each, what it touched is of before or of after.
+    fn replay(&mut self, steps: &[Step], expected: &BTreeMap<Side, Masks>) -> Result<(), String> {
+        let old = self.masks.clone();
+        let before = self.model.endpoints.clone();
+        let mut after = before.clone();
+        for step in steps {
+            if let Step::Endpoint { pod, sets } = step {
+                after.insert(pod.clone(), *sets);
+            }
+        }
+        let mut flipped: BTreeSet<PodKey> = BTreeSet::new();
+        for (number, step) in steps.iter().enumerate() {
+            let touched = self.model.step(step);
+            if let Touched::Pod(pod) = &touched {
+                flipped.insert(pod.clone());
+            }
+            for (side, sets) in self.touched_sides(&touched) {
+                let Some(new) = expected.get(&side) else { continue };
+                let old_set = before.get(&side.0).map(|sets| sets.of(side.1));
+                let new_set = after.get(&side.0).map(|sets| sets.of(side.1));
+                let passage = Passage { old: old.get(&side), new, at_once: old_set != new_set };
+                let now = self.now(&side, sets);
+                let last = self.masks.get(&side);
+                let result = passage.check(&now, last, flipped.contains(&side.0));
+                result.map_err(|peer| {
+                    let address = self.peers[peer];
+                    format!("step {number} {step:?}: {side:?} on {address}: a mixture")
+                })?;
+                self.masks.insert(side, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn touched_sides(&self, touched: &Touched) -> Vec<(Side, PodSets)> {
+        let sides = self.model.endpoints.iter().flat_map(|(pod, sets)| {
+            Direction::BOTH.map(|direction| ((pod.clone(), direction), *sets))
+        });
+        let meets = |((pod, direction), sets): &(Side, PodSets)| match touched {
+            Touched::Nothing => false,
+            Touched::Peer(address) => self.peers.contains(address),
+            Touched::Peers(net) => self.peers.iter().any(|peer| net.contains(peer)),
+            Touched::Set(set) => sets.of(*direction) == *set,
+            Touched::Pod(touched) => touched == pod,
+            Touched::Everything => true,
+        };
+        sides.filter(meets).collect()
+    }
+
+    /// The tables against the oracle, the deciding rule too.
+    fn compare(&self, oracle: &Oracle<'_>, pod: &Pod) -> Result<(), String> {
+        let key = key(pod);
+        let Some(sets) = self.model.endpoints.get(&key) else {
+            return Err(format!("{key} has no sets"));
+        };
+        for direction in Direction::BOTH {
+            if !self.model.is_complete(sets.of(direction)) {
+                return Err(format!("{key} {direction}: the set has no entry for any class"));
+            }
+            for peer in self.peers.iter().filter(|peer| !pod.addresses.contains(peer)) {
+                let class = self.model.class_of(*peer);
+                for (protocol, port) in &self.probes {
+                    let decision = self.model.judge(*sets, direction, class, *protocol, *port);
+                    let half = oracle.judge(direction, pod, *peer, *protocol, *port);
+                    let rule = self.index.rules().get(decision.rule());
+                    if decision.allowed() != half.allowed || !names(decision, rule, &half.rules) {
+                        return Err(format!(
+                            "{key} {direction} on {peer}, protocol {protocol} port {port}: the \
+                             tables say {} by {rule:?}, the oracle {} by {:?}",
+                            decision.allowed(),
+                            half.allowed,
+                            half.rules,
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The tables after all changes against those of an index that is given everything at once.
+    pub(crate) fn compare_with_fresh(&self) -> Result<(), String> {
+        let mut fresh = Self::with_peers(self.peers.clone(), self.probes.clone());
+        fresh.objects = self.objects.clone();
+        fresh.groups = self.groups.clone();
+        fresh.index.set_security_groups(self.groups.clone());
+        fresh.index.reset(self.objects.values().cloned().collect());
+        let steps = fresh.index.commit();
+        fresh.carry_out(&steps).map_err(|error| format!("fresh: {error}"))?;
+        if fresh.masks != self.masks {
+            return Err("the tables depend on the way to them".to_owned());
+        }
+        let sets: Vec<PodSets> = self.model.endpoints.values().copied().collect();
+        let unused = self.model.unused(&sets);
+        if unused.is_empty() { Ok(()) } else { Err(format!("left behind: {unused:?}")) }
+    }
+}
+
+impl Passage<'_> {
+    /// The first peer whose verdicts are of neither before nor after, or fall back.
+    fn check(&self, now: &Masks, last: Option<&Masks>, flipped: bool) -> Result<(), usize> {
+        for (peer, mask) in now.iter().enumerate() {
+            let new = self.new[peer];
+            let right = match self.old {
+                None => *mask | own(new) == new,
+                Some(_) if self.at_once && flipped => *mask | own(new) == new,
+                Some(old) if self.at_once => *mask == old[peer],
+                Some(old) => {
+                    let strays = (mask ^ old[peer]) & (mask ^ new);
+                    let reached = last.map_or(0, |last| !(last[peer] ^ new));
+                    new == u64::MAX || (strays == 0 && reached & (mask ^ new) == 0)
+                }
+            };
+            if !right {
+                return Err(peer);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All bits when the peer is the pod itself, which the programs let through whatever the tables say.
+const fn own(new: u64) -> u64 {
+    if new == u64::MAX { u64::MAX } else { 0 }
+}
+
+fn default_probes() -> Vec<Probe> {
+    let mut probes = vec![
+        (number("ICMP"), 0x0800),
+        (number("ICMP"), 0x0801),
+        (number("ICMP"), 0x0302),
+        (number("ICMPv6"), 0x8000),
+        (47, 0),
+    ];
+    for protocol in ["TCP", "UDP", "SCTP"] {
+        probes.extend(PORTS.map(|port| (number(protocol), port)));
+    }
+    probes
+}
+
+fn subject(object: &Object) -> Option<&Pod> {
+    match object {
+        Object::Pod(pod) if !pod.finished && !pod.host_network => Some(pod),
+        _ => None,
+    }
+}
+
+fn key(pod: &Pod) -> PodKey {
+    PodKey::new(&pod.namespace, &pod.name)
+}
+
+/// Whether the rule that the tables name is one that the oracle would name.
+fn names(decision: Decision, rule: Option<&RuleRef>, candidates: &BTreeSet<By>) -> bool {
+    let Some(rule) = rule else {
+        return decision.rule() == 0 && candidates.contains(&By::Default);
+    };
+    candidates.iter().any(|by| match (rule.kind, by) {
+        (RuleKind::NetworkPolicy, By::NetworkPolicy { namespace, name, rule: index }) => {
+            let place = index.map_or(RuleIndex::None, place);
+            rule.namespace == *namespace && rule.name == *name && rule.rule == place
+        }
+        (RuleKind::ClusterNetworkPolicy, By::ClusterNetworkPolicy { name, rule: index }) => {
+            rule.name == *name && rule.rule == place(*index)
+        }
+        (RuleKind::SecurityGroup, By::SecurityGroup { group, rule: Some(id) }) => {
+            rule.name == group.to_string() && rule.rule == RuleIndex::GroupRule(id.clone())
+        }
+        (RuleKind::SecurityGroup, By::SecurityGroup { rule: None, .. } | By::InvalidGroups) => {
+            rule.rule == RuleIndex::None
+        }
+        _ => false,
+    })
+}
+
+fn place(index: usize) -> RuleIndex {
+    RuleIndex::Index(u32::try_from(index).expect("few rules"))
+}

@@ -1,0 +1,81 @@
+//! Random histories: after every batch of changes the compiler's tables have the oracle's verdicts, and on the way
+//! there every table is of before or of after, never a mixture.
+//!
+//! `VENI_POLICY_STATES` sets how many cluster states are judged, `VENI_POLICY_SEED` which. A failing history is shrunk
+//! and its seed kept beside this file; `make test` runs the kept seeds first.
+
+use std::path::Path;
+
+use proptest::test_runner::{
+    Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestRng, TestRunner,
+};
+
+use crate::compiled::Compiled;
+use crate::generate::{History, history};
+
+/// Batches after the first of each history.
+const CHANGES: usize = 7;
+/// The histories are divided among as many tests, which run side by side.
+const PARTS: u32 = 4;
+
+fn setting(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(value) => value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a number")),
+        Err(_) => default,
+    }
+}
+
+fn histories(part: u32) {
+    let states = setting("VENI_POLICY_STATES", 2_400);
+    let seed = setting("VENI_POLICY_SEED", 20_251_121);
+    let per_history = u64::try_from(CHANGES + 1).expect("few");
+    let cases = states.div_ceil(per_history * u64::from(PARTS));
+    eprintln!(
+        "VENI_POLICY_SEED={seed} VENI_POLICY_STATES={states}: part {part}, {cases} histories"
+    );
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    bytes[8..12].copy_from_slice(&part.to_le_bytes());
+    let config = Config {
+        cases: u32::try_from(cases).expect("fewer than 2^32 histories"),
+        max_shrink_iters: 20_000,
+        max_shrink_time: 240_000,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        source_file: Some(Path::new(file!()).to_str().expect("this path is text")),
+        ..Config::default()
+    };
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let run = |history: History| check(&history).map_err(TestCaseError::fail);
+    if let Err(failure) = runner.run(&history(CHANGES), run) {
+        panic!("VENI_POLICY_SEED={seed}, part {part}: {failure}");
+    }
+}
+
+fn check(history: &History) -> Result<(), String> {
+    let mut compiled = Compiled::new();
+    for batch in history {
+        compiled.apply(batch)?;
+    }
+    compiled.compare_with_fresh()
+}
+
+#[test]
+fn tables_agree_with_the_oracle_part_0() {
+    histories(0);
+}
+
+#[test]
+fn tables_agree_with_the_oracle_part_1() {
+    histories(1);
+}
+
+#[test]
+fn tables_agree_with_the_oracle_part_2() {
+    histories(2);
+}
+
+#[test]
+fn tables_agree_with_the_oracle_part_3() {
+    histories(3);
+}

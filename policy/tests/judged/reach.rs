@@ -1,0 +1,85 @@
+//! That the random clusters are worth judging: every kind of decision comes up, in both directions, often.
+
+use std::collections::BTreeMap;
+
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+use veni_policy::change::Direction;
+use veni_policy::object::Object;
+use veni_policy::oracle::{By, Half, Oracle};
+use veni_policy::security_group::SecurityGroups;
+
+use crate::generate::{Change, PORTS, history, outside};
+use crate::support::{objects, pods};
+
+/// What a verdict is counted as.
+fn kinds(half: &Half) -> Vec<(&'static str, bool)> {
+    let kind = |by: &By| match by {
+        By::Default => "default",
+        By::Itself => "itself",
+        By::NetworkPolicy { rule: Some(_), .. } => "NetworkPolicy",
+        By::NetworkPolicy { rule: None, .. } => "isolation",
+        By::ClusterNetworkPolicy { .. } => "ClusterNetworkPolicy",
+        By::SecurityGroup { rule: Some(_), .. } => "group",
+        By::SecurityGroup { rule: None, .. } => "no group",
+        By::InvalidGroups => "invalid groups",
+    };
+    half.rules.iter().map(|by| (kind(by), half.allowed)).collect()
+}
+
+#[test]
+fn random_clusters_reach_every_kind_of_decision() {
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
+    let mut runner = TestRunner::new_with_rng(proptest::test_runner::Config::default(), rng);
+    let mut reached: BTreeMap<(Direction, &str, bool), u32> = BTreeMap::new();
+    for _ in 0..150 {
+        let history = history(0).new_tree(&mut runner).expect("a history").current();
+        let mut manifests = Vec::new();
+        let mut groups = SecurityGroups::default();
+        for change in history.into_iter().flatten() {
+            match change {
+                Change::Apply(manifest) => crate::support::put(&mut manifests, manifest),
+                Change::Groups(resolved) => groups = resolved,
+                Change::Delete(manifest) => crate::support::remove(&mut manifests, &manifest),
+            }
+        }
+        count(&objects(&manifests), &groups, &mut reached);
+    }
+    for direction in Direction::BOTH {
+        for kind in [
+            ("default", true),
+            ("NetworkPolicy", true),
+            ("isolation", false),
+            ("ClusterNetworkPolicy", true),
+            ("ClusterNetworkPolicy", false),
+            ("group", true),
+            ("no group", false),
+            ("invalid groups", false),
+        ] {
+            let count = reached.get(&(direction, kind.0, kind.1)).copied().unwrap_or_default();
+            assert!(count >= 100, "{direction} {kind:?}: {count}");
+        }
+    }
+}
+
+fn count(
+    objects: &[Object],
+    groups: &SecurityGroups,
+    reached: &mut BTreeMap<(Direction, &'static str, bool), u32>,
+) {
+    let oracle = Oracle::new(objects, groups);
+    let pods = pods(objects);
+    let addresses = pods.iter().flat_map(|pod| pod.addresses.iter().copied()).chain(outside());
+    for peer in addresses {
+        for pod in pods.iter().filter(|pod| !pod.host_network && !pod.finished) {
+            for direction in Direction::BOTH {
+                for (protocol, port) in [(6, PORTS[2]), (17, PORTS[4]), (1, 0x0800)] {
+                    let half = oracle.judge(direction, pod, peer, protocol, port);
+                    for (kind, allowed) in kinds(&half) {
+                        *reached.entry((direction, kind, allowed)).or_default() += 1;
+                    }
+                }
+            }
+        }
+    }
+}
