@@ -203,6 +203,12 @@ impl Socket {
         self.get_link(index, None)
     }
 
+    /// Whether no link has this index. One system call, much cheaper than asking for the link.
+    #[must_use]
+    pub fn is_free(&self, ifindex: u32) -> bool {
+        self.raw.is_free(ifindex)
+    }
+
     fn get_link(&mut self, index: u32, name: Option<LinkAttribute>) -> Result<Option<LinkMessage>> {
         let mut link = LinkMessage::default();
         link.header.interface_family = AddressFamily::Unspec;

@@ -1,8 +1,8 @@
 //! Wiring a pod: a veth pair whose far end is born inside the pod's namespace, the filter's qdisc on the near end,
 //! the pod's /32 route, and the pod's own address, routes and gateway neighbour.
 //!
-//! Invariants: whatever names an index is written only after the pair with that index was made, so a link of another
-//! that has it is never touched. The filter's qdisc is on the host end before the pod's end is up, so no packet is ever unfiltered.
+//! Invariants: what names an index goes in one write with the pair of that index only while no link has it, so a link
+//! of another is not touched. The filter's qdisc is on the host end before the pod's end is up, so no packet is ever unfiltered.
 //! [`wire`] either leaves the whole or nothing, except when it is killed: what it then leaves is found by name and
 //! made anew by the next [`wire`], and removed by [`unwire`]. Removing the host end removes everything: the kernel
 //! drops its peer, its qdisc and its routes with it.
@@ -144,14 +144,11 @@ pub fn wire(
     ifname: &IfName,
 ) -> Result<Wired, Error> {
     let plan = Plan { wiring, ifname, netns };
-    let Some(pod_index) = plan.make_pair(host, pod)? else {
+    let Some(pod_index) = plan.make_host_end(host, pod)? else {
         return Ok(Wired { existed: true });
     };
-    let configured = plan.configure_host(host).and_then(|()| {
-        fault::point("wire:host");
-        plan.configure_pod(pod, pod_index)
-    });
-    match configured {
+    fault::point("wire:host");
+    match plan.configure_pod(pod, pod_index) {
         Ok(()) => Ok(Wired { existed: false }),
         Err(error) => Err(plan.undo(host, error)),
     }
@@ -212,19 +209,27 @@ pub fn host_end(
 // === impl Plan ===
 
 impl Plan<'_> {
-    /// Makes the pair. Returns the pod end's index, or `None` when the pod is fully wired already.
-    fn make_pair(&self, host: &mut Socket, pod: &mut Socket) -> Result<Option<u32>, Error> {
+    /// Makes the pair, the route and the qdisc in one write. Returns the pod end's index, or `None` when the pod is
+    /// fully wired already.
+    fn make_host_end(&self, host: &mut Socket, pod: &mut Socket) -> Result<Option<u32>, Error> {
         // Any number will do inside the pod; the daemon's is least likely to be taken there.
         let mut pod_index = self.wiring.host_ifindex;
         let mut cleared = false;
         loop {
-            let pair = message::new_pair(self.wiring, self.ifname, self.netns, pod_index);
-            let Err(error) = host.transact(&[pair]) else { return Ok(Some(pod_index)) };
-            let refused = error.errno().is_some() || matches!(error, netlink::Error::Send(_));
+            let batch = message::host_batch(self.wiring, self.ifname, self.netns, pod_index);
+            // The kernel goes on after a refused message: where a link has the index, the pair must go alone, or that
+            // link would get the route and the qdisc.
+            let first = if host.is_free(self.wiring.host_ifindex) { batch.len() } else { 1 };
+            let (first, rest) = batch.split_at(first);
+            let Err(error) = host.transact(first) else {
+                let made = host.transact(rest);
+                let made = made.map_err(|e| self.refused(step_of(&step::HOST[1..], &e), e));
+                return made.map(|()| Some(pod_index)).map_err(|error| self.undo(host, error));
+            };
+            let no_pair = error.index() == Some(0) || matches!(error, netlink::Error::Send(_));
             let taken = matches!(error.errno(), Some(libc::EEXIST | libc::EBUSY));
-            let cause = self.refused(Step::Pair, error);
-            if !refused {
-                // The outcome is unknown: it may have been made.
+            let cause = self.refused(step_of(&step::HOST, &error), error);
+            if !no_pair {
                 return Err(self.undo(host, cause));
             }
             if !taken {
@@ -276,12 +281,6 @@ impl Plan<'_> {
             return Err(Error::PodNameTaken { ifname: self.ifname.clone() });
         }
         Ok(Resolution::LetKernelChoose)
-    }
-
-    /// The route and the qdisc of the host end, in one write.
-    fn configure_host(&self, host: &mut Socket) -> Result<(), Error> {
-        let batch = message::host_batch(self.wiring);
-        host.transact(&batch).map_err(|error| self.refused(step_of(&step::HOST, &error), error))
     }
 
     /// Everything inside the pod, in one write. `pod_index` 0: the kernel chose, ask it.

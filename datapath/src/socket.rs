@@ -7,6 +7,9 @@ use std::{
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
+/// `SIOCGIFNAME` (include/uapi/linux/sockios.h); libc's has another type than its `ioctl` on musl.
+const SIOCGIFNAME: libc::Ioctl = 0x8910;
+
 /// A netlink socket of any family, in the namespace of the thread that opened it.
 #[derive(Debug)]
 pub(crate) struct RawSocket {
@@ -26,6 +29,17 @@ impl RawSocket {
         // SAFETY: `fd` is open and owned by nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self { fd })
+    }
+
+    /// Whether no link of the socket's namespace has this index. Without the RTNL lock, unlike `RTM_GETLINK`
+    /// (`dev_ifname`).
+    pub(crate) fn is_free(&self, ifindex: u32) -> bool {
+        // SAFETY: all zeroes is a valid request.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        request.ifr_ifru.ifru_ifindex = ifindex.cast_signed();
+        // SAFETY: the pointer is to an `ifreq`, which the kernel reads and writes.
+        let found = unsafe { libc::ioctl(self.fd.as_raw_fd(), SIOCGIFNAME, &raw mut request) };
+        found != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENODEV)
     }
 
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {

@@ -118,5 +118,6 @@ fn links_are_found_by_name_and_by_index() {
         assert_eq!(lo.header, same.header);
         assert!(socket.get_link_by_name("none").unwrap().is_none());
         assert!(socket.get_link_by_index(99_999).unwrap().is_none());
+        assert!(socket.is_free(99_999) && !socket.is_free(lo.header.index));
     });
 }

@@ -25,10 +25,16 @@ use crate::{
     netns::NetNs,
 };
 
-/// The host side, in the order of `step::HOST`: the route, the filter's qdisc. Not in one batch with the pair: the
-/// kernel goes on after a refused message, and these two would then be made on whatever link has the index.
-pub(super) fn host_batch(wiring: &Wiring) -> Vec<Request> {
-    let mut batch = Vec::with_capacity(2);
+/// The host side, in the order of `step::HOST`: the pair with its far end in `netns` and still down, the route, the
+/// filter's qdisc. The far end gets index `pod_index`, or the kernel's choice for 0.
+pub(super) fn host_batch(
+    wiring: &Wiring,
+    ifname: &IfName,
+    netns: &NetNs,
+    pod_index: u32,
+) -> Vec<Request> {
+    let mut batch = Vec::with_capacity(3);
+    batch.push(Request::create(new_pair(wiring, ifname, netns, pod_index)));
     batch.push(Request::create(host_route(wiring)));
     if let Some(blocks) = wiring.blocks {
         batch.push(clsact::add(wiring.host_ifindex, blocks));
@@ -54,8 +60,12 @@ pub(super) fn delete_link(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::DelLink(link)
 }
 
-/// The pair, its far end in `netns` and still down. The far end gets index `pod_index`, or the kernel's choice for 0.
-pub(super) fn new_pair(wiring: &Wiring, ifname: &IfName, netns: &NetNs, pod_index: u32) -> Request {
+fn new_pair(
+    wiring: &Wiring,
+    ifname: &IfName,
+    netns: &NetNs,
+    pod_index: u32,
+) -> RouteNetlinkMessage {
     let ends = |name: &IfName, mac: Mac| {
         vec![
             LinkAttribute::IfName(name.as_str().to_owned()),
@@ -78,7 +88,7 @@ pub(super) fn new_pair(wiring: &Wiring, ifname: &IfName, netns: &NetNs, pod_inde
         LinkInfo::Kind(InfoKind::Veth),
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
     ]));
-    Request::create(RouteNetlinkMessage::NewLink(link))
+    RouteNetlinkMessage::NewLink(link)
 }
 
 fn host_route(wiring: &Wiring) -> RouteNetlinkMessage {

@@ -19,7 +19,7 @@ pub(super) enum Step {
 }
 
 /// The messages of [`super::message::host_batch`], in order. The qdisc is left out without filters.
-pub(super) const HOST: [Step; 2] = [Step::HostRoute, Step::Qdisc];
+pub(super) const HOST: [Step; 3] = [Step::Pair, Step::HostRoute, Step::Qdisc];
 /// The messages of [`super::message::pod_batch`], in order.
 pub(super) const POD: [Step; 5] =
     [Step::PodUp, Step::PodAddress, Step::GatewayRoute, Step::DefaultRoute, Step::Neighbour];
