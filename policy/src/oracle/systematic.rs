@@ -21,6 +21,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde_json::{Value, json};
 
 use super::manifest::{expression, labels, namespace, network_policy, pod};
+use super::{End, Family, Oracle};
+use crate::object::{Diagnostic, Object, Pod, Protocol, parse};
+use crate::security_group::SecurityGroups;
 
 /// What a family of cases changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +57,23 @@ pub struct Case {
     pub name: String,
     /// In order; the difference between two is applied at once.
     pub states: Vec<Vec<Value>>,
+}
+
+/// What one connection of a state comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cell {
+    /// The source pod: namespace, name.
+    pub from: (String, String),
+    /// The destination pod.
+    pub to: (String, String),
+    /// Where it is served.
+    pub address: IpAddr,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The destination's port.
+    pub port: u16,
+    /// Whether it comes about.
+    pub allowed: bool,
 }
 
 /// The ports that every pod serves, over TCP, UDP and SCTP.
@@ -104,6 +124,54 @@ pub fn cases(addresses: Addresses<'_>) -> Vec<Case> {
     cases.extend(namespaces(addresses));
     cases.extend(upstream::cases(addresses));
     cases
+}
+
+/// Every pod to every pod on every port in every family that they share, as the oracle has it.
+///
+/// # Errors
+///
+/// The first object that cannot be read.
+pub fn matrix(state: &[Value]) -> Result<Vec<Cell>, Diagnostic> {
+    let objects: Vec<Object> = state
+        .iter()
+        .filter_map(|manifest| parse(manifest).transpose())
+        .collect::<Result<_, _>>()?;
+    let groups = SecurityGroups::default();
+    let oracle = Oracle::new(&objects, &groups);
+    let mut pods: Vec<&Pod> = Vec::new();
+    for object in &objects {
+        if let Object::Pod(pod) = object {
+            pods.push(pod);
+        }
+    }
+    let mut cells = Vec::new();
+    for from in &pods {
+        for to in &pods {
+            for address in &to.addresses {
+                let family = Family::of(*address);
+                if from.addresses.iter().any(|own| Family::of(*own) == family) {
+                    cells.extend(row(&oracle, from, to, *address));
+                }
+            }
+        }
+    }
+    Ok(cells)
+}
+
+/// One pod to one address of another.
+fn row(oracle: &Oracle<'_>, from: &Pod, to: &Pod, address: IpAddr) -> Vec<Cell> {
+    let name = |pod: &Pod| (pod.namespace.clone(), pod.name.clone());
+    let mut cells = Vec::new();
+    for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+        for port in PORTS {
+            let [source, destination] = [from, to].map(|pod| End::pod(&pod.namespace, &pod.name));
+            let family = Family::of(address);
+            let number = protocol.number();
+            let allowed = oracle.verdict(&source, &destination, number, port, family).allowed();
+            cells.push(Cell { from: name(from), to: name(to), address, protocol, port, allowed });
+        }
+    }
+    cells
 }
 
 /// The base policy, in the parts that cases replace.

@@ -3,6 +3,8 @@
 mod cluster_policy;
 mod e2e;
 mod generate;
+mod network_policy;
 mod reach;
+mod security_group;
 mod support;
 mod systematic;
