@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use veni_core::wire::DEFAULT_SOCKET;
 
+use crate::{observe::Observe, policy::arguments::PolicyCommand};
+
 /// See, explain and simulate what veni does on this node.
 #[derive(Debug, Parser)]
 #[command(
@@ -29,6 +31,7 @@ pub struct Cli {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people.
+    #[value(alias = "table")]
     Human,
     /// One JSON document.
     Json,
@@ -45,6 +48,14 @@ pub enum Command {
         #[command(subcommand)]
         command: PoolCommand,
     },
+    /// Who may talk to whom, and which rule says so: from manifests, or from what is in force here.
+    Policy {
+        /// What about it.
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
+    /// Follow new, denied and dropped flows of the pods of this node.
+    Observe(Observe),
     /// Check kernel, sysctls, socket, rules, routes, nftables, CNI configuration and cloud reach.
     Doctor(Paths),
     /// Every environment variable that ipamd knows, with its default and meaning.

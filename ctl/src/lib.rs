@@ -15,7 +15,10 @@ pub mod cli;
 mod client;
 mod config;
 mod doctor;
+mod http;
 mod links;
+mod observe;
+mod policy;
 mod pool;
 mod status;
 mod steady;
@@ -88,6 +91,11 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
         }
         Command::Pool { command: PoolCommand::Steady(question) } => {
             steady::report(question, cli.output)
+        }
+        Command::Policy { command } => policy::report(command, cli.output),
+        Command::Observe(observe) => {
+            observe::run(observe, cli.output, &mut io::stdout().lock())?;
+            Ok(Report::default())
         }
         Command::Doctor(paths) => doctor::report(&cli.socket, paths, cli.output),
         Command::Config => config::report(cli.output),

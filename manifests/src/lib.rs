@@ -13,5 +13,5 @@ mod text;
 pub mod watch;
 
 pub use diagnostic::Diagnostic;
-pub use read::{Manifests, ReadError, read};
+pub use read::{Manifests, ReadError, read, read_all};
 pub use watch::watch;

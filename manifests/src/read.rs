@@ -73,18 +73,26 @@ pub enum ReadError {
 /// # Errors
 /// What cannot be read or is no YAML.
 pub fn read(path: &Path) -> Result<Manifests, ReadError> {
-    let files = if path == Path::new(file::STDIN) {
-        let name: Arc<str> = file::STDIN.into();
-        vec![(Arc::clone(&name), file::parse(&name, &file::load_stdin()?)?)]
-    } else {
-        let mut files = Vec::new();
-        for path in paths(path)? {
-            let name: Arc<str> = path.display().to_string().into();
-            let contents = file::parse(&name, &file::load(&path)?)?;
-            files.push((name, contents));
+    read_all([path])
+}
+
+/// Reads several as if they were one: of two definitions of an object the first is in force.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_all<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Manifests, ReadError> {
+    let mut files = Vec::new();
+    for path in paths {
+        for file in expand(path)? {
+            let text = if file == Path::new(file::STDIN) {
+                file::load_stdin()?
+            } else {
+                file::load(&file)?
+            };
+            let name: Arc<str> = file.display().to_string().into();
+            files.push((Arc::clone(&name), file::parse(&name, &text)?));
         }
-        files
-    };
+    }
     let mut places = BTreeMap::new();
     let mut manifests = Manifests::default();
     for (name, Contents { objects, diagnostics, .. }) in files {
@@ -100,7 +108,10 @@ pub fn read(path: &Path) -> Result<Manifests, ReadError> {
 }
 
 /// The file itself, or the folder's manifests by name.
-fn paths(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
+fn expand(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
+    if path == Path::new(file::STDIN) {
+        return Ok(vec![path.to_owned()]);
+    }
     let fail = |source| ReadError::Io { path: path.to_owned(), source };
     if fs::metadata(path).map_err(fail)?.is_dir() {
         let names = list(path)?;

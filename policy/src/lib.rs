@@ -7,3 +7,4 @@ pub mod object;
 pub mod oracle;
 pub mod rule;
 pub mod security_group;
+pub mod view;

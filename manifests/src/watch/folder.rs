@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use veni_core::chain::chain;
 use veni_policy::object::{Key, Object};
 
 use super::Batch;
@@ -161,17 +162,6 @@ impl Folder {
 
 fn same(old: &Arc<Object>, new: &Arc<Object>) -> bool {
     Arc::ptr_eq(old, new) || old == new
-}
-
-/// The error with its causes.
-fn chain(error: &ReadError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        text += &format!(": {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 // === impl Known ===

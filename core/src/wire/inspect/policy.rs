@@ -111,6 +111,9 @@ pub struct RuleRef {
     /// Its place in the object's list for the direction, from 0, or its id (`sgr-…`). `None`: the object isolates, and
     /// no rule of it or of another allows.
     pub rule: Option<RuleName>,
+    /// Why, where no rule says it (a security group that cannot be resolved).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Which rule of an object.
@@ -362,7 +365,8 @@ impl fmt::Display for RuleRef {
             Some(RuleName::Index(index)) => write!(f, " rule {index}"),
             Some(RuleName::Id(id)) => write!(f, " rule {id}"),
             None => f.write_str(", no rule of which allows it"),
-        }
+        }?;
+        self.reason.as_ref().map_or(Ok(()), |reason| write!(f, " ({reason})"))
     }
 }
 

@@ -1,0 +1,160 @@
+//! Verdicts, changes and explanations for people.
+
+use std::fmt::Write as _;
+
+use veni_core::wire::inspect::policy::{
+    Explanation, Family, Flow, Flows, PolicyRef, PortEntry, Side, TableEntry,
+};
+
+use super::difference::{Change, Difference, Judged};
+use crate::text;
+
+/// Peers of an entry that are printed by name.
+const PEERS: usize = 8;
+
+/// A verdict a family, with what decided at each end.
+pub(super) fn check(flows: &Flows) -> String {
+    flows.flows.iter().map(verdict).collect()
+}
+
+fn verdict(flow: &Flow) -> String {
+    let Flow { from, to, protocol, port, family, allowed, decided_by } = flow;
+    let verdict = if *allowed { "ALLOWED" } else { "DENIED" };
+    let over = over(*family);
+    format!(
+        "{verdict}  {from} -> {to}  {protocol} {port}{over}\n  egress of {from}: {}\n  ingress of {to}: {}\n",
+        decided_by.egress, decided_by.ingress
+    )
+}
+
+fn over(family: Option<Family>) -> String {
+    family.map(|family| format!(" over {family}")).unwrap_or_default()
+}
+
+/// The connections that change, and their sum.
+pub(super) fn difference(difference: &Difference) -> String {
+    if difference.changes.is_empty() {
+        return "No connection changes.\n".to_owned();
+    }
+    let rows = difference.changes.iter().map(change).collect();
+    let (mut opened, mut closed) = (0, 0);
+    for change in &difference.changes {
+        let allowed = |judged: &Option<Judged>| judged.as_ref().is_some_and(|j| j.allowed);
+        opened += u32::from(allowed(&change.after) && !allowed(&change.before));
+        closed += u32::from(allowed(&change.before) && !allowed(&change.after));
+    }
+    let table =
+        text::table(&["", "FROM", "TO", "PORT", "BEFORE", "AFTER", "BECAUSE OF"], 0..0, rows);
+    format!("{table}\n{opened} connections open, {closed} close.\n")
+}
+
+fn change(change: &Change) -> Vec<String> {
+    let Change { from, to, protocol, port, family, before, after } = change;
+    let word = |judged: &Option<Judged>| match judged {
+        None => "-",
+        Some(judged) if judged.allowed => "allowed",
+        Some(_) => "denied",
+    };
+    let sign = if after.as_ref().is_some_and(|after| after.allowed) { "+" } else { "-" };
+    let cause = after.as_ref().or(before.as_ref()).map(|judged| {
+        let by = &judged.decided_by;
+        // An allowed connection has two causes, a denied one those sides that deny; both are worth reading.
+        format!("{}; {}", by.egress, by.ingress)
+    });
+    vec![
+        sign.to_owned(),
+        from.clone(),
+        to.clone(),
+        format!("{protocol} {port}{}", over(*family)),
+        word(before).to_owned(),
+        word(after).to_owned(),
+        cause.unwrap_or_default(),
+    ]
+}
+
+/// What applies to a pod.
+pub(super) fn explanation(explanation: &Explanation) -> String {
+    let Explanation { pod, addresses, labels, namespace_labels, .. } = explanation;
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    let pairs = |labels: &std::collections::BTreeMap<String, String>| {
+        let pairs: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        if pairs.is_empty() { "(none)".to_owned() } else { pairs.join(" ") }
+    };
+    let mut out = format!(
+        "{pod}  {}\n  labels: {}\n  labels of its namespace: {}\n",
+        if addresses.is_empty() { "(no address)".to_owned() } else { addresses.join(" ") },
+        pairs(labels),
+        pairs(namespace_labels),
+    );
+    if explanation.host_network {
+        out += "  It is on its node's network, where no policy holds.\n";
+    }
+    for group in &explanation.security_groups {
+        let state = group.unresolved.as_ref().map(|why| format!(": denies everything: {why}"));
+        out += &format!("  security group {}{}\n", group.id, state.unwrap_or_default());
+    }
+    for note in &explanation.notes {
+        out += &format!("  {note}\n");
+    }
+    out + &side("Egress: what it may connect to", &explanation.egress)
+        + &side("Ingress: who may connect to it", &explanation.ingress)
+}
+
+fn side(heading: &str, side: &Side) -> String {
+    let isolation = if side.isolated { "isolated by a NetworkPolicy" } else { "not isolated" };
+    let mut out = format!("\n{heading} ({isolation})\n");
+    for policy in &side.policies {
+        out += &format!("  {}\n", named(policy));
+    }
+    if side.policies.is_empty() {
+        out += "  no policy selects it\n";
+    }
+    let rows: Vec<Vec<String>> = side.table.iter().flat_map(entry).collect();
+    if !rows.is_empty() {
+        out.push('\n');
+        for line in text::table(&["PEER", "PORTS", "VERDICT", "DECIDED BY"], 0..0, rows).lines() {
+            writeln!(out, "  {line}").expect("a string takes everything");
+        }
+    }
+    out
+}
+
+fn named(policy: &PolicyRef) -> String {
+    let PolicyRef { kind, namespace, name, tier, priority, rules } = policy;
+    let namespace = namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
+    let tier = match (tier, priority) {
+        (Some(tier), Some(priority)) => format!(" ({tier}, priority {priority})"),
+        _ => String::new(),
+    };
+    let plural = if *rules == 1 { "rule" } else { "rules" };
+    format!("{kind} {namespace}{name}{tier}: {rules} {plural}")
+}
+
+fn entry(entry: &TableEntry) -> Vec<Vec<String>> {
+    let mut peer = match &entry.peers[..] {
+        [] => "everyone else".to_owned(),
+        peers if peers.len() > PEERS => {
+            format!("{} and {} more", peers[..PEERS].join(" "), peers.len() - PEERS)
+        }
+        peers => peers.join(" "),
+    };
+    let rows = entry.ports.iter().map(|port| {
+        vec![
+            std::mem::take(&mut peer),
+            ports(port),
+            if port.allowed { "allow" } else { "deny" }.to_owned(),
+            port.decided_by.to_string(),
+        ]
+    });
+    rows.collect()
+}
+
+fn ports(entry: &PortEntry) -> String {
+    let PortEntry { protocol, first, last, .. } = entry;
+    match (protocol.as_str(), *first, *last) {
+        ("*", 0, u16::MAX) => "all".to_owned(),
+        (_, 0, u16::MAX) => protocol.clone(),
+        (_, first, last) if first == last => format!("{protocol} {first}"),
+        _ => format!("{protocol} {first}-{last}"),
+    }
+}

@@ -1,0 +1,132 @@
+//! `venictl policy --live` and `venictl observe` against a daemon that says what it was asked.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
+    process::{Command, Output},
+    thread::JoinHandle,
+};
+
+/// Answers one request with these bytes; its request line is the thread's result.
+fn daemon(answer: String) -> (String, JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = listener.local_addr().expect("bound").to_string();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("venictl connects");
+        let mut lines = BufReader::new(stream.try_clone().expect("a descriptor")).lines();
+        let line = lines.next().expect("a request").expect("text");
+        while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+        stream.write_all(answer.as_bytes()).expect("venictl reads");
+        line
+    });
+    (address, server)
+}
+
+fn venictl(address: &str, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_venictl"));
+    command.env("INTROSPECTION_BIND_ADDRESS", address).env("http_proxy", "http://192.0.2.1:1");
+    command.args(args).output().expect("cargo has built the binary")
+}
+
+fn ok(body: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn chunked(lines: &[&str]) -> String {
+    let chunks: String =
+        lines.iter().map(|line| format!("{:x}\r\n{line}\n\r\n", line.len() + 1)).collect();
+    format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{chunks}0\r\n\r\n")
+}
+
+const FLOWS: &str = r#"{"flows":[{"from":"x/a","to":"y/b","protocol":"TCP","port":80,"allowed":false,"decided_by":{"egress":{"default":"allow"},"ingress":{"kind":"NetworkPolicy","namespace":"y","name":"p","rule":null}}}],"diagnostics":[]}"#;
+
+#[test]
+fn the_daemon_is_asked_what_was_asked() {
+    let explanation = r#"{"pod":"x/a","addresses":["10.0.0.1"],"labels":{},"namespace_labels":{},"egress":{"isolated":false,"policies":[],"table":[]},"ingress":{"isolated":false,"policies":[],"table":[]}}"#;
+    for (args, body, request) in [
+        (&["matrix"][..], FLOWS, "GET /v1/policy/matrix HTTP/1.1"),
+        (
+            &["matrix", "--from", "x", "--to", "y/b"],
+            FLOWS,
+            "GET /v1/policy/matrix?from=x&to=y/b HTTP/1.1",
+        ),
+        (
+            &["check", "--from", "x/a", "--to", "10.0.0.2", "--port", "80"],
+            FLOWS,
+            "GET /v1/policy/check?from=x/a&to=10.0.0.2&protocol=TCP&port=80 HTTP/1.1",
+        ),
+        (&["explain", "x/a"], explanation, "GET /v1/policy/explain?pod=x/a HTTP/1.1"),
+    ] {
+        let (address, server) = daemon(ok(body));
+        let output = venictl(&address, &[&["policy"], args, &["--live", "-o", "json"]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        let asked = server.join().expect("the daemon was asked").replace("%2F", "/");
+        assert_eq!(asked, request, "{args:?}");
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("a document");
+    }
+}
+
+#[test]
+fn a_plan_is_compared_with_what_is_in_force() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("new.yaml");
+    let pod = |namespace: &str, name: &str, last: u8| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+             spec: {{containers: [{{ports: [{{containerPort: 80}}]}}]}}\nstatus: {{podIP: 10.0.0.{last}}}\n"
+        )
+    };
+    std::fs::write(&path, pod("x", "a", 1) + &pod("y", "b", 2)).expect("a file");
+    let (address, server) = daemon(ok(FLOWS));
+    let path = path.display().to_string();
+    let args =
+        ["policy", "diff", "--live", "-f", &path, "--from", "x/a", "--to", "y/b", "-o", "json"];
+    let output = venictl(&address, &args);
+    server.join().expect("the daemon was asked");
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a document");
+    assert_eq!(document["changes"][0]["before"]["allowed"], false, "{document}");
+    assert_eq!(document["changes"][0]["after"]["allowed"], true, "{document}");
+}
+
+#[test]
+fn a_refusal_is_told_in_the_daemons_words() {
+    let refuse = |status: &str, body: &str| {
+        format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    };
+    for (answer, code, words) in [
+        (refuse("404 Not Found", "there is no pod x/q"), 2, "there is no pod x/q"),
+        (refuse("404 Not Found", ""), 1, "older than this venictl"),
+        (refuse("503 Service Unavailable", "starting"), 1, "starting"),
+        (ok("{"), 1, "cannot be read"),
+    ] {
+        let (address, server) = daemon(answer);
+        let output = venictl(&address, &["policy", "explain", "x/q", "--live"]);
+        server.join().expect("the daemon was asked");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains(words), "{stderr}");
+    }
+}
+
+#[test]
+fn without_a_daemon_the_next_step_is_told() {
+    let output = venictl("127.0.0.1:1", &["observe"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("--introspection"), "{stderr}");
+}
+
+#[test]
+fn flows_are_followed_line_by_line() {
+    let event = r#"{"time_millis":1,"verdict":"denied","pod":"y/b","direction":"ingress","source":"[fd00::1]:5","destination":"[fd00::2]:80","protocol":"TCP"}"#;
+    let (address, server) = daemon(chunked(&[event, event]));
+    let output =
+        venictl(&address, &["observe", "--verdict", "denied", "--port", "80", "-o", "json"]);
+    let asked = server.join().expect("the daemon was asked");
+    assert_eq!(asked, "GET /v1/flows?verdict=denied&port=80 HTTP/1.1");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 2);
+    assert_eq!(output.status.code(), Some(1), "the daemon has ended");
+}
