@@ -13,7 +13,7 @@ use crate::{observe::Observe, policy::arguments::PolicyCommand};
     name = "venictl",
     version,
     about,
-    after_help = "Exit status: 0 done, 1 failed or found something wrong, 2 wrong command line."
+    after_help = "Exit status: 0 done, 1 failed or found something wrong, 2 wrong command line or unreadable input."
 )]
 pub struct Cli {
     /// What to do.
