@@ -7,4 +7,5 @@ pub mod object;
 pub mod oracle;
 pub mod rule;
 pub mod security_group;
+pub mod service;
 pub mod view;
