@@ -78,7 +78,7 @@ async fn run<C: Cloud>(
     step: &Step,
 ) -> Result<Outcome, CloudError> {
     match step {
-        Step::CreateEni { token, addresses, .. } => {
+        Step::CreateEni { token, addresses, planned, .. } => {
             let request = CreateInterface {
                 subnet_id: place.subnet.clone(),
                 security_groups: place.security_groups.clone(),
@@ -88,7 +88,13 @@ async fn run<C: Cloud>(
                 tags: naming.tags(created_at(token)),
                 client_token: token.clone(),
             };
-            cloud.create_interface(request).await.map(Outcome::Created)
+            match cloud.create_interface(request).await {
+                // The answer of an earlier attempt may have been lost, not its effect.
+                Err(error) if *planned && refused(&error.class) => {
+                    left_behind(cloud, place, error).await
+                }
+                answer => answer.map(Outcome::Created),
+            }
         }
         Step::AttachEni { slot, eni } => {
             let request = AttachInterface {
@@ -119,9 +125,36 @@ async fn run<C: Cloud>(
     }
 }
 
+/// Whether EC2 has said no: repeating the call as it is changes nothing.
+fn refused(class: &ErrorClass) -> bool {
+    !matches!(class, ErrorClass::Throttled { .. } | ErrorClass::Transient)
+}
+
+/// What earlier attempts of a refused creation may have left: unattached ENIs of this instance. EC2 refuses a token with
+/// other parameters (`IdempotentParameterMismatch`: the tags were changed between two daemons), and a token whose
+/// call is not allowed any more.
+async fn left_behind<C: Cloud>(
+    cloud: &C,
+    place: &Place,
+    error: CloudError,
+) -> Result<Outcome, CloudError> {
+    let filter = InterfaceFilter::AvailableWithTag {
+        key: TAG_INSTANCE_ID.to_owned(),
+        value: place.instance_id.to_string(),
+    };
+    match cloud.describe_interfaces(filter).await {
+        Ok(left) => Ok(Outcome::Refused { error, left }),
+        Err(unseen) if refused(&unseen.class) => {
+            // Without an answer the ENI may be there: its place is kept until there is one.
+            Err(CloudError { class: ErrorClass::Transient, ..unseen })
+        }
+        Err(unseen) => Err(unseen),
+    }
+}
+
 /// The time of creation out of the token, so that a repeated call is the same call to the letter (EC2 refuses a token
 /// with other parameters): the seed holds the time of the daemon's boot, the token's last part milliseconds since.
-fn created_at(token: &str) -> String {
+pub(crate) fn created_at(token: &str) -> String {
     let mut parts = token.rsplit('-');
     let since_boot: u64 = parts.next().and_then(|p| p.parse().ok()).unwrap_or(0);
     let _slot = parts.next();

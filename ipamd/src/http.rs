@@ -10,13 +10,10 @@ use axum::{
     routing::get,
 };
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
-use veni_core::wire::{
-    ReplyBody,
-    inspect::{self, Query, View},
-};
+use tokio::sync::mpsc;
+use veni_core::wire::inspect::{self, View};
 
-use crate::{metrics::Metrics, owner::Command};
+use crate::{metrics::Metrics, owner::Command, requests::Requests};
 
 const PATHS: &str =
     "/healthz\n/readyz\n/metrics\n/v1/status\n/v1/enis\n/v1/pool\n/v1/plan\n/v1/settings\n";
@@ -119,10 +116,5 @@ async fn view(
 }
 
 async fn inspect(shared: &Shared, addresses: bool) -> Option<View> {
-    let (reply, answer) = oneshot::channel();
-    shared.commands.send(Command::Inspect(Query { addresses }, reply)).await.ok()?;
-    match answer.await.ok()? {
-        ReplyBody::Inspect(view) => Some(*view),
-        _ => None,
-    }
+    Requests::new(shared.commands.clone()).view(addresses).await
 }

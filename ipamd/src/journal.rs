@@ -16,7 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use veni_core::ipam::{Ledger, Record};
 
-use crate::fault;
+use crate::{fault, whereabouts::Whereabouts};
 
 /// The format that this build writes.
 pub const VERSION: u32 = 1;
@@ -48,6 +48,9 @@ pub trait Store: Send + 'static {
 
     /// Rewrites the journal as a snapshot of `ledger`, when that is worth it.
     fn compact(&mut self, ledger: &Ledger);
+
+    /// Keeps, beside the records, who and where this instance is. Without it the next start asks the cloud.
+    fn keep_whereabouts(&mut self, whereabouts: &Whereabouts);
 }
 
 /// The journal in a file.
@@ -60,6 +63,7 @@ pub struct Journal {
     len: u64,
     snapshot_len: u64,
     backlog: Vec<Record>,
+    kept: Option<Whereabouts>,
 }
 
 /// What was found at start.
@@ -71,6 +75,8 @@ pub struct Recovered {
     pub resumed: bool,
     /// Whether part of it could not be read or did not fit: what is missing must be found out elsewhere.
     pub damaged: bool,
+    /// Who and where this instance is, as a daemon of this boot has kept it.
+    pub whereabouts: Option<Whereabouts>,
     /// What a person should know.
     pub notes: Vec<String>,
 }
@@ -103,7 +109,10 @@ impl Journal {
             // Not known: a journal that is long at the start is rewritten once.
             snapshot_len: 0,
             backlog: Vec::new(),
+            kept: None,
         };
+        journal.kept = journal.read_whereabouts();
+        recovered.whereabouts.clone_from(&journal.kept);
         if recovered.damaged {
             fs::copy(&journal.path, journal.path.with_extension("damaged"))?;
             journal.rewrite(&recovered.ledger)?;
@@ -113,6 +122,24 @@ impl Journal {
             journal.write_lines(&header_line(boot_id))?;
         }
         Ok((journal, recovered))
+    }
+
+    /// Two lines as the journal's: the header, which binds it to this boot, and what was kept.
+    fn read_whereabouts(&self) -> Option<Whereabouts> {
+        let bytes = fs::read(self.path.with_extension("whereabouts")).ok()?;
+        let mut lines = bytes.split_inclusive(|b| *b == b'\n').map(sound);
+        let header: Header = serde_json::from_slice(lines.next()??).ok()?;
+        let ours = header.boot_id == self.boot_id && header.veni_journal <= VERSION;
+        let kept = serde_json::from_slice(lines.next()??).ok()?;
+        ours.then_some(kept)
+    }
+
+    fn write_whereabouts(&self, whereabouts: &Whereabouts) -> io::Result<()> {
+        let mut lines = header_line(&self.boot_id);
+        push_line(&mut lines, whereabouts);
+        let next = self.path.with_extension("whereabouts.next");
+        fs::write(&next, lines)?;
+        fs::rename(&next, self.path.with_extension("whereabouts"))
     }
 
     /// Removes what is behind the last whole line.
@@ -186,6 +213,18 @@ impl Store for Journal {
         if let Err(error) = self.rewrite(ledger) {
             tracing::warn!(%error, path = %self.path.display(), "journal not compacted");
             self.snapshot_len = self.len;
+        }
+    }
+
+    fn keep_whereabouts(&mut self, whereabouts: &Whereabouts) {
+        if self.kept.as_ref() == Some(whereabouts) {
+            return;
+        }
+        match self.write_whereabouts(whereabouts) {
+            Ok(()) => self.kept = Some(whereabouts.clone()),
+            Err(error) => {
+                tracing::warn!(%error, "whereabouts not kept: the next start waits for instance metadata")
+            }
         }
     }
 }

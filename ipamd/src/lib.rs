@@ -17,8 +17,10 @@ pub mod journal;
 pub mod metrics;
 pub mod owner;
 pub mod pool;
+pub mod requests;
 pub mod server;
 pub mod start;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod uninstall;
+pub mod whereabouts;

@@ -158,7 +158,7 @@ async fn until_stopped<C: Cloud>(
     let Channels { commands: (commands, requests), events: (events, news) } = Channels::default();
     let host = Kernel::start(config.clone(), events).context("preparing the node's network")?;
     let kernel_pods = host.known_pods().context("looking for pods in the kernel")?;
-    let whereabouts = start::whereabouts(&*cloud).await;
+    let whereabouts = start::kept_or_asked(&*cloud, recovered.whereabouts.clone()).await;
     let metrics = Arc::new(Metrics::new());
     let owner = start::owner(Start {
         cloud,
@@ -176,7 +176,7 @@ async fn until_stopped<C: Cloud>(
     .await;
     let listener = server::bind(&PathBuf::from(&config.socket))
         .with_context(|| format!("listening on {}", config.socket))?;
-    tokio::spawn(server::serve(listener, commands.clone()));
+    tokio::spawn(server::serve(listener, commands.clone(), metrics.clone()));
     if let Some(address) = &config.http_bind {
         tokio::spawn(http::serve(address.clone(), http::router(metrics, commands.clone())));
     }

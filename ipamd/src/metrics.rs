@@ -30,6 +30,13 @@ type PeerCount = Gauge<u64, AtomicU64>;
 /// Labels by the peer's names (`fn` is a keyword here).
 type PeerLabels = Vec<(&'static str, String)>;
 
+/// Fine where a request that does not wait lies (10 µs to 1 ms), coarse where the cloud decides.
+const REQUEST_BUCKETS: [f64; 30] = [
+    10e-6, 20e-6, 30e-6, 40e-6, 50e-6, 60e-6, 70e-6, 80e-6, 90e-6, 100e-6, 120e-6, 140e-6, 160e-6,
+    180e-6, 200e-6, 250e-6, 300e-6, 400e-6, 500e-6, 600e-6, 800e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3,
+    0.25, 1.0, 5.0, 30.0,
+];
+
 /// The registry with handles to what is in it.
 #[derive(Debug)]
 pub struct Metrics {
@@ -43,6 +50,7 @@ pub struct Metrics {
     call_errors: Family<PeerLabels, PeerCount>,
     call_secs: Family<ActionLabels, Histogram>,
     repairs: Family<KindLabels, Count>,
+    requests: Family<RequestLabels, Histogram>,
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +89,11 @@ pub struct Gauges {
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ActionLabels {
     action: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RequestLabels {
+    request: &'static str,
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -142,6 +155,14 @@ impl Metrics {
             "What was not as it must be and was repaired, by kind",
             repairs.clone(),
         );
+        let requests = Family::<RequestLabels, Histogram>::new_with_constructor(|| {
+            Histogram::new(REQUEST_BUCKETS)
+        });
+        registry.register(
+            "veni_request_duration_seconds",
+            "From a request's last byte to its answer, an ADD's wait for an address included",
+            requests.clone(),
+        );
         Self {
             registry,
             levels,
@@ -153,7 +174,13 @@ impl Metrics {
             call_errors,
             call_secs,
             repairs,
+            requests,
         }
+    }
+
+    /// A request was answered, `took` after its last byte was read.
+    pub fn answered(&self, request: &'static str, took: Duration) {
+        self.requests.get_or_create(&RequestLabels { request }).observe(took.as_secs_f64());
     }
 
     /// An ADD was answered after waiting for `wait`.
@@ -190,7 +217,7 @@ impl Metrics {
     pub fn call_ended(&self, step: &Step, outcome: &Outcome, took: Duration) {
         let action = action(step);
         self.call_secs.get_or_create(&ActionLabels { action }).observe(took.as_secs_f64());
-        if let Outcome::Failed(error) = outcome {
+        if let Outcome::Failed(error) | Outcome::Refused { error, .. } = outcome {
             let mut labels = called(action);
             labels.push(("error", error.code.clone()));
             self.call_errors.get_or_create(&labels).inc();

@@ -5,7 +5,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,9 +26,7 @@ use veni_core::{
     marks::EniSlot,
     wire::{AddRequest, Attachment, DelReason, GcRequest, ReplyBody, inspect},
 };
-use veni_provider::{
-    Cloud, CloudResult, InstanceIdentity, Interface, InterfaceFilter, MetadataInterface,
-};
+use veni_provider::{Cloud, CloudResult, Interface, InterfaceFilter, MetadataInterface};
 
 use crate::{
     clock::Clock,
@@ -35,6 +36,7 @@ use crate::{
     journal::Store,
     metrics::Metrics,
     pool::{Adoption, Outcome, Pool},
+    whereabouts::{VpcCidrs, Whereabouts},
 };
 
 mod serve;
@@ -49,15 +51,19 @@ const METADATA_PERIOD: Duration = Duration::from_secs(60);
 /// How long a plugin may keep its attachment to itself.
 const HOLD: Duration = Duration::from_secs(60);
 /// An allocation without a link is not dropped before this age: its plugin may be at work still.
-const WIRING_GRACE: Duration = Duration::from_secs(120);
+pub(crate) const WIRING_GRACE: Duration = Duration::from_secs(120);
+
+/// The connection of an ADD: who holds the attachment while its plugin works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnectionId(u64);
 
 /// What the owner is asked.
 #[derive(Debug)]
 pub enum Command {
     /// ADD. The answer comes when there is an address, or when the wait is over.
-    Add(AddRequest, oneshot::Sender<ReplyBody>),
+    Add(ConnectionId, AddRequest, oneshot::Sender<ReplyBody>),
     /// The connection of an ADD has closed: the attachment is wired, or its plugin is dead.
-    AddClosed(Attachment),
+    AddClosed(ConnectionId, Attachment),
     /// DEL.
     Del(Attachment, DelReason, oneshot::Sender<ReplyBody>),
     /// CHECK.
@@ -83,10 +89,8 @@ pub struct Parts<C, H, S> {
     pub clock: Arc<dyn Clock>,
     /// The settings.
     pub config: Arc<Config>,
-    /// The instance.
-    pub identity: InstanceIdentity,
-    /// The primary ENI's metadata at start.
-    pub vpc_cidrs: Vec<veni_core::net::Ipv4Prefix>,
+    /// The instance, as known at start.
+    pub whereabouts: Whereabouts,
     /// What tells a live pod from a dead one.
     pub evidence: Evidence,
     /// Counters and gauges.
@@ -114,6 +118,7 @@ pub struct Owner<C, H, S> {
     oriented: bool,
     comparing: bool,
     compare_at: Instant,
+    vpc_cidrs: VpcCidrs,
     /// Not to plan before this.
     plan_at: Option<Instant>,
     last_plan: Plan,
@@ -127,6 +132,7 @@ pub struct Owner<C, H, S> {
 
 #[derive(Debug)]
 struct Waiter {
+    connection: ConnectionId,
     request: AddRequest,
     reply: oneshot::Sender<ReplyBody>,
     since: Instant,
@@ -135,6 +141,7 @@ struct Waiter {
 
 #[derive(Debug)]
 struct Held {
+    by: ConnectionId,
     until: Instant,
     queue: VecDeque<Command>,
 }
@@ -147,10 +154,21 @@ enum Done {
     Metadata(CloudResult<Vec<MetadataInterface>>),
 }
 
+impl ConnectionId {
+    /// One that no other connection of this process has.
+    #[must_use]
+    pub fn next() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     /// An owner that has not begun.
     pub fn new(parts: Parts<C, H, S>) -> Self {
-        let naming = Arc::new(Naming::new(parts.identity.instance_id.clone(), &parts.config));
+        let instance = parts.whereabouts.identity.instance_id.clone();
+        let naming = Arc::new(Naming::new(instance, &parts.config));
+        let vpc_cidrs = VpcCidrs::new(parts.whereabouts.primary.vpc_cidrs.clone());
         let now = Instant::now();
         Self {
             naming,
@@ -161,7 +179,9 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             filter_in_force: false,
             oriented: parts.surveyed,
             comparing: false,
-            compare_at: now + METADATA_PERIOD,
+            // What was kept may be older than this daemon.
+            compare_at: now,
+            vpc_cidrs,
             plan_at: Some(now),
             last_plan: Plan::default(),
             started: now,
@@ -181,6 +201,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         mut host_events: mpsc::UnboundedReceiver<HostEvent>,
     ) {
         self.parts.pool.survey_wanted |= !self.parts.surveyed;
+        self.keep_whereabouts();
         self.resume();
         self.flush_cooling();
         // A DEL that found no daemon has removed link and result: both told that the pod is gone.
@@ -291,7 +312,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     fn start_survey(&mut self) {
         self.surveying = true;
         let cloud = self.parts.cloud.clone();
-        let instance = self.parts.identity.instance_id.clone();
+        let instance = self.parts.whereabouts.identity.instance_id.clone();
         self.parts.metrics.survey_started();
         self.calls.spawn(async move {
             let call = cloud.describe_interfaces(InterfaceFilter::AttachedTo(instance));
@@ -344,14 +365,26 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         if let Some(primary) =
             interfaces.iter().find(|i| i.device_index == 0 && i.network_card == 0)
         {
-            if !primary.vpc_cidrs.is_empty() {
-                self.parts.vpc_cidrs.clone_from(&primary.vpc_cidrs);
+            if self.vpc_cidrs.observe(&primary.vpc_cidrs, now) {
+                tracing::info!(cidrs = ?self.vpc_cidrs.held(), "CIDRs of the VPC have changed");
             }
             if !primary.security_groups.is_empty() {
                 self.parts.pool.place.security_groups.clone_from(&primary.security_groups);
             }
+            self.keep_whereabouts();
         }
-        self.parts.pool.compare_metadata(interfaces, now);
+        // What the former daemon did last, metadata may not show yet.
+        if self.started.elapsed() >= METADATA_PERIOD {
+            self.parts.pool.compare_metadata(interfaces, now);
+        }
+    }
+
+    /// Keeps what the next start needs before metadata answers.
+    fn keep_whereabouts(&mut self) {
+        let known = &mut self.parts.whereabouts.primary;
+        known.vpc_cidrs = self.vpc_cidrs.held().to_vec();
+        known.security_groups.clone_from(&self.parts.pool.place.security_groups);
+        self.parts.pool.keep_whereabouts(&self.parts.whereabouts);
     }
 
     fn host_event(&mut self, event: HostEvent) {
@@ -383,7 +416,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         });
         let wanted = Wanted {
             enis: enis.filter_map(|eni| Some((eni.slot, eni.facts.clone()?))).collect(),
-            vpc_cidrs: self.parts.vpc_cidrs.clone(),
+            vpc_cidrs: self.vpc_cidrs.held().to_vec(),
         };
         if wanted != self.wanted {
             self.wanted = wanted.clone();

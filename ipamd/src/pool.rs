@@ -20,7 +20,7 @@ use veni_core::{
     wire::{AddRequest, Attachment},
 };
 
-use crate::{fault, journal::Store};
+use crate::{fault, journal::Store, whereabouts::Whereabouts};
 
 mod adopt;
 mod explain;
@@ -52,6 +52,10 @@ pub struct Pool<S> {
     missing: BTreeMap<std::net::Ipv4Addr, BootTime>,
     lost: Vec<std::net::Ipv4Addr>,
     attach_refusals: BTreeMap<EniSlot, u32>,
+    /// When a repeated creation was first refused without a trace of the earlier attempt.
+    refused: BTreeMap<EniSlot, BootTime>,
+    /// Addresses of pods that the kernel showed at start.
+    pub on_pods: HashSet<std::net::Ipv4Addr>,
     /// Addresses of pods that the kernel shows and that were on no ENI when the daemon started: not to be handed
     /// out, whatever a later answer shows.
     unclaimed: HashSet<std::net::Ipv4Addr>,
@@ -116,6 +120,8 @@ impl<S: Store> Pool<S> {
             missing: BTreeMap::new(),
             lost: Vec::new(),
             attach_refusals: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            on_pods: HashSet::new(),
             unclaimed: HashSet::new(),
             budget: Budget::new(now),
             budget_back: None,
@@ -135,8 +141,8 @@ impl<S: Store> Pool<S> {
             return Ok((known.clone(), false));
         }
         self.thaw(now);
-        let plugged = |slot| self.activity.plugged(slot);
-        let (slot, address) = self.ledger.pick_among(plugged).ok_or(AllocateError::Empty)?;
+        let usable = |slot, address| self.activity.plugged(slot) && !self.doubtful(address, now);
+        let (slot, address) = self.ledger.pick_among(usable).ok_or(AllocateError::Empty)?;
         let allocation = Allocation {
             attachment: request.attachment.clone(),
             pod: request.pod.clone(),
@@ -153,6 +159,14 @@ impl<S: Store> Pool<S> {
         fault::point("add-after-journal");
         self.ledger.apply(&record).map_err(AllocateError::Ledger)?;
         Ok((allocation, true))
+    }
+
+    /// Whether EC2's last answer did not show an address that came long ago: a damaged journal may have lost the record
+    /// by which it went.
+    fn doubtful(&self, address: std::net::Ipv4Addr, now: BootTime) -> bool {
+        let old = |gained| now.since(gained) >= adopt::CONFIRM;
+        self.missing.contains_key(&address)
+            && self.ledger.address(address).is_some_and(|(_, _, gained)| old(gained))
     }
 
     /// Releases an attachment's address; `None` when it has none.
@@ -207,6 +221,11 @@ impl<S: Store> Pool<S> {
         if self.store.backlog() == 0 {
             self.store.compact(&self.ledger);
         }
+    }
+
+    /// Keeps what the next daemon of this boot is to know before the cloud answers.
+    pub fn keep_whereabouts(&mut self, whereabouts: &Whereabouts) {
+        self.store.keep_whereabouts(whereabouts);
     }
 
     /// Facts that the disk has not taken yet.

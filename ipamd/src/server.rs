@@ -1,19 +1,28 @@
 //! The unix socket that the plugin and `venictl` speak to.
 
-use std::{io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{
+    io,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     time::timeout,
 };
 use veni_core::wire::{
-    Attachment, ErrorCode, MAX_REQUEST_BYTES, Reply, ReplyBody, Request, RequestBody, VERSIONS,
-    WireError,
+    ErrorCode, MAX_REQUEST_BYTES, Reply, ReplyBody, Request, RequestBody, VERSIONS, WireError,
 };
 
-use crate::owner::Command;
+use crate::{
+    metrics::Metrics,
+    owner::{Command, ConnectionId},
+    requests::Requests,
+};
 
 /// How long a client may take to say what it wants, or to take its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -41,12 +50,13 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves until the owner has gone.
-pub async fn serve(listener: UnixListener, commands: mpsc::Sender<Command>) {
+pub async fn serve(listener: UnixListener, commands: mpsc::Sender<Command>, metrics: Arc<Metrics>) {
+    let requests = Requests::new(commands);
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    tokio::spawn(converse(stream, commands.clone()));
+                    tokio::spawn(converse(stream, requests.clone(), metrics.clone()));
                 }
                 Err(error) => {
                     // Out of file descriptors: those in use come back.
@@ -54,49 +64,54 @@ pub async fn serve(listener: UnixListener, commands: mpsc::Sender<Command>) {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
-            () = commands.closed() => return,
+            () = requests.closed() => return,
         }
     }
 }
 
-async fn converse(mut stream: UnixStream, commands: mpsc::Sender<Command>) {
+async fn converse(mut stream: UnixStream, requests: Requests, metrics: Arc<Metrics>) {
     let body = match timeout(PATIENCE, read_line(&mut stream)).await {
         Ok(Ok(line)) if line.is_empty() => return,
-        Ok(Ok(line)) => parse(&line),
+        Ok(Ok(line)) => Ok((Instant::now(), line)),
         Ok(Err(error)) => Err(bad_request(&error.to_string())),
         Err(_) => Err(bad_request("no whole line within 10 s")),
     };
-    match body {
-        Ok((version, RequestBody::Add(request))) => {
-            let attachment = request.attachment.clone();
-            let (reply, answer) = oneshot::channel();
-            if commands.send(Command::Add(request, reply)).await.is_err() {
-                return;
+    match body.and_then(|(read_at, line)| Ok((read_at, parse(&line)?))) {
+        Ok((read_at, (version, RequestBody::Add(request)))) => {
+            let (connection, attachment) = (ConnectionId::next(), request.attachment.clone());
+            let answer = requests.ask(|reply| Command::Add(connection, request, reply));
+            let answered = add(&mut stream, version, answer).await;
+            if answered {
+                metrics.answered("add", read_at.elapsed());
+                if timeout(WIRING, hung_up(&mut stream)).await.is_err() {
+                    tracing::warn!("a plugin kept its ADD open for 60 s");
+                }
             }
-            add(&mut stream, version, answer).await;
-            closed(&commands, attachment).await;
+            requests.tell(Command::AddClosed(connection, attachment)).await;
         }
-        Ok((version, body)) => {
-            let answer = ask(&commands, body).await;
+        Ok((read_at, (version, body))) => {
+            let kind = kind(&body);
+            let answer = ask(&requests, body).await;
             send(&mut stream, version, answer).await;
+            metrics.answered(kind, read_at.elapsed());
         }
         Err(error) => send(&mut stream, VERSIONS.max, ReplyBody::Error(error)).await,
     }
 }
 
-/// Answers an ADD, then waits until its plugin has let go. A plugin that dies while it waits takes its ADD back.
-async fn add(stream: &mut UnixStream, version: u32, answer: oneshot::Receiver<ReplyBody>) {
+/// Answers an ADD. A plugin that dies while it waits takes its ADD back.
+async fn add(
+    stream: &mut UnixStream,
+    version: u32,
+    answer: impl Future<Output = Option<ReplyBody>>,
+) -> bool {
     let body = tokio::select! {
-        answer = answer => match answer {
-            Ok(body) => body,
-            Err(_) => return,
-        },
-        () = hung_up(stream) => return,
+        answer = answer => answer,
+        () = hung_up(stream) => None,
     };
+    let Some(body) = body else { return false };
     send(stream, version, body).await;
-    if timeout(WIRING, hung_up(stream)).await.is_err() {
-        tracing::warn!("a plugin kept its ADD open for 60 s");
-    }
+    true
 }
 
 /// Returns when the other side has closed.
@@ -105,28 +120,32 @@ async fn hung_up(stream: &mut UnixStream) {
     while matches!(stream.read(&mut rest).await, Ok(n) if n > 0) {}
 }
 
-async fn closed(commands: &mpsc::Sender<Command>, attachment: Attachment) {
-    // At shutdown there is nobody to tell.
-    drop(commands.send(Command::AddClosed(attachment)).await);
-}
-
-async fn ask(commands: &mpsc::Sender<Command>, body: RequestBody) -> ReplyBody {
-    let (reply, answer) = oneshot::channel();
-    let command = match body {
+async fn ask(requests: &Requests, body: RequestBody) -> ReplyBody {
+    let answer = requests.ask(|reply| match body {
         RequestBody::Add(_) => unreachable!("handled by the caller"),
         RequestBody::Del(request) => Command::Del(request.attachment, request.reason, reply),
         RequestBody::Check(request) => Command::Check(request.attachment, reply),
         RequestBody::Gc(request) => Command::Gc(request, reply),
         RequestBody::Status => Command::Status(reply),
         RequestBody::Inspect(query) => Command::Inspect(query, reply),
-    };
-    let sent = commands.send(command).await.is_ok();
-    match answer.await {
-        Ok(body) if sent => body,
-        _ => ReplyBody::Error(WireError {
+    });
+    answer.await.unwrap_or_else(|| {
+        ReplyBody::Error(WireError {
             code: ErrorCode::NotReady,
             message: "ipamd is stopping: try again, the next one takes over".to_owned(),
-        }),
+        })
+    })
+}
+
+/// The request's name in metrics.
+fn kind(body: &RequestBody) -> &'static str {
+    match body {
+        RequestBody::Add(_) => "add",
+        RequestBody::Del(_) => "del",
+        RequestBody::Check(_) => "check",
+        RequestBody::Gc(_) => "gc",
+        RequestBody::Status => "status",
+        RequestBody::Inspect(_) => "inspect",
     }
 }
 

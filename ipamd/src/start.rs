@@ -1,7 +1,7 @@
 //! From nothing to serving: lock, journal, kernel, cloud, then the socket.
 //!
-//! Instance metadata must answer first: it names the instance and its primary ENI. With a journal of this boot the daemon
-//! then serves from it at once and asks EC2 beside; without one it needs EC2's answer too. What the cloud refuses is tried again for ever, with backoff, and said: never a crash loop.
+//! With a journal of this boot the daemon serves from it at once, and asks instance metadata and EC2 beside; without one
+//! it needs both answers first: who it is, and what it has. What the cloud refuses is tried again for ever, with backoff, and said: never a crash loop.
 
 use std::{
     collections::HashSet, fs::File, future::Future, io, path::Path, sync::Arc, time::Duration,
@@ -20,9 +20,7 @@ use veni_core::{
     limits::{self, Hypervisor, InstanceLimits},
     wire::{Attachment, PodRef},
 };
-use veni_provider::{
-    Cloud, CloudResult, InstanceIdentity, InterfaceFilter, MetadataInterface, TAG_INSTANCE_ID,
-};
+use veni_provider::{Cloud, CloudResult, InstanceIdentity, InterfaceFilter, TAG_INSTANCE_ID};
 
 use crate::{
     clock::Clock,
@@ -30,8 +28,9 @@ use crate::{
     host::{Host, HostEvent},
     journal::{Recovered, Store},
     metrics::Metrics,
-    owner::{Command, Owner, Parts},
+    owner::{Command, Owner, Parts, WIRING_GRACE},
     pool::{Adoption, Place, Pool},
+    whereabouts::Whereabouts,
 };
 
 /// A pod that the kernel shows.
@@ -43,17 +42,6 @@ pub struct KernelPod {
     pub host_ifname: String,
     /// Its index.
     pub host_ifindex: u32,
-}
-
-/// What the cloud says of this instance.
-#[derive(Debug, Clone)]
-pub struct Whereabouts {
-    /// The instance.
-    pub identity: InstanceIdentity,
-    /// Its primary ENI.
-    pub primary: MetadataInterface,
-    /// What its type can hold.
-    pub limits: InstanceLimits,
 }
 
 /// Waits for the lock of the state directory: during a rolling update the former daemon serves on.
@@ -100,29 +88,45 @@ pub async fn whereabouts<C: Cloud>(cloud: &C) -> Whereabouts {
         })
     })
     .await;
-    let limits = match limits::lookup(&identity.instance_type) {
-        Some(limits) => limits,
+    let (limits, makeshift) = match limits::lookup(&identity.instance_type) {
+        Some(limits) => (limits, false),
         None => described_limits(cloud, &identity.instance_type).await,
     };
-    Whereabouts { identity, primary, limits }
+    Whereabouts { identity, primary, limits, makeshift }
+}
+
+/// What a former daemon of this boot has kept, else what the cloud says.
+pub async fn kept_or_asked<C: Cloud>(cloud: &C, kept: Option<Whereabouts>) -> Whereabouts {
+    match kept.filter(|kept| !kept.makeshift) {
+        // A newer table knows better.
+        Some(kept) => {
+            let known = limits::lookup(&kept.identity.instance_type);
+            Whereabouts { limits: known.unwrap_or(kept.limits), ..kept }
+        }
+        None => whereabouts(cloud).await,
+    }
 }
 
 /// A type that is not in the table: EC2 is asked. Where it does not tell, the node works with the least that any type
 /// holds rather than not at all.
-async fn described_limits<C: Cloud>(cloud: &C, instance_type: &InstanceType) -> InstanceLimits {
+async fn described_limits<C: Cloud>(
+    cloud: &C,
+    instance_type: &InstanceType,
+) -> (InstanceLimits, bool) {
     match cloud.describe_instance_type(instance_type).await {
-        Ok(limits) => limits,
+        Ok(limits) => (limits, false),
         Err(error) => {
             let next = "allow ec2:DescribeInstanceTypes, or update veni, and restart ipamd";
             tracing::error!(%error, %instance_type, next, "limits not known: one pod address an ENI, two ENIs");
-            InstanceLimits {
+            let least = InstanceLimits {
                 max_enis: 2,
                 addresses_per_eni: 2,
                 default_network_card: 0,
                 network_cards: Vec::new(),
                 hypervisor: Hypervisor::Unknown,
                 bare_metal: false,
-            }
+            };
+            (least, true)
         }
     }
 }
@@ -193,7 +197,7 @@ pub async fn owner<C: Cloud, H: Host, S: Store>(start: Start<C, H, S>) -> Owner<
         metrics,
         ..
     } = start;
-    let Whereabouts { identity, primary, limits } = whereabouts;
+    let Whereabouts { identity, primary, limits, .. } = &whereabouts;
     for note in &recovered.notes {
         tracing::warn!(note, "journal");
     }
@@ -210,8 +214,9 @@ pub async fn owner<C: Cloud, H: Host, S: Store>(start: Start<C, H, S>) -> Owner<
         subnet_prefix: primary.subnet_cidr,
         security_groups: primary.security_groups.clone(),
     };
-    let limits = pool_limits(&limits, &config);
+    let limits = pool_limits(limits, &config);
     let known = can_serve_from(&recovered, &kernel_pods);
+    let damaged = recovered.damaged;
     let mut pool = Pool::new(
         recovered.ledger,
         store,
@@ -221,6 +226,11 @@ pub async fn owner<C: Cloud, H: Host, S: Store>(start: Start<C, H, S>) -> Owner<
         config.veth_prefix.clone(),
         clock.now(),
     );
+    let evidence = Evidence::new(&config.cni_cache_dir);
+    if damaged {
+        release_dead(&mut pool, &host, &evidence, clock.now());
+    }
+    pool.on_pods = kernel_pods.iter().map(|pod| pod.address).collect();
     if !known {
         let filter = || InterfaceFilter::AttachedTo(identity.instance_id.clone());
         let interfaces =
@@ -229,25 +239,45 @@ pub async fn owner<C: Cloud, H: Host, S: Store>(start: Start<C, H, S>) -> Owner<
         pool.survey(&interfaces, adoption, clock.now());
         metrics.survey_started();
         if !config.disable_leaked_eni_cleanup {
-            adopt_orphans(&*cloud, &mut pool, &identity, clock.now()).await;
+            adopt_orphans(&*cloud, &mut pool, identity, clock.now()).await;
         }
     }
-    let evidence = Evidence::new(&config.cni_cache_dir);
     adopt_pods(&mut pool, &evidence, kernel_pods, clock.now());
+    // From now on a pod may go, and its address with it.
+    pool.on_pods.clear();
     let parts = Parts {
         cloud,
         host,
         pool,
         clock,
         config,
-        identity,
-        vpc_cidrs: primary.vpc_cidrs,
+        whereabouts,
         evidence,
         metrics,
         provider_name: start.provider_name,
         surveyed: !known,
     };
     Owner::new(parts)
+}
+
+/// Pods whose release a damaged journal has lost: they would keep ENIs in the ledger that are long gone.
+fn release_dead<H: Host, S: Store>(
+    pool: &mut Pool<S>,
+    host: &H,
+    evidence: &Evidence,
+    now: BootTime,
+) {
+    let dead: Vec<_> = pool
+        .ledger
+        .allocations()
+        .filter(|a| now.since(a.at) >= WIRING_GRACE)
+        .filter(|a| !host.has_link(&a.host_ifname, a.host_ifindex))
+        .filter(|a| !evidence.runtime_has(&a.attachment))
+        .map(|a| a.attachment.clone())
+        .collect();
+    for attachment in dead {
+        pool.release(&attachment, now);
+    }
 }
 
 /// Whether there is a ledger with nothing missing: neither records nor an address that the kernel shows on a pod.

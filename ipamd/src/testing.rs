@@ -14,17 +14,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{Notify, mpsc, oneshot},
-    task::JoinHandle,
-};
+use tokio::{sync::Notify, task::JoinHandle};
 use veni_core::{
     config::Config,
     id::InstanceId,
-    ipam::{Ledger, Record, check},
+    ipam::{Allocation, Ledger, Record, check},
     wire::{
-        AddRequest, Attachment, DelReason, PodRef, ReplyBody, Wiring,
-        inspect::{Query, View},
+        AddRequest, Attachment, DelReason, GcRequest, PodRef, ReplyBody, ValidAttachment, Wiring,
+        inspect::View,
     },
 };
 use veni_provider::{
@@ -37,8 +34,9 @@ use crate::{
     host::fake::FakeHost,
     journal::{Recovered, Store},
     metrics::Metrics,
-    owner::Command,
-    start::{self, Channels, KernelPod, Start},
+    requests::Requests,
+    start::{self, Channels, Start},
+    whereabouts::Whereabouts,
 };
 
 /// The instance of the tests.
@@ -56,6 +54,8 @@ pub struct MemoryStore {
     records: Arc<Mutex<Vec<Record>>>,
     backlog: Vec<Record>,
     full: Arc<AtomicBool>,
+    damaged: Arc<AtomicBool>,
+    kept: Arc<Mutex<Option<Whereabouts>>>,
 }
 
 /// What a node is made of.
@@ -94,7 +94,7 @@ pub struct Runtime {
 
 #[derive(Debug)]
 struct Daemon {
-    commands: mpsc::Sender<Command>,
+    requests: Requests,
     task: JoinHandle<()>,
 }
 
@@ -171,7 +171,13 @@ impl MemoryStore {
         for record in records.iter() {
             ledger.apply(record).expect("what was committed fits");
         }
-        Recovered { ledger, resumed: !records.is_empty(), damaged: false, notes: Vec::new() }
+        Recovered {
+            ledger,
+            resumed: !records.is_empty(),
+            damaged: self.damaged.load(Ordering::Relaxed),
+            whereabouts: lock(&self.kept).clone(),
+            notes: Vec::new(),
+        }
     }
 
     /// From now on the disk is full, or not any more.
@@ -182,6 +188,25 @@ impl MemoryStore {
     /// Loses everything.
     pub fn erase(&self) {
         lock(&self.records).clear();
+        *lock(&self.kept) = None;
+    }
+
+    /// Loses one record: what does not fit without it is lost too, and the next daemon finds the journal damaged.
+    pub fn damage(&self, at: usize) {
+        let mut records = lock(&self.records);
+        let mut ledger = Ledger::default();
+        let lost = at % records.len().max(1);
+        for (_, record) in records.iter().enumerate().filter(|(n, _)| *n != lost) {
+            // As the journal's recovery: what does not fit is left out.
+            drop(ledger.apply(record));
+        }
+        *records = ledger.to_records();
+        self.damaged.store(true, Ordering::Relaxed);
+    }
+
+    /// Another daemon has read it: it is whole again.
+    fn mended(&self) {
+        self.damaged.store(false, Ordering::Relaxed);
     }
 }
 
@@ -211,6 +236,10 @@ impl Store for MemoryStore {
         if written.len() > 512 {
             *written = ledger.to_records();
         }
+    }
+
+    fn keep_whereabouts(&mut self, whereabouts: &Whereabouts) {
+        *lock(&self.kept) = Some(whereabouts.clone());
     }
 }
 
@@ -266,9 +295,10 @@ impl Node {
         let (config, clock) = (Arc::new(self.spec.config.clone()), self.clock.clone());
         let (store, metrics) = (self.store.clone(), Arc::new(Metrics::new()));
         let task = tokio::spawn(async move {
-            let whereabouts = start::whereabouts(&*cloud).await;
-            let kernel_pods = kernel_pods(&host);
             let recovered = store.recover();
+            store.mended();
+            let whereabouts = start::kept_or_asked(&*cloud, recovered.whereabouts.clone()).await;
+            let kernel_pods = host.pods();
             let owner = start::owner(Start {
                 cloud,
                 host,
@@ -284,7 +314,7 @@ impl Node {
             });
             Box::pin(owner).await.run(requests, news).await;
         });
-        self.daemon = Some(Daemon { commands, task });
+        self.daemon = Some(Daemon { requests: Requests::new(commands), task });
     }
 
     /// Kills the daemon where it stands.
@@ -297,6 +327,17 @@ impl Node {
         if let Err(error) = daemon.task.await {
             assert!(error.is_cancelled(), "the daemon failed: {error}");
         }
+    }
+
+    /// Other settings from the next daemon on.
+    pub fn reconfigure(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.spec.config);
+    }
+
+    /// The container runtime's part.
+    #[must_use]
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
     }
 
     /// The journal.
@@ -325,27 +366,46 @@ impl Node {
 
     /// Begins the ADD of pod `n`: the answer comes later.
     pub fn begin_add(&self, n: u32) -> impl Future<Output = Option<ReplyBody>> + use<> {
-        let (reply, answer) = oneshot::channel();
-        let attachment = Self::attachment(n);
-        let request = AddRequest {
-            attachment: attachment.clone(),
+        let request = Self::request(n);
+        let requests = self.daemon.as_ref().map(|daemon| daemon.requests.clone());
+        let (host, file) = (self.host.clone(), self.runtime.file(&request.attachment));
+        async move {
+            let wire = |body: &ReplyBody| {
+                host.wire(body);
+                if let ReplyBody::Wiring(wiring) = body {
+                    let result = Runtime::result(&Self::request(n), wiring);
+                    fs::write(file, result).expect("the directory is there");
+                }
+            };
+            requests?.add(request, wire).await
+        }
+    }
+
+    /// What the plugin asks for pod `n`.
+    #[must_use]
+    pub fn request(n: u32) -> AddRequest {
+        AddRequest {
+            attachment: Self::attachment(n),
             pod: PodRef { namespace: "default".into(), name: format!("pod{n}"), uid: None },
             netns: "/proc/self/ns/net".into(),
             wait_millis: None,
-        };
-        let commands = self.daemon.as_ref().map(|daemon| daemon.commands.clone());
-        let (host, file) = (self.host.clone(), self.runtime.file(&attachment));
-        async move {
-            let commands = commands?;
-            commands.send(Command::Add(request.clone(), reply)).await.ok()?;
-            let body = answer.await.ok()?;
-            if let ReplyBody::Wiring(wiring) = &body {
-                host.state().links.insert(wiring.host_ifindex);
-                fs::write(file, Runtime::result(&request, wiring)).expect("the directory is there");
-            }
-            commands.send(Command::AddClosed(attachment)).await.ok()?;
-            Some(body)
         }
+    }
+
+    /// The runtime's GC: it has these pods.
+    #[must_use]
+    pub fn gc(pods: impl IntoIterator<Item = u32>) -> GcRequest {
+        let valid = pods.into_iter().map(Self::attachment).map(|attachment| ValidAttachment {
+            container_id: attachment.container_id,
+            ifname: attachment.ifname,
+        });
+        GcRequest { network: Self::attachment(0).network, valid: valid.collect() }
+    }
+
+    /// The daemon, for what a plugin does not do.
+    #[must_use]
+    pub fn requests(&self) -> Option<Requests> {
+        self.daemon.as_ref().map(|daemon| daemon.requests.clone())
     }
 
     /// ADD of pod `n`.
@@ -361,29 +421,14 @@ impl Node {
 
     /// DEL of pod `n`; its link goes first.
     pub async fn del(&self, n: u32) -> Option<ReplyBody> {
-        let attachment = Self::attachment(n);
         self.vanish(n);
-        let (reply, answer) = oneshot::channel();
-        let daemon = self.daemon.as_ref()?;
-        daemon.commands.send(Command::Del(attachment, DelReason::PodDeleted, reply)).await.ok()?;
-        answer.await.ok()
+        self.requests()?.del(Self::attachment(n), DelReason::PodDeleted).await
     }
 
     /// Pod `n` goes without a DEL: its link, and what the runtime knows of it.
     pub fn vanish(&self, n: u32) {
         let attachment = Self::attachment(n);
-        {
-            let mut state = self.host.state();
-            let links: Vec<_> = state
-                .admitted
-                .values()
-                .filter(|a| a.attachment == attachment)
-                .map(|a| a.host_ifindex)
-                .collect();
-            links.iter().for_each(|index| {
-                state.links.remove(index);
-            });
-        }
+        self.host.unwire(&attachment);
         // It is not there where no ADD came to its end.
         drop(fs::remove_file(self.runtime.file(&attachment)));
     }
@@ -393,14 +438,8 @@ impl Node {
     /// # Panics
     /// When no daemon answers.
     pub async fn view(&self) -> View {
-        let (reply, answer) = oneshot::channel();
-        let daemon = self.daemon.as_ref().expect("a daemon runs");
-        let asked = daemon.commands.send(Command::Inspect(Query { addresses: true }, reply)).await;
-        asked.expect("the daemon takes commands");
-        match answer.await {
-            Ok(ReplyBody::Inspect(view)) => *view,
-            other => panic!("no view: {other:?}"),
-        }
+        let requests = self.requests().expect("a daemon runs");
+        requests.view(true).await.expect("the daemon answers")
     }
 
     /// Lets time pass until nothing is in flight and the pool wants nothing.
@@ -440,7 +479,9 @@ impl Node {
         assert_eq!(violations, [], "the ledger is broken");
         let sim = self.sim();
         assert_eq!(sim.audit(), Vec::<String>::new(), "the account is broken");
-        for allocation in recovered.ledger.allocations() {
+        let links = self.host.state().links.clone();
+        let alive = |a: &&Allocation| links.contains(&a.host_ifindex);
+        for allocation in recovered.ledger.allocations().filter(alive) {
             let held =
                 sim.interfaces().any(|i| i.secondary_addresses.contains(&allocation.address));
             assert!(held, "{} is on a pod and not on an ENI", allocation.address);
@@ -466,19 +507,6 @@ fn build(sim: &mut Sim, spec: &NodeSpec) {
         security_groups: Vec::new(),
     };
     sim.run_instance(Duration::ZERO, instance).expect("a fresh region");
-}
-
-/// Pods as the filter's map and the links show them.
-fn kernel_pods(host: &FakeHost) -> Vec<KernelPod> {
-    let state = host.state();
-    let linked = state.admitted.values().filter(|a| state.links.contains(&a.host_ifindex));
-    linked
-        .map(|a| KernelPod {
-            address: a.address,
-            host_ifname: a.host_ifname.to_string(),
-            host_ifindex: a.host_ifindex,
-        })
-        .collect()
 }
 
 /// Lets the simulator live and plugs ENIs' links as their attachments complete.

@@ -9,7 +9,10 @@ use veni_core::{
     config::{Config, Targets},
     wire::{ErrorCode, ReplyBody},
 };
-use veni_ipamd::testing::{Node, NodeSpec};
+use veni_ipamd::{
+    owner::{Command, ConnectionId},
+    testing::{Node, NodeSpec},
+};
 use veni_provider::sim::{Consistency, Fault, Latency};
 
 fn by_addresses() -> Config {
@@ -384,4 +387,189 @@ async fn an_eni_costs_three_calls_to_make_and_two_to_free() {
     assert_eq!(node.sim().calls().of("DetachNetworkInterface").calls, 1);
     assert_eq!(node.sim().calls().of("DeleteNetworkInterface").calls, 1);
     assert_eq!(node.sim().calls().of("DescribeNetworkInterfaces").calls, 2, "at the start only");
+}
+
+/// Nothing in the account that the ledger does not know.
+async fn assert_nothing_leaked(node: &Node) {
+    let view = node.view().await;
+    let sim = node.sim();
+    let held: usize = sim.interfaces().map(|i| i.secondary_addresses.len()).sum();
+    let account = (sim.interfaces().count(), held);
+    assert_eq!((view.enis.len(), view.addresses.len()), account, "{:?}", view.enis);
+}
+
+/// The effect of a Create whose answer was lost, and then a refusal: the tags have changed, or the role has.
+#[tokio::test(start_paused = true)]
+async fn a_creation_that_is_refused_when_repeated_leaves_no_eni_behind() {
+    let lost = || Fault::lost_answer("CreateNetworkInterface").times(1);
+    for (what, then) in [
+        ("other tags", None),
+        ("other tags, unseen for a while", None),
+        ("denied", Some(Fault::deny("CreateNetworkInterface").times(1))),
+        ("denied, and the look too", Some(Fault::deny("DescribeNetworkInterfaces").times(2))),
+    ] {
+        let mut node = Node::start(NodeSpec::instant(by_addresses())).await;
+        node.settle().await;
+        if what.contains("unseen") {
+            let hidden =
+                Consistency { new_interface_hidden_millis: 8_000, ..Consistency::default() };
+            node.sim().set_consistency(hidden);
+        }
+        node.sim().inject(lost());
+        let adds: Vec<_> = (0..14).map(|n| tokio::spawn(node.begin_add(n))).collect();
+        while node.sim().interfaces().count() < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        node.kill().await;
+        for add in adds {
+            add.await.unwrap();
+        }
+        node.reconfigure(|config| config.additional_eni_tags = vec![("team".into(), "b".into())]);
+        if let Some(fault) = then {
+            node.sim().inject(fault);
+        }
+        node.boot().await;
+        node.settle().await;
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        node.settle().await;
+        let refused = node.sim().calls().of("CreateNetworkInterface").errors;
+        assert!(refused > 0, "{what}: the repetition was refused");
+        assert_nothing_leaked(&node).await;
+        node.assert_sound();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_second_add_does_not_free_the_first_ones_hold() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    let requests = node.requests().unwrap();
+    let [first, second] = [ConnectionId::next(), ConnectionId::next()];
+    let wired = requests.ask(|reply| Command::Add(first, Node::request(0), reply)).await;
+    assert!(matches!(wired, Some(ReplyBody::Wiring(_))), "{wired:?}");
+    // The same ADD again, whose plugin dies behind the first one, which is at work still.
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    requests.tell(Command::Add(second, Node::request(0), reply)).await;
+    drop(answer);
+    requests.tell(Command::AddClosed(second, Node::attachment(0))).await;
+    let check = tokio::spawn({
+        let requests = requests.clone();
+        async move { requests.ask(|reply| Command::Check(Node::attachment(0), reply)).await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!check.is_finished(), "the attachment was let go while its plugin worked");
+    requests.tell(Command::AddClosed(first, Node::attachment(0))).await;
+    assert!(matches!(check.await.unwrap(), Some(ReplyBody::Wiring(_))));
+    assert_eq!(node.view().await.pool.assigned, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_flushes_the_connections_of_addresses_that_cool() {
+    let mut node = Node::start(NodeSpec::instant(by_addresses())).await;
+    let address = node.add(0).await.address;
+    node.add(1).await;
+    node.del(0).await;
+    node.kill().await;
+    // As if it had died between the record and the flush.
+    node.host.state().flushed.clear();
+    node.boot().await;
+    node.settle().await;
+    assert_eq!(node.host.state().flushed, [address]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_a_lost_record_hid_thaws_its_own_address_only() {
+    let mut node = Node::start(NodeSpec::instant(by_addresses())).await;
+    for n in 0..3 {
+        node.add(n).await;
+    }
+    let pod_1 =
+        node.host.state().admitted.values().find(|a| a.attachment == Node::attachment(1)).cloned();
+    let pod_1 = pod_1.unwrap();
+    node.del(0).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let late = node.requests().unwrap();
+    drop(late.del(Node::attachment(1), veni_core::wire::DelReason::PodDeleted).await);
+    assert_eq!(node.view().await.pool.cooling, 2);
+    // The kernel shows pod 1 still: its record was another's.
+    node.host.state().admitted.insert(pod_1.host_ifindex, pod_1);
+    node.kill().await;
+    node.boot().await;
+    let pool = node.view().await.pool;
+    assert_eq!((pool.assigned, pool.cooling), (2, 1), "pod 0's address cools on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_survey_that_fails_is_repeated_with_backoff_and_within_the_budget() {
+    for (fault, most) in [
+        (Fault::unavailable("DescribeNetworkInterfaces"), 80),
+        (Fault::deny("DescribeNetworkInterfaces"), 36),
+        (Fault::throttle("DescribeNetworkInterfaces", Some(300_000)), 15),
+    ] {
+        let mut node = Node::start(NodeSpec::instant(by_addresses())).await;
+        node.settle().await;
+        node.kill().await;
+        node.sim().inject(fault.clone().times(u32::MAX));
+        node.boot().await;
+        let before = node.sim().calls().of("DescribeNetworkInterfaces").calls;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(3_600)).await;
+        let calls = node.sim().calls().of("DescribeNetworkInterfaces").calls - before;
+        println!("{fault:?} for an hour: {calls} surveys");
+        assert!((2..=most).contains(&calls), "{fault:?}: {calls} surveys in an hour");
+        node.sim().clear_faults();
+        tokio::time::sleep(Duration::from_secs(400)).await;
+        assert_eq!(node.view().await.problems, [], "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_vanished_is_kept_while_the_runtimes_results_cannot_be_read() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.add(0).await;
+    node.add(1).await;
+    let results = node.runtime().cache_dir().join("results");
+    node.vanish(0);
+    let aside = node.runtime().cache_dir().join("aside");
+    std::fs::rename(&results, &aside).unwrap();
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    assert_eq!(node.view().await.pool.assigned, 2, "no evidence is no evidence of absence");
+    std::fs::rename(&aside, &results).unwrap();
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(node.view().await.pool.assigned, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_serves_from_the_journal_while_metadata_does_not_answer() {
+    let mut node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.add(0).await;
+    node.settle().await;
+    node.kill().await;
+    for path in ["metadata:instance-identity/document", "metadata:network/interfaces/macs"] {
+        node.sim().inject(Fault::unavailable(path));
+    }
+    let began = Instant::now();
+    node.boot().await;
+    node.add(1).await;
+    assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(node.view().await.node.vpc_cidrs, ["10.0.0.0/16".parse().unwrap()]);
+    node.sim().clear_faults();
+    node.settle().await;
+    node.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_vanished_without_a_del_is_collected() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    for n in 0..3 {
+        node.add(n).await;
+    }
+    node.vanish(1);
+    let requests = node.requests().unwrap();
+    let released = requests.ask(|reply| Command::Gc(Node::gc([0, 2]), reply)).await;
+    let Some(ReplyBody::Released(released)) = released else { panic!("{released:?}") };
+    let collected: Vec<_> = released.released.into_iter().map(|r| r.attachment).collect();
+    assert_eq!(collected, [Node::attachment(1)]);
+    assert_eq!(node.view().await.pool.assigned, 2);
 }

@@ -15,7 +15,10 @@ use veni_core::{
     config::{Config, Targets},
     wire::ReplyBody,
 };
-use veni_ipamd::testing::{INSTANCE, Node, NodeSpec};
+use veni_ipamd::{
+    owner::Command,
+    testing::{INSTANCE, Node, NodeSpec},
+};
 use veni_provider::sim::{Consistency, Distortion, DistortionKind, Fault, Latency, SimConfig};
 
 /// Worlds that failed once.
@@ -112,9 +115,19 @@ impl World {
             78..84 => self.crash().await,
             84..94 => self.fault(),
             94..97 => self.distort(),
-            97 => self.node.store().set_full(true),
-            98 => self.node.store().set_full(false),
-            _ => self.again().await,
+            97 => match self.dice.below(4) {
+                0 => self.node.store().set_full(true),
+                1 => self.damage().await,
+                _ => self.fail_host(),
+            },
+            98 => {
+                self.node.store().set_full(false);
+                self.node.host.state().failing = false;
+            }
+            _ => match self.dice.below(2) {
+                0 => self.again().await,
+                _ => self.collect().await,
+            },
         }
     }
 
@@ -143,8 +156,42 @@ impl World {
         let Some(pod) = self.some_pod() else { return };
         self.log.push(format!("add {pod} again"));
         let body = self.node.begin_add(pod).await;
-        assert!(matches!(body, Some(ReplyBody::Wiring(_))), "seed {}: {body:?}", self.seed);
+        let failing = self.node.host.state().failing;
+        let wired = matches!(body, Some(ReplyBody::Wiring(_)));
+        assert!(wired || failing, "seed {}: {body:?}", self.seed);
         self.added(pod, body);
+    }
+
+    /// The filter's map takes nothing for a while.
+    fn fail_host(&mut self) {
+        self.log.push("the host fails".into());
+        self.node.host.state().failing = true;
+    }
+
+    /// A record of the journal is lost, and what does not fit without it. The kernel and the runtime have all pods.
+    async fn damage(&mut self) {
+        let at = usize::try_from(self.dice.roll() % 4096).unwrap();
+        self.log.push(format!("the journal is damaged at {at}"));
+        self.node.store().set_full(false);
+        self.node.kill().await;
+        self.node.store().damage(at);
+        self.node.boot().await;
+        // Until the daemon answers, what the journal lost is not there again.
+        self.node.view().await;
+    }
+
+    /// Pods vanish without a DEL; the runtime collects what it does not have any more.
+    async fn collect(&mut self) {
+        for _ in 0..self.dice.below(4) {
+            let Some(pod) = self.some_pod() else { break };
+            self.log.push(format!("pod {pod} vanishes"));
+            self.node.vanish(pod);
+            self.pods.remove(&pod);
+        }
+        self.log.push("gc".into());
+        let valid = Node::gc(self.pods.keys().copied());
+        let body = self.node.requests().unwrap().ask(|reply| Command::Gc(valid, reply)).await;
+        assert!(matches!(body, Some(ReplyBody::Released(_))), "seed {}: {body:?}", self.seed);
     }
 
     async fn burst(&mut self) {
@@ -257,6 +304,7 @@ impl World {
     /// Faults over, pods gone: everything goes back to what the targets ask for, and EC2 and ledger agree.
     async fn end(&mut self) {
         self.node.store().set_full(false);
+        self.node.host.state().failing = false;
         self.node.sim().clear_faults();
         self.node.sim().set_consistency(Consistency::default());
         tokio::time::sleep(Duration::from_secs(400)).await;

@@ -15,26 +15,19 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-    time::Instant,
-};
+use tokio::{task::JoinHandle, time::Instant};
 use veni_core::{
     config::Config,
     ipam::BootTime,
-    wire::{
-        AddRequest, Attachment, DelReason, PodRef, ReplyBody, Wiring,
-        inspect::{Query, View},
-    },
+    wire::{AddRequest, Attachment, DelReason, PodRef, ReplyBody, Wiring, inspect::View},
 };
 use veni_ipamd::{
     clock::{BootClock, Clock},
     host::fake::FakeHost,
     journal::Journal,
     metrics::Metrics,
-    owner::Command,
-    start::{self, Channels, KernelPod, Start},
+    requests::Requests,
+    start::{self, Channels, Start},
 };
 use veni_provider::{Interface, InterfaceStatus};
 
@@ -61,7 +54,7 @@ pub struct Daemon {
 
 #[derive(Debug)]
 struct Running {
-    commands: mpsc::Sender<Command>,
+    requests: Requests,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
@@ -88,6 +81,8 @@ impl Daemon {
         vars: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
         let state = tempfile::tempdir()?;
+        // The runtime's: it has no pod that the kernel has not.
+        std::fs::create_dir(state.path().join("results"))?;
         let directory = state.path().to_string_lossy();
         let ours = [("VENI_CNI_CACHE_DIR", &*directory), ("VENI_PROVIDER", "aws")];
         let vars = vars.iter().chain(&ours).map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
@@ -108,7 +103,7 @@ impl Daemon {
     /// # Errors
     /// When the journal cannot be opened.
     pub async fn boot(&mut self) -> anyhow::Result<()> {
-        let Channels { commands: (commands, requests), events: (events, news) } =
+        let Channels { commands: (commands, received), events: (events, news) } =
             Channels::default();
         let host = self.host.reopened(events);
         let cloud = Arc::new(self.account.cloud_of(&self.node.metadata).await?);
@@ -117,7 +112,7 @@ impl Daemon {
         let task = tokio::spawn(async move {
             let (store, recovered) = Journal::open(&journal, "the-boot-of-this-test")?;
             let whereabouts = start::whereabouts(&*cloud).await;
-            let kernel_pods = kernel_pods(&host);
+            let kernel_pods = host.pods();
             let owner = start::owner(Start {
                 cloud,
                 host,
@@ -131,10 +126,10 @@ impl Daemon {
                 provider_name: "aws",
                 booted_at_secs: 1_795_000_000,
             });
-            Box::pin(owner).await.run(requests, news).await;
+            Box::pin(owner).await.run(received, news).await;
             Ok(())
         });
-        self.running = Some(Running { commands, task });
+        self.running = Some(Running { requests: Requests::new(commands), task });
         Ok(())
     }
 
@@ -171,20 +166,17 @@ impl Daemon {
 
     /// ADD of pod `n`: its address, or the refusal in words.
     pub async fn add(&self, n: u32) -> anyhow::Result<Wiring> {
-        let (reply, answer) = oneshot::channel();
         let request = AddRequest {
             attachment: attachment(n)?,
             pod: PodRef { namespace: "default".into(), name: format!("pod{n}"), uid: None },
             netns: "/proc/self/ns/net".into(),
             wait_millis: None,
         };
-        let commands = self.commands()?;
-        commands.send(Command::Add(request, reply)).await?;
-        let body = answer.await.context("the daemon ended during the ADD")?;
-        let ReplyBody::Wiring(wiring) = body else { bail!("ADD of pod {n}: {body:?}") };
-        self.host.state().links.insert(wiring.host_ifindex);
-        commands.send(Command::AddClosed(attachment(n)?)).await?;
-        Ok(*wiring)
+        let body = self.requests()?.add(request, |body| self.host.wire(body)).await;
+        match body.context("the daemon ended during the ADD")? {
+            ReplyBody::Wiring(wiring) => Ok(*wiring),
+            other => bail!("ADD of pod {n}: {other:?}"),
+        }
     }
 
     /// ADDs of many pods at once.
@@ -225,17 +217,9 @@ impl Daemon {
     /// When the daemon refuses.
     pub async fn del(&self, n: u32) -> anyhow::Result<()> {
         let attachment = attachment(n)?;
-        {
-            let mut state = self.host.state();
-            let of_pod = state.admitted.values().find(|a| a.attachment == attachment);
-            if let Some(index) = of_pod.map(|a| a.host_ifindex) {
-                state.links.remove(&index);
-            }
-        }
-        let (reply, answer) = oneshot::channel();
-        self.commands()?.send(Command::Del(attachment, DelReason::PodDeleted, reply)).await?;
-        match answer.await? {
-            ReplyBody::Released(_) => Ok(()),
+        self.host.unwire(&attachment);
+        match self.requests()?.del(attachment, DelReason::PodDeleted).await {
+            Some(ReplyBody::Released(_)) => Ok(()),
             other => bail!("DEL of pod {n}: {other:?}"),
         }
     }
@@ -245,12 +229,7 @@ impl Daemon {
     /// # Errors
     /// When it does not answer.
     pub async fn view(&self) -> anyhow::Result<View> {
-        let (reply, answer) = oneshot::channel();
-        self.commands()?.send(Command::Inspect(Query { addresses: true }, reply)).await?;
-        match answer.await? {
-            ReplyBody::Inspect(view) => Ok(*view),
-            other => bail!("no view: {other:?}"),
-        }
+        self.requests()?.view(true).await.context("no view")
     }
 
     /// Looks until the view is as `is` wants it.
@@ -333,8 +312,8 @@ impl Daemon {
         Ok(self.account.calls()?.iter().filter(|call| call.action == action).count())
     }
 
-    fn commands(&self) -> anyhow::Result<mpsc::Sender<Command>> {
-        Ok(self.running.as_ref().context("no daemon runs")?.commands.clone())
+    fn requests(&self) -> anyhow::Result<Requests> {
+        Ok(self.running.as_ref().context("no daemon runs")?.requests.clone())
     }
 }
 
@@ -369,17 +348,4 @@ async fn plug(account: Account, node: Node, host: FakeHost) {
         }
         tokio::time::sleep(PLUG_PERIOD).await;
     }
-}
-
-/// Pods as the filter's map and the links show them.
-fn kernel_pods(host: &FakeHost) -> Vec<KernelPod> {
-    let state = host.state();
-    let linked = state.admitted.values().filter(|a| state.links.contains(&a.host_ifindex));
-    linked
-        .map(|a| KernelPod {
-            address: a.address,
-            host_ifname: a.host_ifname.to_string(),
-            host_ifindex: a.host_ifindex,
-        })
-        .collect()
 }

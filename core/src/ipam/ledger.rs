@@ -276,15 +276,16 @@ impl Ledger {
     /// freed), the least recently used.
     #[must_use]
     pub fn pick(&self) -> Option<(EniSlot, Ipv4Addr)> {
-        self.pick_among(|_| true)
+        self.pick_among(|_, _| true)
     }
 
-    /// As [`Ledger::pick`], among ENIs that are `usable`.
-    pub fn pick_among(&self, usable: impl Fn(EniSlot) -> bool) -> Option<(EniSlot, Ipv4Addr)> {
-        self.enis
-            .values()
-            .filter(|e| e.in_use() && usable(e.slot))
-            .find_map(|e| e.free().next().map(|a| (e.slot, a)))
+    /// As [`Ledger::pick`], among addresses that are `usable`.
+    pub fn pick_among(
+        &self,
+        usable: impl Fn(EniSlot, Ipv4Addr) -> bool,
+    ) -> Option<(EniSlot, Ipv4Addr)> {
+        let in_use = self.enis.values().filter(|e| e.in_use());
+        in_use.flat_map(|e| e.free().map(|a| (e.slot, a))).find(|(slot, a)| usable(*slot, *a))
     }
 
     /// The interface index of the next host veth.

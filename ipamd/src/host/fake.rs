@@ -7,9 +7,15 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use veni_core::{id::IfName, ipam::Allocation, net::Mac, wire::FilterBlocks};
+use veni_core::{
+    id::IfName,
+    ipam::Allocation,
+    net::Mac,
+    wire::{Attachment, FilterBlocks, ReplyBody},
+};
 
 use super::{Host, HostEvent, Wanted};
+use crate::start::KernelPod;
 
 /// What the fake has, shared with the test.
 #[derive(Debug, Default)]
@@ -53,6 +59,35 @@ impl FakeHost {
     pub fn reopened(&self, events: mpsc::UnboundedSender<HostEvent>) -> Self {
         self.state().events = Some(events);
         self.clone()
+    }
+
+    /// What a plugin does with an answer: a wired pod has its link.
+    pub fn wire(&self, body: &ReplyBody) {
+        if let ReplyBody::Wiring(wiring) = body {
+            self.state().links.insert(wiring.host_ifindex);
+        }
+    }
+
+    /// A pod's link has gone.
+    pub fn unwire(&self, attachment: &Attachment) {
+        let mut state = self.state();
+        let of_pod = state.admitted.values().filter(|a| a.attachment == *attachment);
+        for index in of_pod.map(|a| a.host_ifindex).collect::<Vec<_>>() {
+            state.links.remove(&index);
+        }
+    }
+
+    /// Pods as the filter's map and the links show them.
+    #[must_use]
+    pub fn pods(&self) -> Vec<KernelPod> {
+        let state = self.state();
+        let linked = state.admitted.values().filter(|a| state.links.contains(&a.host_ifindex));
+        let pod = |a: &Allocation| KernelPod {
+            address: a.address,
+            host_ifname: a.host_ifname.to_string(),
+            host_ifindex: a.host_ifindex,
+        };
+        linked.map(pod).collect()
     }
 
     /// ENIs with these MACs are plugged now, and no others.

@@ -16,7 +16,7 @@ use veni_core::{
 };
 use veni_provider::Cloud;
 
-use super::{Command, HOLD, Held, Owner, Waiter};
+use super::{Command, ConnectionId, HOLD, Held, Owner, Waiter};
 use crate::{
     fault,
     host::Host,
@@ -31,11 +31,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     pub(super) fn handle(&mut self, command: Command) {
         let Some(command) = self.behind_its_turn(command) else { return };
         match command {
-            Command::Add(request, reply) => self.add(request, reply),
-            Command::AddClosed(attachment) => {
-                self.plugin_done(&attachment);
-                self.let_go(&attachment);
-            }
+            Command::Add(connection, request, reply) => self.add(connection, request, reply),
+            Command::AddClosed(connection, attachment) => self.closed(connection, &attachment),
             Command::Del(attachment, reason, reply) => {
                 let body = self.del(&attachment, reason);
                 fault::point("del-before-reply");
@@ -56,7 +53,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     /// What concerns an attachment that a plugin works on waits until that plugin is done.
     fn behind_its_turn(&mut self, command: Command) -> Option<Command> {
         let key = match &command {
-            Command::Add(request, _) => &request.attachment,
+            Command::Add(_, request, _) => &request.attachment,
             Command::Del(attachment, ..) | Command::Check(attachment, _) => attachment,
             _ => return Some(command),
         };
@@ -65,10 +62,19 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         None
     }
 
-    fn add(&mut self, request: AddRequest, reply: oneshot::Sender<ReplyBody>) {
+    fn add(
+        &mut self,
+        connection: ConnectionId,
+        request: AddRequest,
+        reply: oneshot::Sender<ReplyBody>,
+    ) {
+        if reply.is_closed() {
+            // Its plugin died while it stood behind another.
+            return;
+        }
         let now = Instant::now();
-        self.held
-            .insert(request.attachment.clone(), Held { until: now + HOLD, queue: VecDeque::new() });
+        let held = Held { by: connection, until: now + HOLD, queue: VecDeque::new() };
+        self.held.insert(request.attachment.clone(), held);
         // First come, first served: who comes later does not overtake those that wait.
         if (self.waiters.is_empty()
             || self.parts.pool.ledger.allocation(&request.attachment).is_some())
@@ -87,7 +93,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         let bound = self.parts.config.add_wait;
         let wait =
             request.wait_millis.map_or(bound, |millis| Duration::from_millis(millis).min(bound));
-        self.waiters.push_back(Waiter { request, reply, since: now, deadline: now + wait });
+        let deadline = now + wait;
+        self.waiters.push_back(Waiter { connection, request, reply, since: now, deadline });
         self.plan_soon();
     }
 
@@ -127,7 +134,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             pod_mac: Pool::<S>::pod_mac(allocation),
             mtu: self.parts.config.pod_mtu,
             pod_table: self.parts.config.table_base,
-            node_address: self.parts.identity.local_ipv4,
+            node_address: self.parts.whereabouts.identity.local_ipv4,
             blocks: self.parts.host.blocks(),
             eni: eni.map(|facts| facts.id.clone()).expect("an allocation's ENI is in the ledger"),
         }
@@ -138,7 +145,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         while let Some(waiter) = self.waiters.front() {
             if waiter.reply.is_closed() {
                 let waiter = self.waiters.pop_front().expect("there is a first");
-                self.let_go(&waiter.request.attachment);
+                self.let_go_of(waiter.connection, &waiter.request.attachment);
                 continue;
             }
             let request = waiter.request.clone();
@@ -173,10 +180,21 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         }
     }
 
-    /// The plugin has let go: the wiring is watched from now on, where there is a link.
-    fn plugin_done(&mut self, attachment: &Attachment) {
+    /// A plugin has let go: the wiring is watched from now on, where there is a link. The end of one that stood behind
+    /// another frees nothing: the other is at work still.
+    fn closed(&mut self, connection: ConnectionId, attachment: &Attachment) {
+        if self.held.get(attachment).is_some_and(|held| held.by != connection) {
+            return;
+        }
         if let Some(allocation) = self.parts.pool.ledger.allocation(attachment) {
             self.parts.host.wired(allocation);
+        }
+        self.let_go(attachment);
+    }
+
+    fn let_go_of(&mut self, connection: ConnectionId, attachment: &Attachment) {
+        if self.held.get(attachment).is_some_and(|held| held.by == connection) {
+            self.let_go(attachment);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::{host::Host, journal::Store, metrics::Gauges};
 impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     pub(super) fn view(&mut self, query: inspect::Query) -> View {
         let problems = self.problems();
-        let identity = &self.parts.identity;
+        let identity = &self.parts.whereabouts.identity;
         let pool = &self.parts.pool;
         View {
             daemon: inspect::Daemon {
@@ -28,7 +28,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
                 address: identity.local_ipv4,
                 max_enis: pool.limits.max_enis,
                 addresses_per_eni: pool.limits.per_eni + 1,
-                vpc_cidrs: self.parts.vpc_cidrs.clone(),
+                vpc_cidrs: self.vpc_cidrs.held().to_vec(),
             },
             pool: self.pool_view(),
             enis: pool.ledger.enis().map(|eni| self.eni_view(eni)).collect(),

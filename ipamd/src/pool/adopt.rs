@@ -17,7 +17,7 @@ use super::{Place, Pool};
 use crate::journal::Store;
 
 /// How far apart two EC2 answers must be to agree that something is gone.
-const CONFIRM: Duration = Duration::from_secs(30);
+pub(super) const CONFIRM: Duration = Duration::from_secs(30);
 /// What was changed a shorter while ago is not compared: EC2 and metadata are eventually consistent.
 const SETTLE: Duration = Duration::from_secs(30);
 
@@ -45,6 +45,13 @@ impl<S: Store> Pool<S> {
                 Some(true) => self.observed(slot, Some(interface.clone()), now),
                 Some(false) if self.is_planned_as(slot, interface) => {
                     self.catch_up(slot, interface, now);
+                }
+                Some(false)
+                    if self.outlived(slot, now)
+                        && managed(interface, adoption)
+                        && interface.subnet_id == self.place.subnet =>
+                {
+                    self.succeed(slot, interface, now);
                 }
                 Some(false) => {
                     tracing::warn!(eni = %interface.id, slot = slot.get(), "place is taken by another ENI");
@@ -310,7 +317,7 @@ impl<S: Store> Pool<S> {
         let fresh: Vec<_> = self
             .unknown(shown)
             .into_iter()
-            .filter(|address| !self.ledger.entombed(*address, now))
+            .filter(|address| !self.returned(*address, now))
             .collect();
         if !fresh.is_empty() {
             tracing::info!(eni = %interface.id, addresses = ?fresh, "addresses found in EC2");
@@ -359,6 +366,11 @@ impl<S: Store> Pool<S> {
         }
     }
 
+    /// Whether an answer that shows `address` is stale: it was given back. A pod that has it is the better witness.
+    fn returned(&self, address: Ipv4Addr, now: BootTime) -> bool {
+        self.ledger.entombed(address, now) && !self.on_pods.contains(&address)
+    }
+
     /// What happened to a planned ENI, in the records that were lost.
     fn catch_up(&mut self, slot: EniSlot, interface: &Interface, now: BootTime) {
         let Some(attachment) = interface.attachment.as_ref().map(|a| a.id.clone()) else { return };
@@ -375,7 +387,7 @@ impl<S: Store> Pool<S> {
         let addresses: Vec<_> = self
             .unknown(&interface.secondary_addresses)
             .into_iter()
-            .filter(|address| !self.ledger.entombed(*address, now))
+            .filter(|address| !self.returned(*address, now))
             .collect();
         let record = Record::EniAdopted {
             slot,
@@ -408,6 +420,31 @@ impl<S: Store> Pool<S> {
         planned
             && !self.activity.in_flight.contains_key(&slot)
             && of == Some(self.place.instance_id.as_str())
+    }
+
+    /// Whether the ENI that the ledger has in a place which EC2 shows taken by another, managed one can be believed to be
+    /// gone: it is no news that EC2 has not heard of, and no pod has its addresses, or all that have are in the kernel
+    /// (a damaged journal has lost how the ENI went): they are taken in again from there.
+    fn outlived(&self, slot: EniSlot, now: BootTime) -> bool {
+        let mut pods = self.ledger.allocations().filter(|a| a.slot == slot);
+        !self.activity.in_flight.contains_key(&slot)
+            && self
+                .ledger
+                .eni(slot)
+                .is_some_and(|eni| !eni.primary && now.since(eni.since) >= CONFIRM)
+            && pods.all(|a| self.on_pods.contains(&a.address))
+    }
+
+    /// Another ENI is where the journal has one that is gone.
+    fn succeed(&mut self, slot: EniSlot, interface: &Interface, now: BootTime) {
+        tracing::warn!(eni = %interface.id, slot = slot.get(), "another ENI is where the journal has one that is gone");
+        let pods = self.ledger.allocations().filter(|a| a.slot == slot);
+        let pods: Vec<_> = pods.map(|a| a.attachment.clone()).collect();
+        for attachment in pods {
+            self.note(vec![Record::Released { attachment, at: now }]);
+        }
+        self.gone(slot, now);
+        self.adopt(slot, false, interface, now);
     }
 
     fn slot_of(&self, interface: &Interface) -> Option<(EniSlot, bool)> {

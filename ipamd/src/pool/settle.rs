@@ -3,21 +3,22 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use veni_core::{
-    id::AttachmentId,
+    id::{AttachmentId, EniId},
     ipam::{
-        BootTime, Phase, Record,
+        BootTime, Eni, Phase, Record,
         plan::{Blocked, Step},
     },
     marks::EniSlot,
 };
-use veni_provider::{CloudError, ErrorClass, Interface};
+use veni_provider::{CloudError, ErrorClass, Interface, TAG_CREATED_AT};
 
-use super::Pool;
+use super::{Pool, adopt::CONFIRM};
 use crate::{fault, journal::Store};
 
 const SECOND: Duration = Duration::from_secs(1);
 const THROTTLE: Duration = Duration::from_millis(500);
 const SUBNET_FULL: Duration = Duration::from_secs(10);
+const TOKEN_REUSED: &str = "IdempotentParameterMismatch";
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// What came of a step.
@@ -31,6 +32,13 @@ pub enum Outcome {
     Assigned(Vec<Ipv4Addr>),
     /// `Observe` saw this; `None` when there is no such ENI.
     Observed(Option<Interface>),
+    /// A repeated `CreateEni` was refused; unattached ENIs of this instance are these.
+    Refused {
+        /// Why.
+        error: CloudError,
+        /// What EC2 shows.
+        left: Vec<Interface>,
+    },
     /// Done, with nothing to tell.
     Done,
     /// It failed.
@@ -47,6 +55,9 @@ impl<S: Store> Pool<S> {
         if let Outcome::Failed(error) = outcome {
             tracing::warn!(%step, class = %error.class, code = error.code, message = error.message, "cloud call failed");
             self.settle_failure(step, &error, now);
+        } else if let Outcome::Refused { error, left } = outcome {
+            tracing::warn!(%step, class = %error.class, code = error.code, message = error.message, "repeated creation refused");
+            self.settle_refusal(step, &error, &left, now);
         } else {
             self.unblock(Blocked::Cloud);
             self.settle_success(step, outcome, now);
@@ -60,6 +71,7 @@ impl<S: Store> Pool<S> {
             (Step::CreateEni { .. }, Outcome::Created(interface)) => {
                 self.unblock(Blocked::NewEni);
                 self.unblock(Blocked::Slot(slot));
+                self.refused.remove(&slot);
                 let eni = self.facts(&interface);
                 let addresses = self.unknown(&interface.secondary_addresses);
                 self.note(vec![Record::EniCreated { slot, eni, addresses, at: now }]);
@@ -94,6 +106,61 @@ impl<S: Store> Pool<S> {
         }
     }
 
+    /// What an earlier attempt has made is deleted, and its place planned anew; nothing of it is left either way.
+    fn settle_refusal(
+        &mut self,
+        step: &Step,
+        error: &CloudError,
+        left: &[Interface],
+        now: BootTime,
+    ) {
+        let slot = step.slot();
+        let made_now = |s: &Step| matches!(s, Step::CreateEni { .. });
+        if self.activity.in_flight.values().any(made_now) {
+            // What EC2 shows may be that one's.
+            self.block_slot(slot, error, now);
+            return;
+        }
+        if let Some(eni) = self.left_by(step, error, left).map(|interface| self.facts(interface)) {
+            tracing::info!(eni = %eni.id, slot = slot.get(), "ENI of an earlier attempt found, it will be deleted");
+            self.refused.remove(&slot);
+            self.unblock(Blocked::Slot(slot));
+            let addresses = Vec::new();
+            self.note(vec![
+                Record::EniCreated { slot, eni, addresses, at: now },
+                Record::EniDetached { slot, at: now },
+            ]);
+            return;
+        }
+        // EC2 may not show it yet.
+        let first = *self.refused.entry(slot).or_insert(now);
+        if now.since(first) < CONFIRM {
+            self.block_slot(slot, error, now);
+            return;
+        }
+        self.refused.remove(&slot);
+        self.settle_failure(step, error, now);
+    }
+
+    /// The ENI that an earlier attempt of `step` has made.
+    fn left_by<'a>(
+        &self,
+        step: &Step,
+        error: &CloudError,
+        left: &'a [Interface],
+    ) -> Option<&'a Interface> {
+        let Step::CreateEni { token, .. } = step else { return None };
+        let known = |id: &EniId| {
+            self.ledger.enis().any(|eni| eni.facts.as_ref().is_some_and(|f| f.id == *id))
+        };
+        let strays = || left.iter().filter(|i| i.attachment.is_none() && !known(&i.id));
+        let made_at = crate::executor::created_at(token);
+        let same = |i: &&Interface| i.tags.get(TAG_CREATED_AT) == Some(&made_at);
+        // The token was used, so there was one: whatever its tags say.
+        let any = || strays().next().filter(|_| error.code == TOKEN_REUSED);
+        strays().find(same).or_else(any)
+    }
+
     fn settle_failure(&mut self, step: &Step, error: &CloudError, now: BootTime) {
         let slot = step.slot();
         match &error.class {
@@ -120,7 +187,15 @@ impl<S: Store> Pool<S> {
                 // The token, or the nature of the call, makes a repetition harmless.
                 self.block_slot(slot, error, now);
             }
-            ErrorClass::NotFound if matches!(step, Step::DeleteEni { .. }) => self.gone(slot, now),
+            ErrorClass::NotFound if matches!(step, Step::DeleteEni { .. }) => {
+                // One that was never attached may be too young for every part of EC2 to know it.
+                let young = |eni: &Eni| eni.attachment.is_none() && now.since(eni.since) < CONFIRM;
+                if self.ledger.eni(slot).is_some_and(young) {
+                    self.block_slot(slot, error, now);
+                } else {
+                    self.gone(slot, now);
+                }
+            }
             ErrorClass::NotFound if matches!(step, Step::Observe { .. }) => {
                 self.observed(slot, None, now)
             }
@@ -286,6 +361,7 @@ impl<S: Store> Pool<S> {
         }
         self.activity.doubts.remove(&slot);
         self.activity.links.remove(&slot);
+        self.refused.remove(&slot);
         self.unblock(Blocked::Slot(slot));
         self.note(vec![Record::EniGone { slot, at: now }]);
     }

@@ -4,7 +4,6 @@
 use std::{io::Write, sync::Arc};
 
 use anyhow::{Context, bail};
-use tokio::sync::oneshot;
 use veni_core::{
     config::Config,
     wire::{AddRequest, Attachment, PodRef, ReplyBody},
@@ -14,7 +13,7 @@ use veni_ipamd::{
     host::fake::FakeHost,
     journal::Journal,
     metrics::Metrics,
-    owner::Command,
+    requests::Requests,
     start::{self, Channels, Start},
 };
 use veni_provider_aws::AwsCloud;
@@ -29,7 +28,7 @@ async fn main() -> anyhow::Result<()> {
             state.path().to_string_lossy().into_owned(),
         )]))
         .map_err(|errors| anyhow::anyhow!("settings: {errors:?}"))?;
-    let Channels { commands: (commands, requests), events: (events, news) } = Channels::default();
+    let Channels { commands: (commands, received), events: (events, news) } = Channels::default();
     let host = FakeHost::new(events);
     let cloud = Arc::new(AwsCloud::from_env().await?);
     let (store, recovered) = Journal::open(state.path(), "the-boot-of-this-probe")?;
@@ -46,26 +45,24 @@ async fn main() -> anyhow::Result<()> {
         provider_name: "aws",
         booted_at_secs: start::booted_at_secs()?,
     });
-    tokio::spawn(Box::pin(owner).await.run(requests, news));
+    tokio::spawn(Box::pin(owner).await.run(received, news));
+    let requests = Requests::new(commands);
     for n in 0..pods {
         let attachment = Attachment {
             network: "veni".parse()?,
             container_id: format!("{n:064x}").parse()?,
             ifname: "eth0".parse()?,
         };
-        let (reply, answer) = oneshot::channel();
         let request = AddRequest {
-            attachment: attachment.clone(),
+            attachment,
             pod: PodRef { namespace: "default".into(), name: format!("pod-{n}"), uid: None },
             netns: "/proc/self/ns/net".into(),
             wait_millis: None,
         };
-        commands.send(Command::Add(request, reply)).await?;
-        match answer.await? {
-            ReplyBody::Wiring(wiring) => host.state().links.insert(wiring.host_ifindex),
+        match requests.add(request, |body| host.wire(body)).await {
+            Some(ReplyBody::Wiring(_)) => {}
             other => bail!("ADD of pod {n}: {other:?}"),
-        };
-        commands.send(Command::AddClosed(attachment)).await?;
+        }
     }
     let told = serde_json::json!({ "pods": pods, "resident_kib": resident_kib()? });
     writeln!(std::io::stdout(), "{told}")?;
