@@ -1,9 +1,8 @@
 //! What `venictl` does: one module a command; `client` and `http` speak to ipamd, `text` draws.
 //!
-//! Invariants: what a command found goes to stdout, and with `-o json` is one JSON document; warnings and errors go
-//! to stderr. (`observe` prints a document a line.) Exit status 0: done; 1: it failed, or `doctor` found something; 2: the
-//! command line was wrong, or manifests
-//! cannot be read.
+//! Invariants: what a command found goes to stdout, and with `-o json` is one JSON document (`observe`: one a line);
+//! warnings and errors go to stderr. Exit status 0: done; 1: it failed, or `doctor` found something; 2: the command line
+//! was wrong, or manifests cannot be read.
 //! Deliberately absent: any change to the node, an async runtime, colours.
 
 use std::{

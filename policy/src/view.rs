@@ -14,13 +14,31 @@ use veni_core::wire::inspect::policy::{
     DecidedBy, Decision, DefaultVerdict, Diagnostic, Family, Flow, Flows,
 };
 
-use crate::object::{Kind, Key, Pod, Protocol};
+use crate::object::{Key, Kind, Pod, Protocol};
+pub use name::{End, NoEnd, NoFilter, PodFilter};
+
+mod name;
 
 /// Who judges.
 pub trait Judge {
     /// The verdict on a new connection between two ends that are not the same. `port` is the destination's, in host
     /// order; for ICMP and ICMPv6 type << 8 | code.
     fn judge(&self, from: Party<'_>, to: Party<'_>, protocol: u8, port: u16) -> Judgement;
+
+    /// Where a pod's packet to the address goes instead; `None` when it is no front end.
+    fn translate(&self, from: &Pod, to: IpAddr, protocol: u8, port: u16) -> Option<Translated> {
+        let _ = (from, to, protocol, port);
+        None
+    }
+}
+
+/// The back ends of a front end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Translated {
+    /// Whose front end it is: `namespace/name`.
+    pub service: String,
+    /// Addresses and ports; none: the packet is refused.
+    pub back_ends: Vec<(IpAddr, u16)>,
 }
 
 /// A verdict of both ends.
@@ -39,34 +57,6 @@ pub struct Party<'a> {
     pub pod: Option<&'a Pod>,
     /// Its address.
     pub address: IpAddr,
-}
-
-/// Which pods.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PodFilter {
-    /// All of a namespace.
-    Namespace(String),
-    /// One.
-    Pod {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-}
-
-/// Someone to be asked about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
-    /// A pod.
-    Pod {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-    /// An address, which may be a pod's.
-    Address(IpAddr),
 }
 
 /// A question about a connection.
@@ -156,9 +146,8 @@ impl<'a, J: Judge> View<'a, J> {
                 self.between(source, destination, *protocol, *port).collect()
             }
             (Ok(source), Err(address)) => address_of(source, Family::of(address))
-                .map(|own| self.flow(of_pod(source, own), outside(address), *protocol, *port))
-                .into_iter()
-                .collect(),
+                .map(|own| self.outwards(source, own, address, *protocol, *port))
+                .unwrap_or_default(),
             (Err(address), Ok(destination)) => address_of(destination, Family::of(address))
                 .map(|own| self.flow(outside(address), of_pod(destination, own), *protocol, *port))
                 .into_iter()
@@ -221,6 +210,38 @@ impl<'a, J: Judge> View<'a, J> {
         }
     }
 
+    /// To an address that is no pod's: a Service's, whose back ends are judged, or somebody else's.
+    fn outwards(
+        &self,
+        from: &'a Pod,
+        own: IpAddr,
+        to: IpAddr,
+        protocol: u8,
+        port: u16,
+    ) -> Vec<Flow> {
+        let source = of_pod(from, own);
+        let Some(Translated { service, back_ends }) =
+            self.judge.translate(from, to, protocol, port)
+        else {
+            return vec![self.flow(source, outside(to), protocol, port)];
+        };
+        if back_ends.is_empty() {
+            let flow = self.flow(source, outside(to), protocol, port);
+            let refused = || Decision::because(DefaultVerdict::Deny, "no_back_end");
+            let decided_by = DecidedBy { egress: refused(), ingress: refused() };
+            return vec![Flow { service: Some(service), allowed: false, decided_by, ..flow }];
+        }
+        let flows = back_ends.into_iter().map(|(address, port)| {
+            let destination = match self.find(&End::Address(address)) {
+                Ok(Ok(pod)) => of_pod(pod, address),
+                _ => outside(address),
+            };
+            let flow = self.flow(source, destination, protocol, port);
+            Flow { service: Some(service.clone()), ..flow }
+        });
+        flows.collect()
+    }
+
     fn between(
         &self,
         from: &'a Pod,
@@ -251,6 +272,7 @@ impl<'a, J: Judge> View<'a, J> {
             protocol: protocol_name(protocol),
             port,
             family: None,
+            service: None,
             allowed: judgement.allowed,
             decided_by: judgement.decided_by,
         }
@@ -337,71 +359,6 @@ impl fmt::Display for Party<'_> {
         match self.pod {
             Some(pod) => write!(f, "{}/{}", pod.namespace, pod.name),
             None => self.address.fmt(f),
-        }
-    }
-}
-
-// === impl End ===
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pod { namespace, name } => write!(f, "{namespace}/{name}"),
-            Self::Address(address) => address.fmt(f),
-        }
-    }
-}
-
-/// Not `namespace/name`, `name` (in the namespace `default`), or an address.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither an address nor a pod, namespace/name")]
-pub struct NoEnd(String);
-
-impl std::str::FromStr for End {
-    type Err = NoEnd;
-
-    fn from_str(text: &str) -> Result<Self, NoEnd> {
-        if let Ok(address) = text.parse() {
-            return Ok(Self::Address(address));
-        }
-        let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
-        let is_name = |part: &str| !part.is_empty() && !part.contains(['/', ' ', '*']);
-        if is_name(namespace) && is_name(name) {
-            Ok(Self::Pod { namespace: namespace.to_owned(), name: name.to_owned() })
-        } else {
-            Err(NoEnd(text.to_owned()))
-        }
-    }
-}
-
-// === impl PodFilter ===
-
-/// Neither `namespace/name` nor `namespace`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither a pod, namespace/name, nor a namespace")]
-pub struct NoFilter(String);
-
-impl std::str::FromStr for PodFilter {
-    type Err = NoFilter;
-
-    fn from_str(text: &str) -> Result<Self, NoFilter> {
-        let (namespace, name) = text.split_once('/').unwrap_or((text, "*"));
-        let wrong = |part: &str| part.is_empty() || part.contains(['/', ' ']);
-        if wrong(namespace) || wrong(name) || namespace.contains('*') {
-            Err(NoFilter(text.to_owned()))
-        } else if name == "*" {
-            Ok(Self::Namespace(namespace.to_owned()))
-        } else {
-            Ok(Self::Pod { namespace: namespace.to_owned(), name: name.to_owned() })
-        }
-    }
-}
-
-impl fmt::Display for PodFilter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Namespace(namespace) => f.write_str(namespace),
-            Self::Pod { namespace, name } => write!(f, "{namespace}/{name}"),
         }
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn between(old: Flows, new: Flows) -> Difference {
 fn by_key(flows: Vec<Flow>) -> BTreeMap<Key, Judged> {
     flows
         .into_iter()
-        .map(|Flow { from, to, protocol, port, family, allowed, decided_by }| {
+        .map(|Flow { from, to, protocol, port, family, allowed, decided_by, .. }| {
             ((from, to, protocol, port, family), Judged { allowed, decided_by })
         })
         .collect()

@@ -18,11 +18,13 @@ pub(super) fn check(flows: &Flows) -> String {
 }
 
 fn verdict(flow: &Flow) -> String {
-    let Flow { from, to, protocol, port, family, allowed, decided_by } = flow;
+    let Flow { from, to, protocol, port, family, service, allowed, decided_by } = flow;
     let verdict = if *allowed { "ALLOWED" } else { "DENIED" };
     let over = over(*family);
+    let service =
+        service.as_ref().map(|service| format!("  (Service {service})")).unwrap_or_default();
     format!(
-        "{verdict}  {from} -> {to}  {protocol} {port}{over}\n  egress of {from}: {}\n  ingress of {to}: {}\n",
+        "{verdict}  {from} -> {to}  {protocol} {port}{over}{service}\n  egress of {from}: {}\n  ingress of {to}: {}\n",
         decided_by.egress, decided_by.ingress
     )
 }

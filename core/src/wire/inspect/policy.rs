@@ -43,6 +43,10 @@ pub struct Flow {
     /// When one of the two has both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family: Option<Family>,
+    /// The Service (`namespace/name`, or the pod of a hostPort) whose address was asked for; `to` and `port` are those of
+    /// one of its back ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     /// By both sides.
     pub allowed: bool,
     /// What says so.
