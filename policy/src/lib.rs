@@ -2,7 +2,11 @@
 //!
 //! Deliberately absent: I/O, clocks, where the objects come from.
 
+pub mod applied;
 pub mod change;
+mod compile;
+pub mod index;
+mod intern;
 pub mod object;
 pub mod oracle;
 pub mod rule;

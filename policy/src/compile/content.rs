@@ -1,0 +1,96 @@
+//! A set's content: the rules of one direction of one pod, flattened; equal contents are one set.
+
+use std::sync::Arc;
+
+use super::AtomId;
+use crate::{change::Direction, object::Protocol};
+
+/// Everything that decides a set's verdicts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Content {
+    pub(crate) direction: Direction,
+    /// In the order in which they are asked: by tier, then by precedence.
+    pub(crate) rules: Vec<FlatRule>,
+    /// The number that stands for "isolated, and no rule matched"; `None`: no NetworkPolicy selects the pod.
+    pub(crate) isolated: Option<u32>,
+    pub(crate) groups: Groups,
+}
+
+/// What the security groups say.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Groups {
+    /// The pod has none.
+    Absent,
+    /// Their rules are among the rules; the number stands for "no rule matched".
+    Rules(u32),
+    /// They deny everything, for the reason that the number names.
+    Deny(u32),
+}
+
+/// One rule.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct FlatRule {
+    pub(crate) stage: Stage,
+    pub(crate) verb: Verb,
+    pub(crate) number: u32,
+    /// Any of these atoms; `None`: everyone.
+    pub(crate) peers: Option<Box<[AtomId]>>,
+    /// Any of these; `None`: every protocol and port.
+    pub(crate) ports: Option<Box<[FlatPort]>>,
+}
+
+/// When a rule is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    Admin,
+    NetworkPolicy,
+    Baseline,
+    Group,
+}
+
+/// What a rule does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Verb {
+    Allow,
+    Deny,
+    Pass,
+}
+
+/// Ports of a rule.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum FlatPort {
+    /// Of a protocol, by number, both ends included.
+    Range { protocol: u8, first: u16, last: u16 },
+    /// The peer's port of that name (egress only: on ingress the pod's own are resolved already).
+    Named { name: Arc<str>, protocol: Option<Protocol> },
+}
+
+/// A named port of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct NamedPort {
+    pub(crate) name: Arc<str>,
+    pub(crate) protocol: Protocol,
+    pub(crate) number: u16,
+}
+
+impl Content {
+    /// Whether it judges nothing: allowed by default.
+    pub(crate) fn is_open(&self) -> bool {
+        self.rules.is_empty() && self.isolated.is_none() && self.groups == Groups::Absent
+    }
+
+    /// Atoms of all rules, with repetitions.
+    pub(crate) fn atoms(&self) -> impl Iterator<Item = AtomId> {
+        self.rules.iter().filter_map(|rule| rule.peers.as_deref()).flatten().copied()
+    }
+
+    /// Names of ports that rules ask for, with repetitions.
+    pub(crate) fn port_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.rules.iter().filter_map(|rule| rule.ports.as_deref()).flatten().filter_map(|port| {
+            match port {
+                FlatPort::Named { name, .. } => Some(name),
+                FlatPort::Range { .. } => None,
+            }
+        })
+    }
+}

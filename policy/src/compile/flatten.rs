@@ -1,0 +1,342 @@
+//! Flattening: which rules hold for a pod in a direction, in the order in which they are asked.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use veni_core::id::SecurityGroupId;
+
+use super::{
+    AtomId,
+    content::{Content, FlatPort, FlatRule, Groups, Stage, Verb},
+};
+use crate::{
+    change::Direction,
+    index::{
+        atom::{Atoms, Namespaces, Question},
+        cluster::{Chosen, Identity, NamespaceState},
+    },
+    object::{
+        Action, ClusterNetworkPolicy, ClusterPeer, ClusterProtocol, ClusterRule, NetworkPolicy,
+        Peer, PolicyPort, PolicyRule, PortMatch, Tier,
+    },
+    rule::{RuleIndex, RuleKind, RuleRef, RuleRegistry, RuleTier},
+    security_group::{GroupPeer, GroupProtocol, GroupRule, GroupState, SecurityGroups},
+};
+
+/// What flattening reads and numbers.
+#[derive(Debug)]
+pub(crate) struct Flattener<'a> {
+    pub(crate) atoms: &'a mut Atoms,
+    pub(crate) registry: &'a mut RuleRegistry,
+    pub(crate) groups: &'a SecurityGroups,
+    /// All, by tier, priority and name.
+    pub(crate) cluster_policies: &'a [Arc<ClusterNetworkPolicy>],
+}
+
+/// The pod that rules are flattened for, and the direction.
+#[derive(Debug, Clone, Copy)]
+struct Case<'a> {
+    direction: Direction,
+    namespace: &'a NamespaceState,
+    identity: &'a Identity,
+}
+
+impl Flattener<'_> {
+    pub(crate) fn content(
+        &mut self,
+        direction: Direction,
+        namespace: &NamespaceState,
+        identity: &Identity,
+    ) -> Content {
+        let case = Case { direction, namespace, identity };
+        let mut rules = Vec::new();
+        self.cluster_tier(Tier::Admin, case, &mut rules);
+        let isolated = self.network_policies(case, &mut rules);
+        if isolated.is_none() {
+            self.cluster_tier(Tier::Baseline, case, &mut rules);
+        }
+        let groups = self.security_groups(case, &mut rules);
+        rules.retain(|rule| !matches_nothing(rule));
+        Content { direction, rules, isolated, groups }
+    }
+
+    fn cluster_tier(&mut self, tier: Tier, case: Case<'_>, rules: &mut Vec<FlatRule>) {
+        for policy in self.cluster_policies.iter().filter(|policy| policy.tier == tier) {
+            if !case.namespace.matches(&policy.subject.namespaces)
+                || !case.identity.matches(&policy.subject.pods)
+            {
+                continue;
+            }
+            let list = match case.direction {
+                Direction::Ingress => &policy.ingress,
+                Direction::Egress => &policy.egress,
+            };
+            for (index, rule) in (0..).zip(list) {
+                let (stage, rule_tier) = match tier {
+                    Tier::Admin => (Stage::Admin, RuleTier::Admin),
+                    Tier::Baseline => (Stage::Baseline, RuleTier::Baseline),
+                };
+                let number = self.registry.number(&RuleRef {
+                    kind: RuleKind::ClusterNetworkPolicy,
+                    namespace: String::new(),
+                    name: policy.name.clone(),
+                    tier: rule_tier,
+                    direction: case.direction,
+                    rule: RuleIndex::Index(index),
+                    reason: None,
+                });
+                rules.push(cluster_rule(self.atoms, stage, number, rule, case));
+            }
+        }
+    }
+
+    /// The number of "isolated and no rule matched"; `None` when nothing isolates.
+    fn network_policies(&mut self, case: Case<'_>, rules: &mut Vec<FlatRule>) -> Option<u32> {
+        let mut isolated = None;
+        for policy in case.namespace.policies.values() {
+            let list = match case.direction {
+                Direction::Ingress => &policy.ingress,
+                Direction::Egress => &policy.egress,
+            };
+            let Some(list) = list else { continue };
+            if !case.identity.matches(&policy.pods) {
+                continue;
+            }
+            let reference = |rule| policy_reference(policy, case.direction, rule);
+            if isolated.is_none() {
+                isolated = Some(self.registry.number(&reference(RuleIndex::None)));
+            }
+            for (index, rule) in (0..).zip(list) {
+                let number = self.registry.number(&reference(RuleIndex::Index(index)));
+                rules.push(policy_rule(self.atoms, number, policy, rule, case));
+            }
+        }
+        isolated
+    }
+
+    fn security_groups(&mut self, case: Case<'_>, rules: &mut Vec<FlatRule>) -> Groups {
+        let Chosen { any, ids, invalid } = &case.identity.chosen;
+        if !any {
+            return Groups::Absent;
+        }
+        if let Some(reason) = self.denial(ids, invalid) {
+            return Groups::Deny(self.no_group_rule(case.direction, ids, Some(reason)));
+        }
+        for id in ids.iter() {
+            let Some(group) = self.groups.groups.get(id) else { continue };
+            let list = match case.direction {
+                Direction::Ingress => &group.ingress,
+                Direction::Egress => &group.egress,
+            };
+            self.group_rules(case.direction, id, list, rules);
+        }
+        Groups::Rules(self.no_group_rule(case.direction, ids, None))
+    }
+
+    /// Why the groups deny everything, if they do.
+    fn denial(&self, ids: &[SecurityGroupId], invalid: &[Arc<str>]) -> Option<String> {
+        if let Some(item) = invalid.first() {
+            return Some(format!("{item:?} is not a security group's id"));
+        }
+        ids.iter().find_map(|id| match self.groups.groups.get(id).map(|group| &group.state) {
+            Some(GroupState::Resolved) => None,
+            Some(GroupState::Unresolved { reason }) => Some(format!("{id}: {reason}")),
+            None => Some(format!("{id}: not looked up yet")),
+        })
+    }
+
+    fn no_group_rule(
+        &mut self,
+        direction: Direction,
+        ids: &[SecurityGroupId],
+        reason: Option<String>,
+    ) -> u32 {
+        let ids: Vec<&str> = ids.iter().map(SecurityGroupId::as_str).collect();
+        self.registry.number(&RuleRef {
+            kind: RuleKind::SecurityGroup,
+            namespace: String::new(),
+            name: ids.join(","),
+            tier: RuleTier::SecurityGroup,
+            direction,
+            rule: RuleIndex::None,
+            reason,
+        })
+    }
+
+    /// Rules with one id and the same ports (a prefix list's) become one.
+    fn group_rules(
+        &mut self,
+        direction: Direction,
+        id: &SecurityGroupId,
+        list: &[GroupRule],
+        rules: &mut Vec<FlatRule>,
+    ) {
+        let mut joined: BTreeMap<(&str, GroupProtocol, u16, u16), Vec<AtomId>> = BTreeMap::new();
+        for rule in list {
+            let atom = self.atoms.number(match &rule.peer {
+                GroupPeer::Cidr(net) => Question::Block { cidr: net.trunc(), except: Vec::new() },
+                GroupPeer::Group(id) => Question::Group(id.clone()),
+            });
+            joined
+                .entry((rule.id.as_str(), rule.protocol, rule.first, rule.last))
+                .or_default()
+                .push(atom);
+        }
+        for ((rule, protocol, first, last), mut atoms) in joined {
+            atoms.sort_unstable();
+            atoms.dedup();
+            let number = self.registry.number(&RuleRef {
+                kind: RuleKind::SecurityGroup,
+                namespace: String::new(),
+                name: id.to_string(),
+                tier: RuleTier::SecurityGroup,
+                direction,
+                rule: RuleIndex::GroupRule(rule.to_owned()),
+                reason: None,
+            });
+            let ports = match protocol {
+                GroupProtocol::Any => None,
+                GroupProtocol::Number(protocol) => {
+                    Some([FlatPort::Range { protocol, first, last }].into())
+                }
+            };
+            let peers = Some(atoms.into());
+            rules.push(FlatRule { stage: Stage::Group, verb: Verb::Allow, number, peers, ports });
+        }
+    }
+}
+
+/// An empty list of peers or ports; both are `Some` where the manifest had only invalid ones.
+fn matches_nothing(rule: &FlatRule) -> bool {
+    rule.peers.as_ref().is_some_and(|peers| peers.is_empty())
+        || rule.ports.as_ref().is_some_and(|ports| ports.is_empty())
+}
+
+fn policy_reference(policy: &NetworkPolicy, direction: Direction, rule: RuleIndex) -> RuleRef {
+    RuleRef {
+        kind: RuleKind::NetworkPolicy,
+        namespace: policy.namespace.clone(),
+        name: policy.name.clone(),
+        tier: RuleTier::NetworkPolicy,
+        direction,
+        rule,
+        reason: None,
+    }
+}
+
+fn policy_rule(
+    atoms: &mut Atoms,
+    number: u32,
+    policy: &NetworkPolicy,
+    rule: &PolicyRule,
+    case: Case<'_>,
+) -> FlatRule {
+    let peers = rule.peers.as_ref().map(|peers| {
+        let numbers = peers.iter().map(|peer| {
+            atoms.number(match peer {
+                Peer::Block { cidr, except } => {
+                    Question::Block { cidr: *cidr, except: except.clone() }
+                }
+                Peer::Pods { namespaces, pods } => Question::Pods {
+                    namespaces: namespaces.clone().map_or_else(
+                        || Namespaces::Named(policy.namespace.clone()),
+                        Namespaces::Selected,
+                    ),
+                    pods: pods.clone().unwrap_or_default(),
+                },
+            })
+        });
+        unique(numbers.collect())
+    });
+    let ports = rule.ports.as_ref().map(|ports| {
+        let mut flat = Vec::new();
+        for port in ports {
+            policy_port(port, case, &mut flat);
+        }
+        flat.into()
+    });
+    FlatRule { stage: Stage::NetworkPolicy, verb: Verb::Allow, number, peers, ports }
+}
+
+fn unique(mut atoms: Vec<AtomId>) -> Box<[AtomId]> {
+    atoms.sort_unstable();
+    atoms.dedup();
+    atoms.into()
+}
+
+fn policy_port(port: &PolicyPort, case: Case<'_>, flat: &mut Vec<FlatPort>) {
+    let protocol = port.protocol.number();
+    match &port.port {
+        PortMatch::Any => flat.push(FlatPort::Range { protocol, first: 0, last: u16::MAX }),
+        PortMatch::Range(first, last) => {
+            flat.push(FlatPort::Range { protocol, first: *first, last: *last });
+        }
+        PortMatch::Name(name) => named_port(name, Some(port.protocol), case, flat),
+    }
+}
+
+/// The destination is the pod itself on ingress, the peer on egress.
+fn named_port(
+    name: &str,
+    protocol: Option<crate::object::Protocol>,
+    case: Case<'_>,
+    flat: &mut Vec<FlatPort>,
+) {
+    if case.direction == Direction::Egress {
+        flat.push(FlatPort::Named { name: Arc::from(name), protocol });
+        return;
+    }
+    let own = case.identity.key.ports.iter().filter(|port| {
+        &*port.name == name && protocol.is_none_or(|wanted| wanted == port.protocol)
+    });
+    flat.extend(own.map(|port| FlatPort::Range {
+        protocol: port.protocol.number(),
+        first: port.number,
+        last: port.number,
+    }));
+}
+
+fn cluster_rule(
+    atoms: &mut Atoms,
+    stage: Stage,
+    number: u32,
+    rule: &ClusterRule,
+    case: Case<'_>,
+) -> FlatRule {
+    let verb = match rule.action {
+        Action::Accept => Verb::Allow,
+        Action::Deny => Verb::Deny,
+        Action::Pass => Verb::Pass,
+    };
+    let everyone = rule.peers.iter().any(|peer| matches!(peer, ClusterPeer::Everything));
+    let peers =
+        (!everyone).then(|| {
+            let mut numbers = Vec::new();
+            for peer in &rule.peers {
+                match peer {
+                    ClusterPeer::Everything => {}
+                    ClusterPeer::Pods(subject) => numbers.push(atoms.number(Question::Pods {
+                        namespaces: Namespaces::Selected(subject.namespaces.clone()),
+                        pods: subject.pods.clone(),
+                    })),
+                    ClusterPeer::Nodes(nodes) => {
+                        numbers.push(atoms.number(Question::Nodes(nodes.clone())));
+                    }
+                    ClusterPeer::Networks(nets) => numbers.extend(nets.iter().map(|net| {
+                        atoms.number(Question::Block { cidr: *net, except: Vec::new() })
+                    })),
+                }
+            }
+            unique(numbers)
+        });
+    let ports = rule.protocols.as_ref().map(|protocols| {
+        let mut flat = Vec::new();
+        for protocol in protocols {
+            match protocol {
+                ClusterProtocol::Ports(port) => policy_port(port, case, &mut flat),
+                ClusterProtocol::Named(name) => named_port(name, None, case, &mut flat),
+            }
+        }
+        flat.into()
+    });
+    FlatRule { stage, verb, number, peers, ports }
+}

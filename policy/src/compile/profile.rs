@@ -1,0 +1,211 @@
+//! Port profiles: numbered, shared by every (set, class) that has the same, in the form of the programs' maps.
+
+use veni_ebpf_common::table::{Decision, INLINE_RANGES, PortKey, PortRange, Profile, capacity};
+
+use crate::{
+    change::{Remove, Step, Write},
+    intern::FastMap,
+};
+
+/// What protocols and ports get.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Body {
+    /// Where no range matches.
+    pub(crate) otherwise: Decision,
+    /// Protocol, first and last port; sorted, not overlapping.
+    pub(crate) ranges: Vec<(u8, u16, u16, Decision)>,
+}
+
+#[derive(Debug)]
+struct Numbered {
+    body: Body,
+    /// Entries of sets that lead here.
+    users: u32,
+    written: bool,
+}
+
+/// Profiles by number. Numbers from 1.
+#[derive(Debug, Default)]
+pub(crate) struct Profiles {
+    numbers: FastMap<Body, u32>,
+    profiles: Vec<Option<Numbered>>,
+    free: Vec<u32>,
+    /// Numbers given since the last [`Profiles::settle`].
+    fresh: Vec<u32>,
+    /// Numbers whose last user left since then.
+    idle: Vec<u32>,
+    /// Prefixes in `PORTS`, all profiles together.
+    prefixes: usize,
+}
+
+/// A map is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Full {
+    pub(crate) map: &'static str,
+    pub(crate) capacity: u32,
+}
+
+impl Body {
+    pub(crate) fn decide(&self, protocol: u8, port: u16) -> Decision {
+        self.ranges
+            .iter()
+            .find(|(p, first, last, _)| *p == protocol && (*first..=*last).contains(&port))
+            .map_or(self.otherwise, |range| range.3)
+    }
+
+    fn is_inline(&self) -> bool {
+        self.ranges.len() <= INLINE_RANGES
+    }
+
+    fn profile(&self) -> Profile {
+        let none = PortRange {
+            protocol: 0,
+            reserved: 0,
+            first: 0,
+            last: 0,
+            reserved2: 0,
+            decision: Decision(0),
+        };
+        let mut ranges = [none; INLINE_RANGES];
+        if !self.is_inline() {
+            return Profile { otherwise: self.otherwise, count: Profile::IN_PORTS, ranges };
+        }
+        for (slot, (protocol, first, last, decision)) in ranges.iter_mut().zip(&self.ranges) {
+            let (protocol, first, last, decision) = (*protocol, *first, *last, *decision);
+            *slot = PortRange { protocol, first, last, decision, ..none };
+        }
+        let count = u32::try_from(self.ranges.len()).expect("at most INLINE_RANGES");
+        Profile { otherwise: self.otherwise, count, ranges }
+    }
+
+    /// Keys in `PORTS` for a profile of this number; none when inline.
+    fn prefixes(&self, profile: u32) -> Vec<(u32, PortKey, Decision)> {
+        if self.is_inline() {
+            return Vec::new();
+        }
+        let mut prefixes = Vec::new();
+        for (protocol, first, last, decision) in &self.ranges {
+            for (port, bits) in port_prefixes(*first, *last) {
+                let key =
+                    PortKey { profile, protocol: *protocol, reserved: 0, port: port.to_be_bytes() };
+                prefixes.push((48 + bits, key, *decision));
+            }
+        }
+        prefixes
+    }
+}
+
+/// The fewest prefixes (port, bits) that cover the range and nothing else.
+fn port_prefixes(first: u16, last: u16) -> Vec<(u16, u32)> {
+    let mut prefixes = Vec::new();
+    let (mut next, end) = (u32::from(first), u32::from(last));
+    while next <= end {
+        let mut size = if next == 0 { 1 << 16 } else { 1 << next.trailing_zeros().min(16) };
+        while next + size - 1 > end {
+            size >>= 1;
+        }
+        let port = u16::try_from(next).expect("at most `last`");
+        prefixes.push((port, 16 - size.trailing_zeros()));
+        next += size;
+    }
+    prefixes
+}
+
+impl Profiles {
+    /// The number of a body. It lasts until [`Profiles::settle`] unless something uses it then.
+    pub(crate) fn number(&mut self, body: Body) -> Result<u32, Full> {
+        if let Some(number) = self.numbers.get(&body) {
+            return Ok(*number);
+        }
+        let number = match self.free.pop() {
+            Some(number) => number,
+            None => {
+                let number = u32::try_from(self.profiles.len()).unwrap_or(u32::MAX) + 1;
+                if number >= capacity::PROFILES {
+                    return Err(Full { map: "PROFILES", capacity: capacity::PROFILES });
+                }
+                self.profiles.push(None);
+                number
+            }
+        };
+        let prefixes = body.prefixes(number).len();
+        if self.prefixes + prefixes > capacity::PORTS as usize {
+            self.free.push(number);
+            return Err(Full { map: "PORTS", capacity: capacity::PORTS });
+        }
+        self.prefixes += prefixes;
+        self.numbers.insert(body.clone(), number);
+        self.profiles[number as usize - 1] = Some(Numbered { body, users: 0, written: false });
+        self.fresh.push(number);
+        Ok(number)
+    }
+
+    pub(crate) fn body(&self, number: u32) -> Option<&Body> {
+        let index = (number as usize).checked_sub(1)?;
+        self.profiles.get(index)?.as_ref().map(|numbered| &numbered.body)
+    }
+
+    fn numbered(&mut self, number: u32) -> &mut Numbered {
+        self.profiles[number as usize - 1].as_mut().expect("entries lead to profiles that exist")
+    }
+
+    pub(crate) fn acquire(&mut self, number: u32) {
+        self.numbered(number).users += 1;
+    }
+
+    pub(crate) fn release(&mut self, number: u32) {
+        let numbered = self.numbered(number);
+        numbered.users -= 1;
+        if numbered.users == 0 {
+            self.idle.push(number);
+        }
+    }
+
+    /// Writes of profiles that came into use, and what to delete after the last grace. The idle ones' numbers are free
+    /// for the next batch.
+    pub(crate) fn settle(&mut self) -> (Vec<Step>, Vec<Step>) {
+        let (mut writes, mut deletes) = (Vec::new(), Vec::new());
+        let fresh = std::mem::take(&mut self.fresh);
+        for number in &fresh {
+            let numbered = self.numbered(*number);
+            if numbered.users > 0 && !numbered.written {
+                numbered.written = true;
+                write(&numbered.body, *number, &mut writes);
+            }
+        }
+        let mut idle = std::mem::take(&mut self.idle);
+        idle.extend(fresh);
+        idle.sort_unstable();
+        idle.dedup();
+        for number in idle {
+            if self.numbered(number).users > 0 {
+                continue;
+            }
+            let slot = self.profiles[number as usize - 1].take();
+            let Numbered { body, written, .. } = slot.expect("just seen");
+            let prefixes = body.prefixes(number);
+            self.prefixes -= prefixes.len();
+            if written {
+                deletes.extend(
+                    prefixes
+                        .into_iter()
+                        .map(|(bits, key, _)| Step::Delete(Remove::Port { bits, key })),
+                );
+            }
+            self.numbers.remove(&body);
+            self.free.push(number);
+        }
+        (writes, deletes)
+    }
+}
+
+/// Prefixes first: a profile is whole when it appears.
+fn write(body: &Body, number: u32, steps: &mut Vec<Step>) {
+    let prefixes = body.prefixes(number);
+    steps.extend(
+        prefixes
+            .into_iter()
+            .map(|(bits, key, decision)| Step::Write(Write::Port { bits, key, decision })),
+    );
+    steps.push(Step::Write(Write::Profile { number, profile: body.profile() }));
+}

@@ -1,0 +1,254 @@
+//! A rule set: its content, and what it says to each class.
+
+use std::sync::Arc;
+
+use super::{
+    AtomId, Shape,
+    content::{Content, FlatPort, FlatRule, NamedPort},
+    paint,
+    profile::{Body, Full, Profiles},
+};
+use crate::intern::{FastMap, Interner};
+
+/// A set and its table.
+#[derive(Debug)]
+pub(crate) struct Set {
+    /// `None`: a set that is only a table (the closed one, or one left by an earlier daemon).
+    pub(crate) rules: Option<Rules>,
+    /// Class → profile, where it is not `any`.
+    pub(crate) table: FastMap<u32, u32>,
+    /// The profile of every other class.
+    pub(crate) any: u32,
+    /// Pods that have it.
+    pub(crate) users: u32,
+}
+
+/// A content, prepared for being asked about many classes.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) content: Arc<Content>,
+    /// Rules by the atoms that they name.
+    by_atom: FastMap<AtomId, Vec<u32>>,
+    /// Rules for everyone.
+    everyone: Vec<u32>,
+    /// Some rule asks for the peer's named ports.
+    named: bool,
+    /// Some rule for everyone does.
+    everyone_named: bool,
+}
+
+/// The lists that shapes refer to.
+#[derive(Debug)]
+pub(crate) struct Lists {
+    pub(crate) atoms: Interner<AtomId>,
+    pub(crate) ports: Interner<NamedPort>,
+}
+
+/// Classes by atom.
+#[derive(Debug)]
+pub(crate) struct Postings<'a> {
+    classes: &'a [(u32, Shape)],
+    by_atom: Vec<Vec<u32>>,
+}
+
+impl Lists {
+    pub(crate) fn new() -> Self {
+        Self { atoms: Interner::new(), ports: Interner::new() }
+    }
+
+    /// Every atom of a shape; one may come twice.
+    pub(crate) fn atoms_of(&self, shape: Shape) -> impl Iterator<Item = AtomId> {
+        let Shape { pod, blocks, extra, .. } = shape;
+        [pod, blocks, extra].into_iter().flat_map(|list| self.atoms.get(list)).copied()
+    }
+}
+
+impl<'a> Postings<'a> {
+    pub(crate) fn new(classes: &'a [(u32, Shape)], lists: &Lists) -> Self {
+        let mut by_atom: Vec<Vec<u32>> = Vec::new();
+        for (index, (_, shape)) in (0_u32..).zip(classes) {
+            for atom in lists.atoms_of(*shape) {
+                let atom = atom as usize;
+                if by_atom.len() <= atom {
+                    by_atom.resize_with(atom + 1, Vec::new);
+                }
+                by_atom[atom].push(index);
+            }
+        }
+        Self { classes, by_atom }
+    }
+}
+
+impl Rules {
+    pub(crate) fn new(content: Arc<Content>) -> Self {
+        let mut by_atom: FastMap<AtomId, Vec<u32>> = FastMap::default();
+        let mut everyone = Vec::new();
+        let (mut named, mut everyone_named) = (false, false);
+        for (index, rule) in (0_u32..).zip(&content.rules) {
+            let asks =
+                rule.ports.iter().flatten().any(|port| matches!(port, FlatPort::Named { .. }));
+            named |= asks;
+            match &rule.peers {
+                None => {
+                    everyone.push(index);
+                    everyone_named |= asks;
+                }
+                Some(atoms) => {
+                    for atom in atoms {
+                        by_atom.entry(*atom).or_default().push(index);
+                    }
+                }
+            }
+        }
+        Self { content, by_atom, everyone, named, everyone_named }
+    }
+
+    /// Whether these two shapes may get different answers.
+    pub(crate) fn distinguishes(&self, delta: &Delta) -> bool {
+        (self.named && delta.ports)
+            || delta.atoms.iter().any(|atom| self.by_atom.contains_key(atom))
+    }
+
+    fn rule(&self, index: u32) -> &FlatRule {
+        &self.content.rules[index as usize]
+    }
+
+    /// The rules that match a class, in order.
+    fn matching(&self, shape: Shape, lists: &Lists) -> Vec<u32> {
+        let mut matching = self.everyone.clone();
+        for atom in lists.atoms_of(shape) {
+            matching.extend(self.by_atom.get(&atom).into_iter().flatten());
+        }
+        matching.sort_unstable();
+        matching.dedup();
+        matching
+    }
+
+    fn paint(&self, matching: &[u32], ports: &[NamedPort]) -> Body {
+        paint::paint(&self.content, matching.iter().map(|index| self.rule(*index)), ports)
+    }
+
+    /// What a class gets.
+    pub(crate) fn evaluate(&self, shape: Shape, lists: &Lists) -> Body {
+        self.paint(&self.matching(shape, lists), lists.ports.get(shape.ports))
+    }
+
+    /// What a class gets from the security groups alone; `None` without groups.
+    pub(crate) fn evaluate_groups(&self, shape: Shape, lists: &Lists) -> Option<Body> {
+        let matching = self.matching(shape, lists);
+        paint::paint_groups_only(&self.content, matching.iter().map(|index| self.rule(*index)))
+    }
+
+    /// The table over all classes: the profile that most of them get, and where it is another one.
+    pub(crate) fn compile(
+        &self,
+        postings: &Postings<'_>,
+        lists: &Lists,
+        profiles: &mut Profiles,
+    ) -> Result<(u32, FastMap<u32, u32>), Full> {
+        let mut painted: FastMap<(Vec<u32>, u32), u32> = FastMap::default();
+        let mut profile_of = |matching: Vec<u32>, ports: u32, profiles: &mut Profiles| {
+            let ports = if self.named { ports } else { 0 };
+            let key = (matching, ports);
+            if let Some(profile) = painted.get(&key) {
+                return Ok(*profile);
+            }
+            let profile = profiles.number(self.paint(&key.0, lists.ports.get(ports)))?;
+            painted.insert(key, profile);
+            Ok(profile)
+        };
+        let base = profile_of(self.everyone.clone(), 0, profiles)?;
+        let pairs = self.pairs(postings);
+        let mut answers: Vec<(u32, u32)> = Vec::new();
+        let mut rest = pairs.as_slice();
+        while let Some((class, _)) = rest.first().copied() {
+            let same = rest.iter().take_while(|pair| pair.0 == class).count();
+            let mut matching: Vec<u32> =
+                rest[..same].iter().map(|pair| pair.1).filter(|rule| *rule != u32::MAX).collect();
+            rest = &rest[same..];
+            matching.extend(&self.everyone);
+            matching.sort_unstable();
+            matching.dedup();
+            let (number, shape) = postings.classes[class as usize];
+            answers.push((number, profile_of(matching, shape.ports, profiles)?));
+        }
+        Ok(around_majority(base, &answers, postings.classes))
+    }
+
+    /// (class, rule) for every class that more than the rules for everyone match.
+    fn pairs(&self, postings: &Postings<'_>) -> Vec<(u32, u32)> {
+        let mut pairs = Vec::new();
+        for (atom, rules) in &self.by_atom {
+            for class in postings.by_atom.get(*atom as usize).into_iter().flatten() {
+                pairs.extend(rules.iter().map(|rule| (*class, *rule)));
+            }
+        }
+        if self.everyone_named {
+            let with_ports = (0_u32..).zip(postings.classes);
+            let with_ports = with_ports.filter(|(_, (_, shape))| shape.ports != 0);
+            pairs.extend(with_ports.map(|(class, _)| (class, u32::MAX)));
+        }
+        pairs.sort_unstable();
+        pairs.dedup();
+        pairs
+    }
+}
+
+/// `answers` are those of classes that may differ from `base`; every other of `classes` gets `base`.
+fn around_majority(
+    base: u32,
+    answers: &[(u32, u32)],
+    classes: &[(u32, Shape)],
+) -> (u32, FastMap<u32, u32>) {
+    let mut votes: FastMap<u32, usize> = FastMap::default();
+    *votes.entry(base).or_default() += classes.len() - answers.len();
+    for (_, profile) in answers {
+        *votes.entry(*profile).or_default() += 1;
+    }
+    let winner = votes.into_iter().max_by_key(|(profile, votes)| (*votes, *profile));
+    let any = winner.map_or(base, |(profile, _)| profile);
+    let mut table: FastMap<u32, u32> = answers.iter().copied().collect();
+    if any != base {
+        for (class, _) in classes {
+            table.entry(*class).or_insert(base);
+        }
+    }
+    table.retain(|_, profile| *profile != any);
+    (any, table)
+}
+
+/// What two shapes do not have in common.
+#[derive(Debug)]
+pub(crate) struct Delta {
+    pub(crate) atoms: Vec<AtomId>,
+    pub(crate) ports: bool,
+}
+
+impl Delta {
+    pub(crate) fn between(old: Shape, new: Shape, lists: &Lists) -> Self {
+        let sorted = |shape| {
+            let mut atoms: Vec<AtomId> = lists.atoms_of(shape).collect();
+            atoms.sort_unstable();
+            atoms.dedup();
+            atoms
+        };
+        let (old_atoms, new_atoms) = (sorted(old), sorted(new));
+        let lacks = |list: &[AtomId], atom: &AtomId| list.binary_search(atom).is_err();
+        let mut atoms: Vec<AtomId> =
+            old_atoms.iter().filter(|atom| lacks(&new_atoms, atom)).copied().collect();
+        atoms.extend(new_atoms.iter().filter(|atom| lacks(&old_atoms, atom)));
+        Self { atoms, ports: old.ports != new.ports }
+    }
+}
+
+impl Set {
+    /// A set that gives every class the same.
+    pub(crate) fn uniform(any: u32) -> Self {
+        Self { rules: None, table: FastMap::default(), any, users: 0 }
+    }
+
+    /// What a class has now.
+    pub(crate) fn profile(&self, class: u32) -> u32 {
+        self.table.get(&class).copied().unwrap_or(self.any)
+    }
+}

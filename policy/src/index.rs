@@ -1,0 +1,592 @@
+//! The cluster as policies see it, and the tables that follow from it.
+//!
+//! Objects come and go through [`Index::apply`], [`Index::delete`] and [`Index::reset`]; [`Index::change`] then gives
+//! the ordered steps that bring the programs' tables from the last change's state to the present one. Work is in
+//! proportion to what is affected: selectors are matched against identities (pods that are alike), rules are compiled
+//! for the node's own pods only, and a class keeps its number where it can.
+//!
+//! Invariants: the caller carries out every step of a change before it asks for the next; what the index holds after
+//! [`Index::change`] is what the tables then hold. Deliberately absent: Services (`service`), time, the maps themselves.
+
+pub(crate) mod atom;
+pub(crate) mod class;
+pub(crate) mod cluster;
+mod commit;
+mod explain;
+mod plan;
+mod region;
+mod vectors;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use veni_core::id::SecurityGroupId;
+use veni_ebpf_common::table::Decision;
+
+pub use explain::{
+    ClassEntry, Explanation, GroupHalf, Half, Party, PodExplanation, PortEntry, ProfileEntry,
+    SetExplanation,
+};
+
+use crate::{
+    change::{CLOSED_SET, Direction, PodKey, PodSets, Step, Write},
+    compile::{
+        AtomId,
+        content::Content,
+        profile::{Body, Profiles},
+        set::{Lists, Set},
+    },
+    intern::{FastMap, FastSet},
+    object::{ClusterNetworkPolicy, Key, Kind, Namespace, Node, Object, Pod},
+    rule::{RuleIndex, RuleKind, RuleRef, RuleRegistry, RuleTier},
+    security_group::SecurityGroups,
+};
+use class::{Classes, Numbers};
+use cluster::{Cluster, IdentityId, PodId, PodState};
+use region::Regions;
+
+/// Which pods get rule sets. Every pod gets a class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of this node.
+    Node(String),
+    /// All: for `venictl` and tests.
+    All,
+}
+
+/// A batch of steps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Change {
+    /// In order; empty when nothing changes.
+    pub steps: Vec<Step>,
+    /// What did not fit.
+    pub refused: Vec<Refusal>,
+}
+
+/// A rule set that was refused because a map is full. The pods keep what they had ([`PodSets::CLOSED`] when that is
+/// nothing), and every later change tries again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The pods.
+    pub pods: Vec<PodKey>,
+    /// The direction.
+    pub direction: Direction,
+    /// The map that is full, e.g. `VERDICTS`.
+    pub map: &'static str,
+    /// How many entries it has room for.
+    pub capacity: u32,
+}
+
+/// How much there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sizes {
+    /// Pods known.
+    pub pods: usize,
+    /// Pods with rule sets.
+    pub local_pods: usize,
+    /// Pods that are alike counted once.
+    pub identities: usize,
+    /// Addresses with an entry.
+    pub addresses: usize,
+    /// Prefixes with an entry.
+    pub prefixes: usize,
+    /// Classes.
+    pub classes: usize,
+    /// Rule sets.
+    pub sets: usize,
+    /// (set, class) entries.
+    pub verdicts: usize,
+}
+
+/// An address with an entry of its own.
+#[derive(Debug)]
+struct Entry {
+    pod: Option<PodId>,
+    /// What the regions know of it.
+    blocks: u32,
+    /// What is known of the address itself.
+    extra: u32,
+    class: u32,
+}
+
+/// A pod with rule sets.
+#[derive(Debug)]
+struct Local {
+    /// `None`: it is gone, and gets [`PodSets::CLOSED`] with the next change.
+    pod: Option<PodId>,
+    /// The sets in force.
+    sets: Option<PodSets>,
+}
+
+/// What has to be looked at by the next change.
+#[derive(Debug, Default)]
+struct Dirty {
+    /// Identities whose rules may be others.
+    rules: FastSet<IdentityId>,
+    /// All of them.
+    all_rules: bool,
+    /// Identities whose atoms have to be matched anew.
+    atoms: FastSet<IdentityId>,
+    /// Identities whose atoms changed, so that their pods' addresses may be of another class.
+    moved: FastSet<IdentityId>,
+    addresses: BTreeSet<IpAddr>,
+    locals: BTreeSet<PodKey>,
+    /// Names of ports that rules ask for changed.
+    port_names: bool,
+}
+
+/// The index.
+#[derive(Debug)]
+pub struct Index {
+    scope: Scope,
+    cluster: Cluster,
+    cluster_policies: BTreeMap<String, Arc<ClusterNetworkPolicy>>,
+    nodes: BTreeMap<String, Node>,
+    nodes_by_address: FastMap<IpAddr, BTreeSet<String>>,
+    groups: SecurityGroups,
+    groups_by_address: FastMap<IpAddr, BTreeSet<SecurityGroupId>>,
+    /// Addresses that the node gave its pods, before the API says so.
+    attached: BTreeMap<PodKey, Vec<IpAddr>>,
+    /// Live pods that share an address with its owner (a moment in which the API is behind).
+    contested: FastMap<IpAddr, Vec<PodId>>,
+    entries: FastMap<IpAddr, Entry>,
+    locals: BTreeMap<PodKey, Local>,
+    atoms: atom::Atoms,
+    /// Those that ask about addresses themselves.
+    extra_atoms: Vec<(AtomId, Arc<atom::Question>)>,
+    port_names: FastMap<Arc<str>, u32>,
+    lists: Lists,
+    regions: Regions,
+    classes: Classes,
+    registry: RuleRegistry,
+    profiles: Profiles,
+    sets: BTreeMap<u32, Set>,
+    set_ids: FastMap<Arc<Content>, u32>,
+    set_numbers: Numbers,
+    epoch: u32,
+    dirty: Dirty,
+    /// Steps that the first change starts with.
+    first: Vec<Step>,
+}
+
+impl Index {
+    /// An empty index. Its first change writes [`CLOSED_SET`].
+    ///
+    /// # Panics
+    ///
+    /// Never: an empty map has room for one profile.
+    #[must_use]
+    pub fn new(scope: Scope) -> Self {
+        let mut registry = RuleRegistry::default();
+        let number = registry.number(&RuleRef {
+            kind: RuleKind::Unknown,
+            namespace: String::new(),
+            name: String::new(),
+            tier: RuleTier::NetworkPolicy,
+            direction: Direction::Ingress,
+            rule: RuleIndex::None,
+            reason: Some("nothing is known of the pod".to_owned()),
+        });
+        let mut profiles = Profiles::default();
+        let body = Body { otherwise: Decision::deny(number), ranges: Vec::new() };
+        let any = profiles.number(body).expect("an empty map has room");
+        profiles.acquire(any);
+        let mut closed = Set::uniform(any);
+        closed.users = 1;
+        let key = veni_ebpf_common::table::VerdictKey {
+            set: CLOSED_SET,
+            class: veni_ebpf_common::table::ANY_CLASS,
+        };
+        Self {
+            scope,
+            cluster: Cluster::default(),
+            cluster_policies: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            nodes_by_address: FastMap::default(),
+            groups: SecurityGroups::default(),
+            groups_by_address: FastMap::default(),
+            attached: BTreeMap::new(),
+            contested: FastMap::default(),
+            entries: FastMap::default(),
+            locals: BTreeMap::new(),
+            atoms: atom::Atoms::default(),
+            extra_atoms: Vec::new(),
+            port_names: FastMap::default(),
+            lists: Lists::new(),
+            regions: Regions::default(),
+            classes: Classes::new(),
+            registry,
+            profiles,
+            sets: [(CLOSED_SET, closed)].into(),
+            set_ids: FastMap::default(),
+            set_numbers: Numbers::from(CLOSED_SET + 1),
+            epoch: 0,
+            dirty: Dirty::default(),
+            first: vec![Step::Write(Write::Verdict { key, profile: any })],
+        }
+    }
+
+    /// Takes an object over its predecessor of the same key. Services and slices are not ours.
+    pub fn apply(&mut self, object: Object) {
+        match object {
+            Object::Namespace(namespace) => self.apply_namespace(namespace),
+            Object::Node(node) => self.apply_node(node),
+            Object::Pod(pod) => self.apply_pod(&pod),
+            Object::NetworkPolicy(policy) => {
+                let namespace = self.cluster.namespace(&policy.namespace);
+                let state = &mut self.cluster.namespaces[namespace as usize];
+                state.policies.insert(policy.name.clone(), Arc::new(policy));
+                self.dirty.rules.extend(state.identities.iter().copied());
+            }
+            Object::ClusterNetworkPolicy(policy) => {
+                self.cluster_policies.insert(policy.name.clone(), Arc::new(policy));
+                self.dirty.all_rules = true;
+            }
+            Object::SecurityGroupPolicy(policy) => {
+                let namespace = self.cluster.namespace(&policy.namespace);
+                let state = &mut self.cluster.namespaces[namespace as usize];
+                state.group_policies.insert(policy.name.clone(), Arc::new(policy));
+                self.choose_groups(namespace);
+            }
+            Object::Service(_) | Object::EndpointSlice(_) => {}
+        }
+    }
+
+    /// Forgets an object; nothing to do when there is none.
+    pub fn delete(&mut self, key: &Key) {
+        let Some(namespace) = self.cluster.namespace_id(&key.namespace) else {
+            return self.delete_cluster_wide(key);
+        };
+        let state = &mut self.cluster.namespaces[namespace as usize];
+        match key.kind {
+            Kind::Pod => {
+                if let Some(pod) = state.pods.get(key.name.as_str()).copied() {
+                    self.remove_pod(pod);
+                }
+            }
+            Kind::NetworkPolicy => {
+                if state.policies.remove(&key.name).is_some() {
+                    self.dirty.rules.extend(state.identities.iter().copied());
+                }
+            }
+            Kind::SecurityGroupPolicy => {
+                if state.group_policies.remove(&key.name).is_some() {
+                    self.choose_groups(namespace);
+                }
+            }
+            _ => self.delete_cluster_wide(key),
+        }
+    }
+
+    fn delete_cluster_wide(&mut self, key: &Key) {
+        match key.kind {
+            Kind::Namespace if self.cluster.namespace_id(&key.name).is_some() => {
+                self.apply_namespace(Namespace::named(&key.name));
+            }
+            Kind::Node => self.remove_node(&key.name),
+            Kind::ClusterNetworkPolicy => {
+                self.dirty.all_rules |= self.cluster_policies.remove(&key.name).is_some();
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes exactly these objects, as after a new list from the API. Pods that stay keep what they have meanwhile.
+    pub fn reset(&mut self, objects: Vec<Object>) {
+        let kept: BTreeSet<Key> = objects.iter().map(Object::key).collect();
+        for key in self.keys() {
+            if !kept.contains(&key) {
+                self.delete(&key);
+            }
+        }
+        objects.into_iter().for_each(|object| self.apply(object));
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        let mut keys = Vec::new();
+        for state in &self.cluster.namespaces {
+            keys.push(Key::new(Kind::Namespace, "", &*state.name));
+            let mut add = |kind, name: &str| keys.push(Key::new(kind, &*state.name, name));
+            state.pods.keys().for_each(|name| add(Kind::Pod, name));
+            state.policies.keys().for_each(|name| add(Kind::NetworkPolicy, name));
+            state.group_policies.keys().for_each(|name| add(Kind::SecurityGroupPolicy, name));
+        }
+        let cluster_wide = self.nodes.keys().map(|name| (Kind::Node, name));
+        let policies = self.cluster_policies.keys().map(|n| (Kind::ClusterNetworkPolicy, n));
+        keys.extend(cluster_wide.chain(policies).map(|(kind, name)| Key::new(kind, "", name)));
+        keys
+    }
+
+    /// Takes the security groups as they are resolved now.
+    pub fn set_security_groups(&mut self, groups: SecurityGroups) {
+        let old = std::mem::replace(&mut self.groups, groups);
+        let changed = self.groups.members.keys().chain(old.members.keys());
+        for id in changed.collect::<BTreeSet<_>>() {
+            let (before, after) = (old.members.get(id), self.groups.members.get(id));
+            if before == after {
+                continue;
+            }
+            let none = BTreeSet::new();
+            let (before, after) = (before.unwrap_or(&none), after.unwrap_or(&none));
+            for address in before.symmetric_difference(after) {
+                let groups = self.groups_by_address.entry(*address).or_default();
+                if after.contains(address) {
+                    groups.insert(id.clone());
+                } else {
+                    groups.remove(id);
+                }
+                if groups.is_empty() {
+                    self.groups_by_address.remove(address);
+                }
+                self.dirty.addresses.insert(*address);
+            }
+        }
+        if old.groups != self.groups.groups {
+            let live = self.cluster.live_identities();
+            let with_groups = live.filter(|(_, identity)| identity.chosen.any).map(|(id, _)| id);
+            self.dirty.rules.extend(with_groups.collect::<Vec<_>>());
+        }
+    }
+
+    /// The node gave this pod these addresses: they count from now on, whatever the pod's status says or does not say
+    /// yet.
+    pub fn attach(&mut self, pod: PodKey, addresses: Vec<IpAddr>) {
+        let id = self.cluster.pod_id(&pod.namespace, &pod.name);
+        self.attached.insert(pod, addresses.clone());
+        if let Some(id) = id {
+            self.set_addresses(id, addresses.into());
+        }
+    }
+
+    /// The node's pod is gone; its status counts again.
+    pub fn detach(&mut self, pod: &PodKey) {
+        if self.attached.remove(pod).is_some()
+            && let Some(id) = self.cluster.pod_id(&pod.namespace, &pod.name)
+        {
+            self.set_addresses(id, Box::default());
+        }
+    }
+
+    /// The rule numbers that decisions name.
+    #[must_use]
+    pub const fn rules(&self) -> &RuleRegistry {
+        &self.registry
+    }
+
+    /// The sets in force for a pod; `None`: not a pod of ours, or nothing is known of it yet.
+    #[must_use]
+    pub fn pod_sets(&self, pod: &PodKey) -> Option<PodSets> {
+        self.locals.get(pod)?.sets
+    }
+
+    /// The `metadata.uid` of a pod of ours that is known; `Some(None)`: it is known without one.
+    #[must_use]
+    pub fn pod_uid(&self, pod: &PodKey) -> Option<Option<&str>> {
+        let id = self.cluster.pod_id(&pod.namespace, &pod.name)?;
+        Some(self.cluster.pod(id).uid.as_deref())
+    }
+
+    /// The security groups that pods choose or rules name: what a resolver has to resolve.
+    #[must_use]
+    pub fn wanted_groups(&self) -> BTreeSet<SecurityGroupId> {
+        let live = self.cluster.live_identities();
+        let ours = live.filter(|(_, identity)| identity.local > 0);
+        ours.flat_map(|(_, identity)| identity.chosen.ids.iter().cloned()).collect()
+    }
+
+    /// How much there is.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            pods: self.cluster.pods.iter().flatten().count(),
+            local_pods: self.locals.len(),
+            identities: self.cluster.live_identities().count(),
+            addresses: self.entries.len(),
+            prefixes: self.regions.by_net.len(),
+            classes: self.classes.by_number.len(),
+            sets: self.sets.len(),
+            verdicts: self.sets.values().map(|set| set.table.len() + 1).sum(),
+        }
+    }
+}
+
+/// Objects into the model.
+impl Index {
+    fn apply_namespace(&mut self, namespace: Namespace) {
+        let id = self.cluster.namespace(&namespace.name);
+        let state = &mut self.cluster.namespaces[id as usize];
+        if state.labels == namespace.labels {
+            return;
+        }
+        state.labels = namespace.labels;
+        self.dirty.atoms.extend(state.identities.iter().copied());
+        self.dirty.rules.extend(state.identities.iter().copied());
+    }
+
+    fn apply_node(&mut self, node: Node) {
+        if self.nodes.get(&node.name) == Some(&node) {
+            return;
+        }
+        self.remove_node(&node.name);
+        for address in &node.addresses {
+            self.nodes_by_address.entry(*address).or_default().insert(node.name.clone());
+            self.dirty.addresses.insert(*address);
+        }
+        self.nodes.insert(node.name.clone(), node);
+    }
+
+    fn remove_node(&mut self, name: &str) {
+        let Some(node) = self.nodes.remove(name) else { return };
+        for address in node.addresses {
+            if let Some(names) = self.nodes_by_address.get_mut(&address) {
+                names.remove(name);
+                if names.is_empty() {
+                    self.nodes_by_address.remove(&address);
+                }
+            }
+            self.dirty.addresses.insert(address);
+        }
+    }
+
+    fn choose_groups(&mut self, namespace: cluster::NamespaceId) {
+        let identities: Vec<IdentityId> =
+            self.cluster.namespace_state(namespace).identities.iter().copied().collect();
+        for id in identities {
+            let chosen = self.cluster.choose(&self.cluster.identity(id).key);
+            let identity = self.cluster.identity_mut(id);
+            if identity.chosen != chosen {
+                identity.chosen = chosen;
+                self.dirty.atoms.insert(id);
+                self.dirty.rules.insert(id);
+            }
+        }
+    }
+
+    fn is_local(&self, pod: &Pod) -> bool {
+        match &self.scope {
+            Scope::All => true,
+            Scope::Node(node) => pod.node.as_ref() == Some(node),
+        }
+    }
+
+    fn apply_pod(&mut self, pod: &Pod) {
+        let known = self.cluster.pod_id(&pod.namespace, &pod.name);
+        if pod.finished || pod.host_network {
+            if let Some(id) = known {
+                self.remove_pod(id);
+            }
+            return;
+        }
+        let (identity, new) = self.cluster.join_identity(pod);
+        if new {
+            self.dirty.atoms.insert(identity);
+        }
+        let local = self.is_local(pod);
+        let id = match known {
+            Some(id) => self.replace_pod(id, identity, local),
+            None => {
+                let namespace = self.cluster.namespace(&pod.namespace);
+                let name = pod.name.as_str().into();
+                let addresses = Box::default();
+                let state = PodState { name, namespace, identity, addresses, uid: None, local };
+                self.cluster.insert_pod(state)
+            }
+        };
+        let key = PodKey::new(&*pod.namespace, &*pod.name);
+        let addresses = self.attached.get(&key).unwrap_or(&pod.addresses).clone();
+        if local {
+            self.cluster.identity_mut(identity).local += 1;
+            let state = self.cluster.pods[id as usize].as_mut().expect("just put there");
+            state.uid = pod.uid.as_deref().map(Into::into);
+            self.locals.entry(key.clone()).or_insert(Local { pod: None, sets: None }).pod =
+                Some(id);
+            self.dirty.locals.insert(key);
+            self.dirty.rules.insert(identity);
+        }
+        self.set_addresses(id, addresses.into());
+    }
+
+    /// Leaves the old identity, not the addresses.
+    fn replace_pod(&mut self, id: PodId, identity: IdentityId, local: bool) -> PodId {
+        let state = self.cluster.pods[id as usize].as_mut().expect("it is known");
+        let (old, was_local) = (state.identity, state.local);
+        (state.identity, state.local) = (identity, local);
+        if old != identity {
+            self.dirty.addresses.extend(state.addresses.iter().copied());
+        }
+        if was_local {
+            self.cluster.identity_mut(old).local -= 1;
+            if !local {
+                self.forget_local(id);
+            }
+        }
+        self.leave_identity(old);
+        id
+    }
+
+    fn leave_identity(&mut self, id: IdentityId) {
+        if self.cluster.leave_identity(id) {
+            self.dirty.atoms.remove(&id);
+            self.dirty.rules.remove(&id);
+            self.dirty.moved.remove(&id);
+        }
+    }
+
+    fn forget_local(&mut self, id: PodId) {
+        let pod = self.cluster.pod(id);
+        let namespace = &self.cluster.namespace_state(pod.namespace).name;
+        let key = PodKey::new(&**namespace, &*pod.name);
+        if let Some(local) = self.locals.get_mut(&key) {
+            local.pod = None;
+            self.dirty.locals.insert(key);
+        }
+    }
+
+    fn remove_pod(&mut self, id: PodId) {
+        self.set_addresses(id, Box::default());
+        if self.cluster.pod(id).local {
+            self.forget_local(id);
+            let identity = self.cluster.pod(id).identity;
+            self.cluster.identity_mut(identity).local -= 1;
+        }
+        let pod = self.cluster.remove_pod(id);
+        self.leave_identity(pod.identity);
+    }
+
+    /// The newest owner of an address has it.
+    fn set_addresses(&mut self, id: PodId, addresses: Box<[IpAddr]>) {
+        let state = self.cluster.pods[id as usize].as_mut().expect("it is known");
+        let old = std::mem::replace(&mut state.addresses, addresses.clone());
+        for address in old.iter().filter(|address| !addresses.contains(address)) {
+            self.dirty.addresses.insert(*address);
+            let others = self.contested.get_mut(address);
+            let heir = others.and_then(|others| {
+                others.retain(|other| *other != id);
+                others.last().copied()
+            });
+            if let Some(entry) = self.entries.get_mut(address)
+                && entry.pod == Some(id)
+            {
+                entry.pod = heir;
+                if let (Some(heir), Some(others)) = (heir, self.contested.get_mut(address)) {
+                    others.retain(|other| *other != heir);
+                }
+            }
+            if self.contested.get(address).is_some_and(Vec::is_empty) {
+                self.contested.remove(address);
+            }
+        }
+        for address in addresses.iter().filter(|address| !old.contains(address)) {
+            self.dirty.addresses.insert(*address);
+            let blocks = self.regions.blocks_at(*address);
+            let absent = Entry { pod: None, blocks, extra: 0, class: region::ABSENT };
+            let entry = self.entries.entry(*address).or_insert(absent);
+            if let Some(before) = entry.pod.replace(id) {
+                self.contested.entry(*address).or_default().push(before);
+            }
+        }
+    }
+}

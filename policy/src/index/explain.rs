@@ -1,0 +1,333 @@
+//! Explanations: a walk along the compiled tables, in words.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::Serialize;
+use veni_ebpf_common::table::{self, Decision, OPEN_SET, Tables, VerdictKey};
+
+use super::Index;
+use crate::{
+    change::{Direction, PodKey, PodSets},
+    compile::{profile::Body, set::Set},
+    rule::RuleRef,
+};
+
+/// The verdict on a new connection, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// Its source.
+    pub from: Party,
+    /// Its destination.
+    pub to: Party,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The destination's port; for ICMP and ICMPv6 type << 8 | code.
+    pub port: u16,
+    /// Whether it comes about.
+    pub allowed: bool,
+    /// Source and destination are one: always allowed, nothing is asked.
+    pub itself: bool,
+    /// What the source's rules say.
+    pub egress: Half,
+    /// What the destination's rules say.
+    pub ingress: Half,
+}
+
+/// An end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Party {
+    /// The pod that has the address.
+    pub pod: Option<PodKey>,
+    /// The address.
+    pub address: IpAddr,
+    /// Its class.
+    pub class: u32,
+}
+
+/// What one side says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Half {
+    /// Whether it passes.
+    pub allowed: bool,
+    /// The rule that decided; `None`: no rule, the default.
+    pub rule: Option<RuleRef>,
+    /// The set that was asked; [`OPEN_SET`] for what is no pod of ours.
+    pub set: u32,
+    /// The profile that it gave.
+    pub profile: Option<u32>,
+    /// What the side's security groups alone say; `None`: the pod has none.
+    pub group: Option<GroupHalf>,
+}
+
+/// What security groups say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GroupHalf {
+    /// Whether they let it pass.
+    pub allowed: bool,
+    /// The group's rule, or that none matches, or why they deny everything.
+    pub rule: Option<RuleRef>,
+}
+
+/// What applies to a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PodExplanation {
+    /// The pod.
+    pub pod: PodKey,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its security groups.
+    pub security_groups: Vec<String>,
+    /// `None`: it is not ours, or no change was made since it came.
+    pub sets: Option<PodSets>,
+    /// What judges what comes to it.
+    pub ingress: SetExplanation,
+    /// What judges what leaves it.
+    pub egress: SetExplanation,
+}
+
+/// A rule set, readable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SetExplanation {
+    /// Its number; [`OPEN_SET`]: nothing applies, everything passes.
+    pub set: u32,
+    /// The rules that apply, in the order in which they are asked.
+    pub rules: Vec<RuleRef>,
+    /// Pods that share the set.
+    pub pods: u32,
+    /// What classes get that are not listed.
+    pub otherwise: Option<ProfileEntry>,
+    /// What each other class gets.
+    pub classes: Vec<ClassEntry>,
+}
+
+/// A class in a set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClassEntry {
+    /// Its number.
+    pub class: u32,
+    /// Who is in it: `namespace/name` of pods, addresses and prefixes of others.
+    pub members: Vec<String>,
+    /// What it gets.
+    pub profile: ProfileEntry,
+}
+
+/// A port profile, readable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProfileEntry {
+    /// Its number.
+    pub profile: u32,
+    /// Ports that are named.
+    pub ports: Vec<PortEntry>,
+    /// Whether other ports and protocols pass.
+    pub allowed: bool,
+    /// The rule that says so.
+    pub rule: Option<RuleRef>,
+}
+
+/// Ports of a profile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PortEntry {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// First port.
+    pub first: u16,
+    /// Last port, included.
+    pub last: u16,
+    /// Whether they pass.
+    pub allowed: bool,
+    /// The rule that says so.
+    pub rule: Option<RuleRef>,
+}
+
+impl Tables for Index {
+    fn verdict(&self, key: &VerdictKey) -> Option<u32> {
+        let set = self.sets.get(&key.set)?;
+        if key.class == table::ANY_CLASS {
+            Some(set.any)
+        } else {
+            set.table.get(&key.class).copied()
+        }
+    }
+
+    fn profile(&self, profile: u32, protocol: u8, port: u16) -> Option<Decision> {
+        self.profiles.body(profile).map(|body| body.decide(protocol, port))
+    }
+}
+
+impl Index {
+    /// The verdict on a new connection, from the compiled tables. Right after [`Index::change`]; objects applied since
+    /// then do not count yet.
+    #[must_use]
+    pub fn judge(&self, from: IpAddr, to: IpAddr, protocol: u8, port: u16) -> Explanation {
+        let (from, to) = (self.party(from), self.party(to));
+        let itself = from.address == to.address || (from.pod.is_some() && from.pod == to.pod);
+        let (egress, ingress) = if itself {
+            (Half::open(), Half::open())
+        } else {
+            (
+                self.half(&from, Direction::Egress, &to, protocol, port),
+                self.half(&to, Direction::Ingress, &from, protocol, port),
+            )
+        };
+        let allowed = egress.allowed && ingress.allowed;
+        Explanation { from, to, protocol, port, allowed, itself, egress, ingress }
+    }
+
+    /// Addresses of a pod that is known, neither finished nor on its node's network.
+    #[must_use]
+    pub fn pod_addresses(&self, pod: &PodKey) -> Option<&[IpAddr]> {
+        let id = self.cluster.pod_id(&pod.namespace, &pod.name)?;
+        Some(&self.cluster.pod(id).addresses)
+    }
+
+    /// The pod that has an address.
+    #[must_use]
+    pub fn pod_at(&self, address: IpAddr) -> Option<PodKey> {
+        let pod = self.cluster.pod(self.entries.get(&address)?.pod?);
+        let namespace = &self.cluster.namespace_state(pod.namespace).name;
+        Some(PodKey::new(&**namespace, &*pod.name))
+    }
+
+    /// The class of an address in the compiled tables.
+    #[must_use]
+    pub fn class_at(&self, address: IpAddr) -> u32 {
+        match self.entries.get(&address) {
+            Some(entry) if entry.class != super::region::ABSENT => entry.class,
+            _ => self.regions.class_at(address),
+        }
+    }
+
+    /// What applies to a pod, with its compiled tables; `None`: no such pod.
+    #[must_use]
+    pub fn explain(&self, pod: &PodKey) -> Option<PodExplanation> {
+        let id = self.cluster.pod_id(&pod.namespace, &pod.name)?;
+        let state = self.cluster.pod(id);
+        let identity = self.cluster.identity(state.identity);
+        let sets = self.pod_sets(pod);
+        let members = self.members();
+        let of = |direction| self.explain_set(sets.map_or(OPEN_SET, |s| s.of(direction)), &members);
+        Some(PodExplanation {
+            pod: pod.clone(),
+            addresses: state.addresses.to_vec(),
+            labels: identity
+                .key
+                .labels
+                .iter()
+                .map(|(key, value)| (key.to_string(), value.to_string()))
+                .collect(),
+            security_groups: identity.chosen.ids.iter().map(ToString::to_string).collect(),
+            sets,
+            ingress: of(Direction::Ingress),
+            egress: of(Direction::Egress),
+        })
+    }
+
+    fn party(&self, address: IpAddr) -> Party {
+        Party { pod: self.pod_at(address), address, class: self.class_at(address) }
+    }
+
+    fn half(
+        &self,
+        subject: &Party,
+        direction: Direction,
+        peer: &Party,
+        protocol: u8,
+        port: u16,
+    ) -> Half {
+        let sets = subject.pod.as_ref().and_then(|pod| self.pod_sets(pod));
+        let set = sets.map_or(OPEN_SET, |sets| sets.of(direction));
+        // Incomplete tables are refused, as the programs do.
+        let decision = table::judge(self, set, peer.class, protocol, port);
+        let decision = decision.unwrap_or(Decision::deny(0));
+        let state = self.sets.get(&set);
+        Half {
+            allowed: decision.allowed(),
+            rule: self.registry.get(decision.rule()).cloned(),
+            set,
+            profile: state.map(|state| state.profile(peer.class)),
+            group: state.and_then(|state| self.group_half(state, peer.class, protocol, port)),
+        }
+    }
+
+    fn group_half(&self, set: &Set, class: u32, protocol: u8, port: u16) -> Option<GroupHalf> {
+        let rules = set.rules.as_ref()?;
+        let shape = self.classes.shape(class)?;
+        let decision = rules.evaluate_groups(shape, &self.lists)?.decide(protocol, port);
+        let rule = self.registry.get(decision.rule()).cloned();
+        Some(GroupHalf { allowed: decision.allowed(), rule })
+    }
+
+    fn members(&self) -> BTreeMap<u32, Vec<String>> {
+        let mut members: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        for (address, entry) in &self.entries {
+            let name = self.pod_at(*address).map_or_else(|| address.to_string(), |p| p.to_string());
+            members.entry(entry.class).or_default().push(name);
+        }
+        for (net, region) in &self.regions.by_net {
+            members.entry(region.class).or_default().push(net.to_string());
+        }
+        for names in members.values_mut() {
+            names.sort();
+            names.dedup();
+        }
+        members
+    }
+
+    fn explain_set(&self, number: u32, members: &BTreeMap<u32, Vec<String>>) -> SetExplanation {
+        let Some(set) = self.sets.get(&number) else { return SetExplanation::open() };
+        let numbers = set.rules.iter().flat_map(|rules| {
+            let content = &rules.content;
+            content.rules.iter().map(|rule| rule.number).chain(content.isolated)
+        });
+        let mut classes: Vec<ClassEntry> = set
+            .table
+            .iter()
+            .filter_map(|(class, profile)| {
+                Some(ClassEntry {
+                    class: *class,
+                    members: members.get(class).cloned().unwrap_or_default(),
+                    profile: self.explain_profile(*profile)?,
+                })
+            })
+            .collect();
+        classes.sort_by_key(|entry| entry.class);
+        SetExplanation {
+            set: number,
+            rules: numbers.filter_map(|number| self.registry.get(number).cloned()).collect(),
+            pods: set.users,
+            otherwise: self.explain_profile(set.any),
+            classes,
+        }
+    }
+
+    fn explain_profile(&self, number: u32) -> Option<ProfileEntry> {
+        let Body { otherwise, ranges } = self.profiles.body(number)?;
+        let ports = ranges.iter().map(|(protocol, first, last, decision)| PortEntry {
+            protocol: *protocol,
+            first: *first,
+            last: *last,
+            allowed: decision.allowed(),
+            rule: self.registry.get(decision.rule()).cloned(),
+        });
+        Some(ProfileEntry {
+            profile: number,
+            ports: ports.collect(),
+            allowed: otherwise.allowed(),
+            rule: self.registry.get(otherwise.rule()).cloned(),
+        })
+    }
+}
+
+impl Half {
+    const fn open() -> Self {
+        Self { allowed: true, rule: None, set: OPEN_SET, profile: None, group: None }
+    }
+}
+
+impl SetExplanation {
+    const fn open() -> Self {
+        Self { set: OPEN_SET, rules: Vec::new(), pods: 0, otherwise: None, classes: Vec::new() }
+    }
+}

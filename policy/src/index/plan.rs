@@ -1,0 +1,435 @@
+//! Planning a change: which pods get which sets, which slots move where, what the tables get.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use veni_ebpf_common::table::{OPEN_SET, capacity};
+
+use super::{
+    Index, Refusal,
+    class::{Move, NewClass, Numbering, Numbers, Slot},
+    cluster::IdentityId,
+    region::ABSENT,
+};
+use crate::{
+    change::{CLOSED_SET, Direction, PodKey, PodSets},
+    compile::{
+        Shape,
+        content::Content,
+        flatten::Flattener,
+        profile::Full,
+        set::{Delta, Postings, Rules, Set},
+    },
+    intern::{FastMap, FastSet},
+};
+
+/// Sets that pods are to have; `None`: the pod is gone.
+pub(super) type Targets = BTreeMap<PodKey, Option<PodSets>>;
+
+/// A pod that gets other sets.
+#[derive(Debug)]
+pub(super) struct Flip {
+    pub(super) pod: PodKey,
+    pub(super) old: Option<PodSets>,
+    /// `None`: it is gone.
+    pub(super) new: Option<PodSets>,
+}
+
+/// An entry of a set that stays.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patch {
+    pub(super) set: u32,
+    pub(super) class: u32,
+    pub(super) profile: u32,
+}
+
+/// A set's whole table.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) set: u32,
+    pub(super) any: u32,
+    pub(super) table: FastMap<u32, u32>,
+}
+
+/// A change, planned.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) flips: Vec<Flip>,
+    pub(super) numbering: Numbering,
+    pub(super) tables: Vec<Table>,
+    /// For new classes: before anything moves.
+    pub(super) before: Vec<Patch>,
+    /// For classes that are another shape's now: when those who leave have left.
+    pub(super) in_place: Vec<Patch>,
+    pub(super) strict: bool,
+    /// Patches that found no room; the classes are denied there.
+    pub(super) full: Vec<(u32, Full)>,
+}
+
+/// Sets that are copied because some of their pods leave while their meaning changes for others.
+pub(super) type Copies = FastMap<u32, u32>;
+
+impl Index {
+    /// The sets that local pods are to have, as far as they are to be looked at. Makes the sets that are new.
+    pub(super) fn targets(&mut self) -> Targets {
+        let identities: Vec<IdentityId> = if std::mem::take(&mut self.dirty.all_rules) {
+            self.cluster.live_identities().map(|(id, _)| id).collect()
+        } else {
+            self.dirty.rules.iter().copied().collect()
+        };
+        self.dirty.rules.clear();
+        let mut policies: Vec<_> = self.cluster_policies.values().cloned().collect();
+        policies.sort_by(|a, b| (a.tier, a.priority, &a.name).cmp(&(b.tier, b.priority, &b.name)));
+        let mut sets: FastMap<IdentityId, PodSets> = FastMap::default();
+        for id in identities {
+            if self.cluster.identity(id).local == 0 {
+                continue;
+            }
+            let contents = Direction::BOTH.map(|direction| {
+                let identity = self.cluster.identity(id);
+                let namespace = self.cluster.namespace_state(identity.key.namespace);
+                let mut flattener = Flattener {
+                    atoms: &mut self.atoms,
+                    registry: &mut self.registry,
+                    groups: &self.groups,
+                    cluster_policies: &policies,
+                };
+                flattener.content(direction, namespace, identity)
+            });
+            let [ingress, egress] = contents.map(|content| self.set_of(content));
+            sets.insert(id, PodSets::new(ingress, egress));
+        }
+        self.dirty.locals.clear();
+        let mut targets = Targets::new();
+        for (key, local) in &self.locals {
+            match local.pod {
+                None => {
+                    targets.insert(key.clone(), None);
+                }
+                Some(pod) => {
+                    let target = sets.get(&self.cluster.pod(pod).identity);
+                    if let Some(target) = target.filter(|target| Some(**target) != local.sets) {
+                        targets.insert(key.clone(), Some(*target));
+                    }
+                }
+            }
+        }
+        targets
+    }
+
+    fn set_of(&mut self, content: Content) -> u32 {
+        if content.is_open() {
+            return OPEN_SET;
+        }
+        if let Some(set) = self.set_ids.get(&content) {
+            return *set;
+        }
+        let content = Arc::new(content);
+        let number = self.new_set(&content);
+        self.set_ids.insert(content, number);
+        number
+    }
+
+    fn new_set(&mut self, content: &Arc<Content>) -> u32 {
+        self.atoms.acquire(content.atoms());
+        for name in content.port_names() {
+            let users = self.port_names.entry(Arc::clone(name)).or_default();
+            *users += 1;
+            self.dirty.port_names |= *users == 1;
+        }
+        let number = self.set_numbers.take();
+        let rules = Some(Rules::new(Arc::clone(content)));
+        self.sets.insert(number, Set { rules, ..Set::uniform(0) });
+        number
+    }
+
+    /// Every slot whose shape changes.
+    pub(super) fn moves(&mut self, regions_changed: bool) -> Vec<Move> {
+        let moved = std::mem::take(&mut self.dirty.moved);
+        if !moved.is_empty() || regions_changed {
+            let cluster = &self.cluster;
+            for (address, entry) in &mut self.entries {
+                let of_moved =
+                    entry.pod.is_some_and(|pod| moved.contains(&cluster.pod(pod).identity));
+                if regions_changed {
+                    let blocks = self.regions.blocks_at(*address);
+                    if blocks == entry.blocks && !of_moved {
+                        continue;
+                    }
+                } else if !of_moved {
+                    continue;
+                }
+                self.dirty.addresses.insert(*address);
+            }
+        }
+        let mut moves = Vec::new();
+        for address in std::mem::take(&mut self.dirty.addresses) {
+            self.refresh_address(address);
+            let Some(entry) = self.entries.get(&address) else { continue };
+            let identity =
+                entry.pod.map(|pod| self.cluster.identity(self.cluster.pod(pod).identity));
+            let goes = identity.is_none() && entry.extra == 0;
+            let in_map = entry.class != ABSENT;
+            if goes && !in_map {
+                self.entries.remove(&address);
+                continue;
+            }
+            let new = Shape {
+                pod: identity.map_or(0, |identity| identity.atoms),
+                ports: identity.map_or(0, |identity| identity.ports),
+                blocks: entry.blocks,
+                extra: entry.extra,
+            };
+            if in_map && !goes && self.classes.shape(entry.class) == Some(new) {
+                continue;
+            }
+            let old = if in_map { entry.class } else { self.regions.class_at(address) };
+            moves.push(Move { slot: Slot::Address(address), old, new, in_map, goes });
+        }
+        if regions_changed {
+            self.region_moves(&mut moves);
+        }
+        moves
+    }
+
+    fn region_moves(&self, moves: &mut Vec<Move>) {
+        let from = moves.len();
+        for (net, region) in &self.regions.by_net {
+            let in_map = region.class != ABSENT;
+            let goes = !region.wanted();
+            let new = if goes { self.regions.shape_around(*net) } else { region.shape() };
+            if in_map && !goes && self.classes.shape(region.class) == Some(new) {
+                continue;
+            }
+            let old = if in_map { region.class } else { self.regions.class_around(*net) };
+            moves.push(Move { slot: Slot::Prefix(*net), old, new, in_map, goes });
+        }
+        // Longest first: nothing is looked up in a prefix whose more specific one is still missing.
+        moves[from..].sort_by_key(|step| match step.slot {
+            Slot::Prefix(net) => (std::cmp::Reverse(net.prefix_len()), step.slot),
+            Slot::Address(_) => (std::cmp::Reverse(0), step.slot),
+        });
+    }
+
+    /// Plans the change to these targets and by these moves. A set that does not fit is an error; the caller withdraws
+    /// it and asks again.
+    pub(super) fn plan(
+        &mut self,
+        targets: &Targets,
+        moves: &[Move],
+        copies: &mut Copies,
+        numbers: &mut Numbers,
+    ) -> Result<Plan, (u32, Full)> {
+        let deltas = self.deltas(moves);
+        let flips = self.flips(targets, &deltas, copies);
+        let frozen = self.frozen(&flips, &deltas);
+        let strict = !frozen.is_empty();
+        let numbering = self.classes.number(moves, strict, numbers);
+        let mut plan = Plan { flips, numbering, strict, ..Plan::default() };
+        let mut room = capacity::VERDICTS as usize;
+        let entries = self.sets.values().map(|set| set.table.len() + 1).sum::<usize>();
+        self.patch(&mut plan, &frozen);
+        room = room.saturating_sub(entries + plan.before.len());
+        self.compile(&mut plan, room)?;
+        Ok(plan)
+    }
+
+    fn deltas(&self, moves: &[Move]) -> Vec<Delta> {
+        let pairs: FastSet<(Shape, Shape)> = moves
+            .iter()
+            .map(|step| (self.classes.shape(step.old).unwrap_or_default(), step.new))
+            .collect();
+        pairs.into_iter().map(|(old, new)| Delta::between(old, new, &self.lists)).collect()
+    }
+
+    fn distinguishes(&self, set: u32, deltas: &[Delta]) -> bool {
+        let rules = self.sets.get(&set).and_then(|set| set.rules.as_ref());
+        rules.is_some_and(|rules| deltas.iter().any(|delta| rules.distinguishes(delta)))
+    }
+
+    /// The flips, with those that copies of sets bring.
+    fn flips(&mut self, targets: &Targets, deltas: &[Delta], copies: &mut Copies) -> Vec<Flip> {
+        let mut left: BTreeMap<u32, u32> = BTreeMap::new();
+        for (key, target) in targets {
+            let (Some(old), Some(new)) = (self.locals[key].sets, target) else { continue };
+            for direction in Direction::BOTH {
+                if old.of(direction) != new.of(direction) {
+                    *left.entry(old.of(direction)).or_default() += 1;
+                }
+            }
+        }
+        let joined: BTreeSet<u32> =
+            targets.values().flatten().flat_map(|sets| [sets.ingress, sets.egress]).collect();
+        for (set, leavers) in left {
+            let Some(state) = self.sets.get(&set).filter(|_| set != CLOSED_SET) else { continue };
+            let stays = state.users > leavers || joined.contains(&set);
+            if stays && !copies.contains_key(&set) && self.distinguishes(set, deltas) {
+                let rules = self.sets[&set].rules.as_ref().expect("it distinguishes");
+                let content = Arc::clone(&rules.content);
+                let copy = self.new_set(&content);
+                copies.insert(set, copy);
+            }
+        }
+        let copied = |sets: PodSets| {
+            let of = |set: u32| copies.get(&set).copied().unwrap_or(set);
+            PodSets::new(of(sets.ingress), of(sets.egress))
+        };
+        let mut flips = Vec::new();
+        for (key, local) in &self.locals {
+            let target = targets.get(key);
+            let wanted = match target {
+                Some(target) => *target,
+                None if copies.is_empty() => continue,
+                None => local.sets,
+            };
+            let new = wanted.map(copied);
+            if new != local.sets || (new.is_none() && target.is_some()) {
+                flips.push(Flip { pod: key.clone(), old: local.sets, new });
+            }
+        }
+        flips
+    }
+
+    /// Sets that all their pods leave and that would tell the old state from the new one: they keep the old verdicts.
+    fn frozen(&self, flips: &[Flip], deltas: &[Delta]) -> FastSet<u32> {
+        let mut users: FastMap<u32, i64> = FastMap::default();
+        let mut left: FastSet<u32> = FastSet::default();
+        for flip in flips {
+            for direction in Direction::BOTH {
+                let old = flip.old.map(|sets| sets.of(direction));
+                let new = flip.new.map(|sets| sets.of(direction));
+                if let Some(old) = old {
+                    *users.entry(old).or_default() -= 1;
+                    if new.is_some() && new != Some(old) {
+                        left.insert(old);
+                    }
+                }
+                if let Some(new) = new {
+                    *users.entry(new).or_default() += 1;
+                }
+            }
+        }
+        left.retain(|set| {
+            self.sets.get(set).is_some_and(|state| {
+                *set != CLOSED_SET
+                    && i64::from(state.users) + users.get(set).copied().unwrap_or(0) == 0
+                    && (state.rules.is_none() || self.distinguishes(*set, deltas))
+            })
+        });
+        left
+    }
+
+    /// What sets that exist get for classes that are new, or another shape's.
+    fn patch(&mut self, plan: &mut Plan, frozen: &FastSet<u32>) {
+        let closed = self.sets[&CLOSED_SET].any;
+        let deltas: Vec<(NewClass, Delta)> = plan
+            .numbering
+            .new
+            .iter()
+            .map(|class| {
+                let parent = self.classes.shape(class.parent).unwrap_or_default();
+                (*class, Delta::between(parent, class.shape, &self.lists))
+            })
+            .collect();
+        let taken: Vec<_> = plan
+            .numbering
+            .taken
+            .iter()
+            .map(|taken| (*taken, Delta::between(taken.old, taken.new, &self.lists)))
+            .collect();
+        for (number, set) in self.sets.iter().filter(|(_, set)| set.users > 0) {
+            let distinguishing = |delta: &Delta| {
+                set.rules
+                    .as_ref()
+                    .filter(|rules| !frozen.contains(number) && rules.distinguishes(delta))
+            };
+            for (class, delta) in &deltas {
+                let profile = match distinguishing(delta) {
+                    None => set.profile(class.parent),
+                    Some(rules) => {
+                        let body = rules.evaluate(class.shape, &self.lists);
+                        self.profiles.number(body).unwrap_or_else(|full| {
+                            plan.full.push((*number, full));
+                            closed
+                        })
+                    }
+                };
+                if profile != set.any {
+                    plan.before.push(Patch { set: *number, class: class.number, profile });
+                }
+            }
+            for (taken, delta) in &taken {
+                let Some(rules) = distinguishing(delta) else { continue };
+                let body = rules.evaluate(taken.new, &self.lists);
+                let profile = self.profiles.number(body).unwrap_or_else(|full| {
+                    plan.full.push((*number, full));
+                    closed
+                });
+                if profile != set.profile(taken.number) {
+                    plan.in_place.push(Patch { set: *number, class: taken.number, profile });
+                }
+            }
+        }
+    }
+
+    /// Tables of the sets that pods get and that have none yet.
+    fn compile(&mut self, plan: &mut Plan, mut room: usize) -> Result<(), (u32, Full)> {
+        let wanted: BTreeSet<u32> = plan
+            .flips
+            .iter()
+            .filter_map(|flip| flip.new)
+            .flat_map(|sets| [sets.ingress, sets.egress])
+            .filter(|set| self.sets.get(set).is_some_and(|set| set.users == 0))
+            .collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let taken: FastMap<u32, Shape> =
+            plan.numbering.taken.iter().map(|taken| (taken.number, taken.new)).collect();
+        let mut classes: Vec<(u32, Shape)> = self
+            .classes
+            .by_number
+            .iter()
+            .map(|(number, class)| (*number, taken.get(number).copied().unwrap_or(class.shape)))
+            .collect();
+        classes.extend(plan.numbering.new.iter().map(|class| (class.number, class.shape)));
+        classes.sort_unstable();
+        let postings = Postings::new(&classes, &self.lists);
+        for number in wanted {
+            let Some(rules) = &self.sets[&number].rules else { continue };
+            let (any, table) = rules
+                .compile(&postings, &self.lists, &mut self.profiles)
+                .map_err(|full| (number, full))?;
+            room = room
+                .checked_sub(table.len() + 1)
+                .ok_or((number, Full { map: "VERDICTS", capacity: capacity::VERDICTS }))?;
+            plan.tables.push(Table { set: number, any, table });
+        }
+        Ok(())
+    }
+
+    /// Pods that were to get this set keep what they have.
+    pub(super) fn withdraw(&mut self, targets: &mut Targets, set: u32, full: Full) -> Refusal {
+        let mut direction = Direction::Ingress;
+        if let Some(rules) = &self.sets[&set].rules {
+            direction = rules.content.direction;
+        }
+        let mut pods = Vec::new();
+        for (key, target) in targets.iter_mut() {
+            let Some(wanted) = target.filter(|sets| sets.of(direction) == set) else { continue };
+            let local = &self.locals[key];
+            let kept = local.sets.map_or(CLOSED_SET, |sets| sets.of(direction));
+            *target = Some(match direction {
+                Direction::Ingress => PodSets::new(kept, wanted.egress),
+                Direction::Egress => PodSets::new(wanted.ingress, kept),
+            });
+            pods.push(key.clone());
+            if let Some(pod) = local.pod {
+                self.dirty.rules.insert(self.cluster.pod(pod).identity);
+            }
+        }
+        Refusal { pods, direction, map: full.map, capacity: full.capacity }
+    }
+}

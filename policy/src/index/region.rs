@@ -1,0 +1,194 @@
+//! CIDR regions: the prefixes that blocks and their exceptions name. They are laminar, so an address belongs to the
+//! longest that holds it, and that one knows every block that holds it.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+
+use crate::{
+    compile::{AtomId, Shape},
+    intern::{FastMap, FastSet, Interner},
+};
+
+/// Not in its map.
+pub(crate) const ABSENT: u32 = u32::MAX;
+
+/// A prefix.
+#[derive(Debug)]
+pub(crate) struct Region {
+    /// Blocks and exceptions that name it; 0: about to go.
+    users: u32,
+    /// Blocks that hold it.
+    pub(crate) blocks: u32,
+    /// Its class in the map, or [`ABSENT`].
+    pub(crate) class: u32,
+}
+
+/// How many prefixes of each length there are, by family.
+#[derive(Debug, Default)]
+struct Lengths([BTreeMap<u8, u32>; 2]);
+
+#[derive(Debug)]
+struct Block {
+    atom: AtomId,
+    except: Vec<IpNet>,
+}
+
+/// All regions.
+#[derive(Debug, Default)]
+pub(crate) struct Regions {
+    pub(crate) by_net: FastMap<IpNet, Region>,
+    lengths: Lengths,
+    blocks: FastMap<IpNet, Vec<Block>>,
+    block_lengths: Lengths,
+    /// Blocks that came or went since [`Regions::refresh`].
+    changed: FastSet<IpNet>,
+}
+
+impl Region {
+    pub(crate) const fn wanted(&self) -> bool {
+        self.users > 0
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        Shape { blocks: self.blocks, ..Shape::default() }
+    }
+}
+
+impl Lengths {
+    fn of(&self, net: IpNet) -> &BTreeMap<u8, u32> {
+        &self.0[usize::from(net.addr().is_ipv6())]
+    }
+
+    fn add(&mut self, net: IpNet) {
+        let lengths = &mut self.0[usize::from(net.addr().is_ipv6())];
+        *lengths.entry(net.prefix_len()).or_default() += 1;
+    }
+
+    fn remove(&mut self, net: IpNet) {
+        let lengths = &mut self.0[usize::from(net.addr().is_ipv6())];
+        if let Some(count) = lengths.get_mut(&net.prefix_len()) {
+            *count -= 1;
+            if *count == 0 {
+                lengths.remove(&net.prefix_len());
+            }
+        }
+    }
+
+    /// The net cut to every length there is, up to `longest`, longest first.
+    fn ancestors(&self, net: IpNet, longest: u8) -> impl Iterator<Item = IpNet> {
+        self.of(net)
+            .range(..=longest)
+            .rev()
+            .filter_map(move |(length, _)| Some(IpNet::new(net.addr(), *length).ok()?.trunc()))
+    }
+}
+
+impl Regions {
+    pub(crate) fn add_block(&mut self, atom: AtomId, cidr: IpNet, except: &[IpNet]) {
+        let block = Block { atom, except: except.to_vec() };
+        self.blocks.entry(cidr).or_default().push(block);
+        self.block_lengths.add(cidr);
+        self.changed.insert(cidr);
+        for net in std::iter::once(&cidr).chain(except) {
+            if let Some(region) = self.by_net.get_mut(net) {
+                region.users += 1;
+            } else {
+                self.by_net.insert(*net, Region { users: 1, blocks: 0, class: ABSENT });
+                self.lengths.add(*net);
+            }
+        }
+    }
+
+    pub(crate) fn remove_block(&mut self, atom: AtomId, cidr: IpNet, except: &[IpNet]) {
+        if let Some(blocks) = self.blocks.get_mut(&cidr) {
+            blocks.retain(|block| block.atom != atom);
+            if blocks.is_empty() {
+                self.blocks.remove(&cidr);
+            }
+        }
+        self.block_lengths.remove(cidr);
+        self.changed.insert(cidr);
+        for net in std::iter::once(&cidr).chain(except) {
+            if let Some(region) = self.by_net.get_mut(net) {
+                region.users -= 1;
+            }
+        }
+    }
+
+    /// Answers blocks anew where they changed. Returns whether anything did.
+    pub(crate) fn refresh(&mut self, lists: &mut Interner<AtomId>) -> bool {
+        if self.changed.is_empty() {
+            return false;
+        }
+        let changed = std::mem::take(&mut self.changed);
+        let affected: Vec<IpNet> = self
+            .by_net
+            .keys()
+            .filter(|net| changed.iter().any(|block| block.contains(*net)))
+            .copied()
+            .collect();
+        for net in affected {
+            let atoms = self.blocks_of(net);
+            if let Some(region) = self.by_net.get_mut(&net) {
+                region.blocks = lists.number(&atoms);
+            }
+        }
+        true
+    }
+
+    fn blocks_of(&self, net: IpNet) -> Vec<AtomId> {
+        let mut atoms = Vec::new();
+        for cidr in self.block_lengths.ancestors(net, net.prefix_len()) {
+            let blocks = self.blocks.get(&cidr).into_iter().flatten();
+            let holding =
+                blocks.filter(|block| !block.except.iter().any(|except| except.contains(&net)));
+            atoms.extend(holding.map(|block| block.atom));
+        }
+        atoms.sort_unstable();
+        atoms.dedup();
+        atoms
+    }
+
+    fn longest(&self, net: IpNet, longest: u8, found: impl Fn(&Region) -> bool) -> Option<&Region> {
+        self.lengths
+            .ancestors(net, longest)
+            .filter_map(|net| self.by_net.get(&net))
+            .find(|region| found(region))
+    }
+
+    /// The blocks that hold an address.
+    pub(crate) fn blocks_at(&self, address: IpAddr) -> u32 {
+        let net = IpNet::from(address);
+        self.longest(net, net.prefix_len(), Region::wanted).map_or(0, |region| region.blocks)
+    }
+
+    /// The class that the map of prefixes gives an address now.
+    pub(crate) fn class_at(&self, address: IpAddr) -> u32 {
+        let net = IpNet::from(address);
+        let region = self.longest(net, net.prefix_len(), |region| region.class != ABSENT);
+        region.map_or(veni_ebpf_common::table::NO_CLASS, |region| region.class)
+    }
+
+    /// The class around a prefix in the map now.
+    pub(crate) fn class_around(&self, net: IpNet) -> u32 {
+        let Some(longest) = net.prefix_len().checked_sub(1) else {
+            return veni_ebpf_common::table::NO_CLASS;
+        };
+        let region = self.longest(net, longest, |region| region.class != ABSENT);
+        region.map_or(veni_ebpf_common::table::NO_CLASS, |region| region.class)
+    }
+
+    /// The shape around a prefix once the ones about to go are gone.
+    pub(crate) fn shape_around(&self, net: IpNet) -> Shape {
+        let longest = net.prefix_len().checked_sub(1);
+        let region = longest.and_then(|longest| self.longest(net, longest, Region::wanted));
+        region.map_or(Shape::default(), Region::shape)
+    }
+
+    pub(crate) fn remove(&mut self, net: IpNet) {
+        if self.by_net.remove(&net).is_some() {
+            self.lengths.remove(net);
+        }
+    }
+}
