@@ -70,7 +70,7 @@ impl Expansion {
                 self.service_port(sources, service, port, family, &claimant, &name);
             }
         }
-        self.report_special(service, owner);
+        self.report_special(sources, service, owner);
     }
 
     /// A pod's packet to an external address or a NodePort is subject to no external traffic policy: it takes the
@@ -118,22 +118,31 @@ impl Expansion {
         }
     }
 
-    fn report_special(&mut self, service: &Service, owner: &Key) {
+    fn report_special(&mut self, sources: &Sources, service: &Service, owner: &Key) {
         let lists = [
             ("spec.clusterIPs", &service.cluster_addresses),
             ("spec.externalIPs", &service.external_addresses),
             ("status.loadBalancer.ingress", &service.load_balancer_addresses),
         ];
         for (field, addresses) in lists {
-            for address in addresses.iter().filter(|address| is_special(address.to_canonical())) {
-                self.diagnostics.push(Diagnostic {
-                    key: owner.clone(),
-                    field: field.to_owned(),
-                    message: format!(
-                        "{address} is unspecified, loopback, link-local or multicast; the Service does not get it"
-                    ),
-                });
+            for address in addresses {
+                self.report(owner.clone(), field, *address, "the Service does not get it");
             }
+        }
+        let name = (owner.namespace.clone(), owner.name.clone());
+        for (slice, contents) in sources.slices(&name).into_iter().flatten() {
+            let key = Key::new(Kind::EndpointSlice, &*owner.namespace, &**slice);
+            for endpoint in &contents.endpoints {
+                self.report(key.clone(), "endpoints", endpoint.address, "it is no back end");
+            }
+        }
+    }
+
+    fn report(&mut self, key: Key, field: &str, address: IpAddr, so: &str) {
+        if is_special(address.to_canonical()) {
+            let what = "is unspecified, loopback, link-local or multicast";
+            let message = format!("{address} {what}; {so}");
+            self.diagnostics.push(Diagnostic { key, field: field.to_owned(), message });
         }
     }
 

@@ -1,0 +1,309 @@
+//! Front ends, case by case.
+
+use serde_json::json;
+use veni_policy::{
+    change::Step,
+    object::Kind,
+    service::{Found, ServiceTables},
+};
+
+use crate::{
+    maps::Maps,
+    support::{check, front_end, lay, node, object, own, pod, service, shown, slice, tables},
+};
+
+#[test]
+fn a_cluster_address_leads_to_the_selected_pods() {
+    let other = pod("other", "here", "10.0.9.3", json!({"metadata": {"labels": {"app": "x"}}}));
+    let pods =
+        [pod("a", "here", "10.0.9.1", json!({})), pod("b", "there", "10.0.9.2", json!({})), other];
+    let [a, b, other] = pods;
+    check(
+        &[service(json!({})), a, b, other],
+        &[("172.20.0.1:80/TCP", "10.0.9.1:8080 10.0.9.2:8080")],
+    );
+}
+
+#[test]
+fn without_back_ends_a_front_end_refuses() {
+    check(&[service(json!({}))], &[("172.20.0.1:80/TCP", "")]);
+    check(&[service(json!({"selector": null}))], &[("172.20.0.1:80/TCP", "")]);
+}
+
+#[test]
+fn headless_services_names_and_those_of_another_proxy_have_no_front_end() {
+    check(&[service(json!({"clusterIP": "None"}))], &[]);
+    check(&[service(json!({"type": "ExternalName", "externalIPs": ["198.51.100.1"]}))], &[]);
+    let mut proxied = service(json!({}));
+    lay(
+        &mut proxied,
+        json!({"metadata": {"labels": {"service.kubernetes.io/service-proxy-name": "x"}}}),
+    );
+    check(&[proxied], &[]);
+}
+
+#[test]
+fn every_kind_of_address_is_a_front_end() {
+    let spec = json!({"type": "LoadBalancer", "externalIPs": ["198.51.100.1"],
+        "ports": [{"port": 80, "targetPort": 8080, "nodePort": 30080}]});
+    let mut balanced = service(spec);
+    lay(
+        &mut balanced,
+        json!({"status": {"loadBalancer": {"ingress": [
+        {"ip": "198.51.100.2"}, {"ip": "198.51.100.3", "ipMode": "Proxy"}, {"hostname": "x.elb"}]}}}),
+    );
+    check(
+        &[balanced.clone(), pod("a", "there", "10.0.9.1", json!({}))],
+        &[
+            ("172.20.0.1:80/TCP", "10.0.9.1:8080"),
+            ("198.51.100.1:80/TCP", "10.0.9.1:8080"),
+            ("198.51.100.2:80/TCP", "10.0.9.1:8080"),
+            ("10.0.1.10:30080/TCP", "10.0.9.1:8080"),
+            ("10.0.1.11:30080/TCP", "10.0.9.1:8080"),
+        ],
+    );
+    // The source decides then, which no front end can see: kube-proxy's.
+    lay(&mut balanced, json!({"spec": {"loadBalancerSourceRanges": ["192.0.2.0/24"]}}));
+    let (_, maps) = tables(&[balanced.clone()]);
+    assert!(!shown(&maps).contains_key("198.51.100.2:80/TCP"));
+    lay(
+        &mut balanced,
+        json!({"spec": {"loadBalancerSourceRanges": ["192.0.2.0/24", "0.0.0.0/0"]}}),
+    );
+    let (_, maps) = tables(&[balanced]);
+    assert!(shown(&maps).contains_key("198.51.100.2:80/TCP"));
+}
+
+#[test]
+fn node_ports_are_only_those_of_a_type_that_has_them() {
+    let ports = json!([{"port": 80, "targetPort": 8080, "nodePort": 30080}]);
+    check(&[service(json!({"ports": ports}))], &[("172.20.0.1:80/TCP", "")]);
+}
+
+#[test]
+fn each_family_has_its_own_back_ends() {
+    let dual = json!({"type": "NodePort", "clusterIPs": ["172.20.0.1", "fd00:20::1"],
+        "ports": [{"port": 80, "targetPort": 8080, "nodePort": 30080}]});
+    let ips = json!({"status": {"podIPs": [{"ip": "10.0.9.1"}, {"ip": "fd00:9::1"}]}});
+    check(
+        &[service(dual), pod("a", "here", "10.0.9.1", ips)],
+        &[
+            ("172.20.0.1:80/TCP", "10.0.9.1:8080"),
+            ("[fd00:20::1]:80/TCP", "[fd00:9::1]:8080"),
+            ("10.0.1.10:30080/TCP", "10.0.9.1:8080"),
+            ("10.0.1.11:30080/TCP", "10.0.9.1:8080"),
+            ("[fd00::10]:30080/TCP", "[fd00:9::1]:8080"),
+        ],
+    );
+}
+
+#[test]
+fn a_named_target_port_is_each_pods_own() {
+    let named = |port: u16, protocol: &str| {
+        json!({"spec": {"containers": [{"name": "c",
+            "ports": [{"name": "http", "containerPort": port, "protocol": protocol}]}]}})
+    };
+    check(
+        &[
+            service(json!({"ports": [{"port": 80, "targetPort": "http"}]})),
+            pod("a", "here", "10.0.9.1", named(8080, "TCP")),
+            pod("b", "here", "10.0.9.2", named(9090, "TCP")),
+            pod("c", "here", "10.0.9.3", named(9090, "UDP")),
+            pod("d", "here", "10.0.9.4", json!({})),
+        ],
+        &[("172.20.0.1:80/TCP", "10.0.9.1:8080 10.0.9.2:9090")],
+    );
+}
+
+#[test]
+fn protocols_share_an_address_and_a_port() {
+    let ports = json!([
+        {"name": "t", "port": 53, "targetPort": 1}, {"name": "u", "port": 53, "targetPort": 2, "protocol": "UDP"},
+        {"name": "s", "port": 53, "targetPort": 3, "protocol": "SCTP"}]);
+    check(
+        &[service(json!({"ports": ports})), pod("a", "here", "10.0.9.1", json!({}))],
+        &[
+            ("172.20.0.1:53/TCP", "10.0.9.1:1"),
+            ("172.20.0.1:53/UDP", "10.0.9.1:2"),
+            ("172.20.0.1:53/SCTP", "10.0.9.1:3"),
+        ],
+    );
+}
+
+#[test]
+fn host_ports_lead_to_local_pods_and_honour_the_address() {
+    let bound = |node: &str, address: Option<&str>| {
+        let port = json!({"containerPort": 8080, "hostPort": 8081, "hostIP": address});
+        pod(
+            "a",
+            node,
+            "10.0.9.1",
+            json!({"spec": {"containers": [{"name": "c", "ports": [port]}]}}),
+        )
+    };
+    let on = |own: &'static str| (own, "10.0.9.1:8080");
+    check(&[bound("here", None)], &[on("10.0.1.10:8081/TCP"), on("10.0.1.11:8081/TCP")]);
+    check(&[bound("here", Some("0.0.0.0"))], &[on("10.0.1.10:8081/TCP"), on("10.0.1.11:8081/TCP")]);
+    check(&[bound("here", Some("10.0.1.11"))], &[on("10.0.1.11:8081/TCP")]);
+    check(&[bound("here", Some("10.0.1.99"))], &[]);
+    check(&[bound("here", Some("127.0.0.1"))], &[]);
+    check(&[bound("here", Some("::"))], &[]);
+    check(&[bound("there", None)], &[]);
+    let mut finished = bound("here", None);
+    lay(&mut finished, json!({"status": {"phase": "Succeeded"}}));
+    check(&[finished], &[]);
+    let mut of_node = bound("here", None);
+    lay(&mut of_node, json!({"spec": {"hostNetwork": true}}));
+    check(&[of_node], &[]);
+}
+
+#[test]
+fn session_affinity_and_its_number_survive_a_change_of_back_ends() {
+    let sticky = service(json!({"sessionAffinity": "ClientIP",
+        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}}));
+    let (mut tables, mut maps) = tables(&[sticky, pod("a", "here", "10.0.9.1", json!({}))]);
+    let at = front_end("172.20.0.1", 80);
+    let before = maps.seen()[&at].clone();
+    assert_eq!(before.affinity_secs, 60);
+    maps.carry_out(&tables.apply(&object(&pod("b", "here", "10.0.9.2", json!({})))));
+    let after = maps.seen()[&at].clone();
+    assert_eq!(
+        (after.affinity_secs, after.service, after.back_ends.len()),
+        (60, before.service, 2)
+    );
+}
+
+#[test]
+fn the_service_that_was_first_keeps_a_front_end_and_the_other_is_told() {
+    let named = |name: &str, created: &str| {
+        let mut service = service(json!({"externalIPs": ["198.51.100.1"], "clusterIP": null,
+            "ports": [{"port": 80, "targetPort": 8000 + name.len()}]}));
+        lay(&mut service, json!({"metadata": {"name": name, "creationTimestamp": created}}));
+        service
+    };
+    let (mut tables, mut maps) = tables(&[
+        named("older", "2024-01-01T00:00:00Z"),
+        named("a", "2024-01-02T00:00:00Z"),
+        pod("p", "there", "10.0.9.1", json!({})),
+    ]);
+    assert_eq!(shown(&maps)["198.51.100.1:80/TCP"], "10.0.9.1:8005");
+    let [told] = tables.diagnostics().try_into().unwrap();
+    assert_eq!(told.key.to_string(), "Service n/a");
+    assert!(told.message.contains("Service n/older"), "{told}");
+
+    let older = object(&named("older", "x")).key();
+    maps.carry_out(&tables.delete(&older));
+    assert_eq!(shown(&maps)["198.51.100.1:80/TCP"], "10.0.9.1:8001");
+    assert_eq!(tables.diagnostics(), []);
+}
+
+#[test]
+fn a_service_wins_over_a_host_port() {
+    let ports = json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": 30080}]}]}});
+    let claimed = service(json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]}));
+    let (tables, maps) = tables(&[claimed, pod("a", "here", "10.0.9.1", ports)]);
+    assert_eq!(shown(&maps)["10.0.1.10:30080/TCP"], "10.0.9.1:80");
+    assert_eq!(tables.diagnostics().len(), 2, "one for each address");
+}
+
+#[test]
+fn addresses_that_lead_nowhere_are_diagnostics_and_no_front_ends() {
+    let (tables, maps) = tables(&[
+        service(json!({"externalIPs": ["127.0.0.1", "169.254.169.254", "224.0.0.1"]})),
+        slice(
+            "s",
+            json!([{"addresses": ["169.254.169.254"]}, {"addresses": ["127.0.0.1"]}, {"addresses": ["10.0.9.1"]}]),
+        ),
+    ]);
+    assert_eq!(shown(&maps), [("172.20.0.1:80/TCP".to_owned(), "10.0.9.1:8080".to_owned())].into());
+    let told: Vec<String> = tables
+        .diagnostics()
+        .into_iter()
+        .map(|told| format!("{} {}", told.key, told.field))
+        .collect();
+    let of_slice = "EndpointSlice n/s endpoints";
+    let of_service = "Service n/web spec.externalIPs";
+    assert_eq!(told, [of_service, of_service, of_service, of_slice, of_slice]);
+}
+
+#[test]
+fn what_changes_nothing_writes_nothing() {
+    let objects = [service(json!({})), pod("a", "here", "10.0.9.1", json!({}))];
+    let (mut tables, _) = tables(&objects);
+    for manifest in &objects {
+        assert_eq!(tables.apply(&object(manifest)), []);
+    }
+    let relabelled =
+        pod("a", "here", "10.0.9.1", json!({"metadata": {"labels": {"unrelated": "x"}}}));
+    assert_eq!(tables.apply(&object(&relabelled)), []);
+    assert_eq!(tables.apply(&object(&node("there", "z9"))), []);
+}
+
+#[test]
+fn new_addresses_of_the_node_get_its_node_ports() {
+    let ports = json!([{"port": 80, "targetPort": 8080, "nodePort": 30080}]);
+    let (mut tables, mut maps) = tables(&[service(json!({"type": "NodePort", "ports": ports}))]);
+    maps.carry_out(&tables.set_addresses(["10.0.1.12".parse().unwrap()].into()));
+    let at: Vec<String> = shown(&maps).into_keys().collect();
+    assert_eq!(at, ["10.0.1.12:30080/TCP", "172.20.0.1:80/TCP"]);
+}
+
+#[test]
+fn a_list_is_written_before_the_flip_and_removed_after_a_grace_period() {
+    let (mut tables, _) = tables(&[service(json!({})), pod("a", "here", "10.0.9.1", json!({}))]);
+    let steps = tables.apply(&object(&pod("b", "here", "10.0.9.2", json!({}))));
+    let kinds: Vec<&str> = steps
+        .iter()
+        .map(|step| match step {
+            Step::Write(veni_policy::change::Write::Backend { .. }) => "write a back end",
+            Step::Write(_) => "flip",
+            Step::Grace => "grace",
+            Step::Delete(_) => "delete",
+            _ => "other",
+        })
+        .collect();
+    assert_eq!(kinds, ["write a back end", "write a back end", "flip", "grace", "delete"]);
+}
+
+#[test]
+fn a_restart_adopts_what_is_there_and_writes_only_the_difference() {
+    let objects = [
+        service(json!({"sessionAffinity": "ClientIP"})),
+        pod("a", "here", "10.0.9.1", json!({})),
+        pod("b", "here", "10.0.9.2", json!({})),
+    ];
+    let (_, mut maps) = tables(&objects);
+    let at = front_end("172.20.0.1", 80);
+    let service = maps.seen()[&at].service;
+    let objects: Vec<_> = objects.iter().map(object).collect();
+
+    let mut next = ServiceTables::new(own(), &maps.found());
+    assert_eq!(next.reset(&objects), [], "nothing changed");
+    maps.carry_out(&next.delete(&objects[2].key()));
+    assert_eq!(maps.seen()[&at].service, service, "affinity is kept");
+    assert_eq!(maps.seen()[&at].back_ends.len(), 1);
+
+    let mut last = ServiceTables::new(own(), &maps.found());
+    maps.carry_out(&last.reset([]));
+    assert_eq!((maps.seen().len(), maps.strays()), (0, 0), "nobody's");
+}
+
+#[test]
+fn a_batch_cut_off_anywhere_is_made_good_by_the_next_daemon() {
+    let mut objects =
+        vec![object(&service(json!({}))), object(&pod("a", "here", "10.0.9.1", json!({})))];
+    let mut tables = ServiceTables::new(own(), &Found::default());
+    let mut maps = Maps::default();
+    maps.carry_out(&tables.reset(&objects));
+    objects.push(object(&pod("b", "here", "10.0.9.2", json!({}))));
+    let steps = tables.apply(&objects[2]);
+    for done in 0..=steps.len() {
+        let mut maps = maps.clone();
+        maps.carry_out(&steps[..done]);
+        let mut next = ServiceTables::new(own(), &maps.found());
+        maps.carry_out(&next.reset(&objects));
+        assert_eq!(shown(&maps)["172.20.0.1:80/TCP"], "10.0.9.1:8080 10.0.9.2:8080");
+        assert_eq!(maps.strays(), 0, "after {done} steps");
+    }
+    assert_eq!(objects[2].key().kind, Kind::Pod);
+}
