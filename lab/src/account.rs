@@ -14,10 +14,13 @@ use std::{
 };
 
 use tokio::sync::{mpsc, oneshot};
-use veni_core::id::{EniId, InstanceId, SubnetId, VpcId};
+use veni_core::id::{EniId, InstanceId, SecurityGroupId, SecurityGroupRuleId, SubnetId, VpcId};
 use veni_provider::{
     Interface,
-    sim::{Event, EventKind, Sim, SimConfig, SubnetSpec, Timer as _},
+    security_group::{RuleDirection, RulePeer, RuleTraffic},
+    sim::{
+        Admin, Event, EventKind, RuleSpec, Sim, SimConfig, SubnetSpec, Timer as _, WorldError,
+    },
 };
 use veni_provider_socket::{RealTime, SimHandler, drive, serve};
 
@@ -132,6 +135,28 @@ impl Account {
         interfaces
     }
 
+    /// Makes a security group in the lab's VPC with these rules besides the one that lets everything out; returns their
+    /// ids.
+    ///
+    /// # Errors
+    /// When there is one of that id, or a rule refers to what does not exist.
+    pub fn create_group(
+        &self,
+        id: &SecurityGroupId,
+        rules: impl IntoIterator<Item = (RuleDirection, RuleTraffic, RulePeer)>,
+    ) -> Result<Vec<SecurityGroupRuleId>> {
+        let refused =
+            |error: WorldError| Error::invalid(format!("security group {id}: {error}"));
+        let (now, mut sim) = (self.now(), self.sim());
+        let vpc_id = VPC_ID.parse().map_err(|error| Error::invalid(format!("{error}")))?;
+        sim.admin(now, Admin::CreateSecurityGroup { id: id.clone(), vpc_id }).map_err(refused)?;
+        let authorize = |(direction, traffic, peer)| {
+            let rule = RuleSpec { group: id.clone(), direction, traffic, peer };
+            sim.authorize(rule).map_err(refused)
+        };
+        rules.into_iter().map(authorize).collect()
+    }
+
     /// From now on, ENIs that are attached to `instance` are plugged into `node`.
     pub(crate) fn place(&self, instance: &InstanceId, node: &Namespace) {
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -219,12 +244,17 @@ pub(crate) fn subnet_of(node: usize) -> (SubnetId, &'static str) {
     (id, SUBNETS[number])
 }
 
+/// The availability zone of the node of this number.
+pub(crate) fn zone_of(node: usize) -> &'static str {
+    ["eu-central-1a", "eu-central-1b"][node % SUBNETS.len()]
+}
+
 fn lay_out(sim: &mut Sim) -> std::result::Result<(), Box<dyn std::error::Error>> {
     let vpc: VpcId = VPC_ID.parse()?;
     sim.add_vpc(vpc.clone(), vec![VPC_CIDR.parse()?])?;
     for number in 0..SUBNETS.len() {
         let (id, cidr) = subnet_of(number);
-        let zone = ["eu-central-1a", "eu-central-1b"][number];
+        let zone = zone_of(number);
         sim.add_subnet(SubnetSpec {
             id,
             vpc_id: vpc.clone(),

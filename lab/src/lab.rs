@@ -16,8 +16,10 @@ use veni_core::id::InstanceType;
 use veni_provider::sim::{InstanceSpec, SimConfig};
 
 use crate::{
-    account::{Account, subnet_of},
-    binaries, dhcp,
+    account::{Account, subnet_of, zone_of},
+    binaries,
+    cluster::{Cluster, PodSpec, SERVICE_CIDR},
+    dhcp,
     error::{Error, Result, make_dir},
     node::{self, Daemon, Node},
     ns::{Namespace, Outer, Worker},
@@ -66,6 +68,8 @@ pub struct Lab {
     pub vpc: Arc<Vpc>,
     /// EC2.
     pub account: Account,
+    /// The API server.
+    pub cluster: Cluster,
     nodes: Vec<Arc<Node>>,
     pods: Mutex<BTreeMap<String, Pod>>,
     outer: Outer,
@@ -73,11 +77,28 @@ pub struct Lab {
     _lease: place::Lease,
 }
 
+/// A pod whose sandbox is made and whose ADD is still to come.
+#[derive(Debug, Clone)]
+pub struct Pending {
+    /// Its name in the lab.
+    pub name: String,
+    /// What its author wrote.
+    pub spec: PodSpec,
+    /// Its node.
+    pub node: Arc<Node>,
+    /// Its network namespace.
+    pub namespace: Namespace,
+    /// What the runtime knows of it.
+    pub sandbox: Sandbox,
+}
+
 /// A pod that was added.
 #[derive(Debug, Clone)]
 pub struct Pod {
-    /// Its name.
+    /// Its name in the lab ([`PodSpec::lab_name`]).
     pub name: String,
+    /// What its author wrote.
+    pub spec: PodSpec,
     /// Its node.
     pub node: Arc<Node>,
     /// Its network namespace.
@@ -157,11 +178,13 @@ impl Lab {
         let outer = Outer::new()?;
         let vpc = Arc::new(Vpc::build(&dir, &outer)?);
         let account = Account::open(config.ec2.clone(), dir.join("ec2.sock"), Arc::clone(&vpc))?;
+        let cluster = Cluster::create(dir.join("manifests"))?;
         let mut lab = Self {
             name: config.name.clone(),
             dir,
             vpc,
             account,
+            cluster,
             nodes: Vec::new(),
             pods: Mutex::default(),
             outer,
@@ -234,35 +257,70 @@ impl Lab {
         }
     }
 
-    /// An empty sandbox for a pod: its namespace, and a container id of its own.
+    /// An empty sandbox for a pod of the first node, which the API server knows from now on.
     ///
     /// # Errors
     /// When the namespace cannot be made.
     pub fn sandbox(&self, pod: &str) -> Result<(Namespace, Sandbox)> {
+        let node = self.nodes.first().ok_or_else(|| Error::invalid("the lab has no node"))?;
+        self.sandbox_of(&PodSpec::called(pod), &node.name)
+    }
+
+    /// An empty sandbox for a pod of `node`: its namespace, and a container id of its own. The API server knows the pod
+    /// from now on, without an address.
+    ///
+    /// # Errors
+    /// When the namespace cannot be made.
+    pub fn sandbox_of(&self, pod: &PodSpec, node: &str) -> Result<(Namespace, Sandbox)> {
+        let name = pod.lab_name();
         let number = self.containers.fetch_add(1, Ordering::Relaxed);
         let container_id = format!("{number:08x}{:056x}", std::process::id());
         let path = self.dir.join("netns").join(format!("pod-{number}"));
-        let namespace = Namespace::create(pod, path.clone(), &self.outer)?;
-        Ok((namespace, Sandbox { container_id, netns: path, pod: pod.to_owned() }))
+        let namespace = Namespace::create(&name, path.clone(), &self.outer)?;
+        let sandbox = Sandbox { container_id, netns: path, pod: name };
+        self.cluster.put_pod(pod, &sandbox.uid(), node, None)?;
+        Ok((namespace, sandbox))
     }
 
-    /// Adds a pod through the plugin. A refused one leaves no namespace behind.
+    /// Adds a pod without labels through the plugin. A refused one leaves no namespace behind.
     ///
     /// # Errors
     /// When the name is taken, or the plugin refuses.
     pub fn add_pod(&self, node: &str, name: &str) -> Result<Pod> {
+        self.add(node, &PodSpec::called(name))
+    }
+
+    /// Adds a pod through the plugin: its object, its sandbox, ADD, its object's address. A refused one leaves nothing
+    /// behind.
+    ///
+    /// # Errors
+    /// When the name is taken or none, or the plugin refuses.
+    pub fn add(&self, node: &str, spec: &PodSpec) -> Result<Pod> {
         let node = Arc::clone(self.node(node)?);
-        if self.namespace(name).is_ok() {
+        spec.check()?;
+        let name = spec.lab_name();
+        if self.namespace(&name).is_ok() {
             return Err(Error::invalid(format!("{name:?} is taken in the lab {}", self.name)));
         }
-        let (namespace, sandbox) = self.sandbox(name)?;
+        let (namespace, sandbox) = self.sandbox_of(spec, &node.name)?;
+        self.wire(Pending { name, spec: spec.clone(), node, namespace, sandbox })
+    }
+
+    /// The ADD of a sandbox that was made before.
+    ///
+    /// # Errors
+    /// When the plugin refuses; then nothing is left.
+    pub fn wire(&self, pending: Pending) -> Result<Pod> {
+        let Pending { name, spec, node, namespace, sandbox } = pending;
         match node.runtime.add(&sandbox) {
             Ok(added) => {
-                Ok(self.keep(Pod { name: name.to_owned(), node, namespace, sandbox, added }))
+                self.cluster.put_pod(&spec, &sandbox.uid(), &node.name, Some(added.address))?;
+                Ok(self.keep(Pod { name, spec, node, namespace, sandbox, added }))
             }
             Err(error) => {
                 // What the runtime does after a failed ADD; the ADD's error is the one to tell.
                 drop(node.runtime.del(&sandbox));
+                self.cluster.remove_pod(&spec)?;
                 namespace.unbind()?;
                 Err(error)
             }
@@ -292,6 +350,7 @@ impl Lab {
         let pod = self.pod(name)?;
         let elapsed = pod.node.runtime.del(&pod.sandbox)?;
         self.locked_pods().remove(name);
+        self.cluster.remove_pod(&pod.spec)?;
         pod.namespace.unbind()?;
         Ok(elapsed)
     }
@@ -300,6 +359,16 @@ impl Lab {
     pub fn keep(&self, pod: Pod) -> Pod {
         self.locked_pods().insert(pod.name.clone(), pod.clone());
         pod
+    }
+
+    /// Waits until every node that has a running daemon has in force what the API server has; returns how long that
+    /// took from now.
+    ///
+    /// # Errors
+    /// When a node has it not in time.
+    pub fn settle(&self) -> Result<Duration> {
+        let running = self.nodes.iter().filter(|node| node.ipamd_pid().is_some());
+        self.cluster.settle(running.map(AsRef::as_ref))
     }
 
     fn add_node(&mut self, config: &NodeConfig) -> Result<()> {
@@ -348,6 +417,9 @@ impl Lab {
 
         let mut environment =
             node::environment(&dir, &config.name, self.account.socket(), &instance);
+        let manifests = self.cluster.dir().display().to_string();
+        environment.insert("VENI_MANIFEST_DIR".to_owned(), manifests);
+        environment.insert("VENI_SERVICE_CIDRS".to_owned(), SERVICE_CIDR.to_owned());
         environment.extend(config.environment.clone());
         let runtime = Runtime {
             node: namespace.clone(),
@@ -355,6 +427,7 @@ impl Lab {
             cache_dir: dir.join("cni"),
             socket: dir.join("ipamd.sock"),
         };
+        self.cluster.put_node(&config.name, zone_of(self.nodes.len()), address)?;
         runtime.install(&dir.join("net.d"), &dir.join("bin"))?;
         let daemon = Daemon {
             program: binaries::find("veni-ipamd")?.path,

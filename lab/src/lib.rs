@@ -6,6 +6,7 @@
 
 pub mod account;
 pub mod binaries;
+pub mod cluster;
 pub mod dhcp;
 mod error;
 pub mod histogram;
@@ -21,6 +22,7 @@ pub mod traffic;
 pub mod vpc;
 pub mod wire;
 
+pub use cluster::{Cluster, PodSpec};
 pub use error::{Error, Result};
 pub use lab::{Lab, LabConfig, NodeConfig, Pod};
 pub use node::Node;

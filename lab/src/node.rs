@@ -19,6 +19,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde::de::DeserializeOwned;
 use veni_core::{
     id::{InstanceId, InstanceType, SubnetId},
     wire::{ReplyBody, RequestBody, inspect::View},
@@ -201,13 +202,39 @@ impl Node {
     /// # Errors
     /// When it does not answer.
     pub fn metrics(&self) -> Result<String> {
+        self.get("/metrics")
+    }
+
+    /// The JSON document that the daemon has at `path` of its introspection endpoint.
+    ///
+    /// # Errors
+    /// When it does not answer, or answers something else.
+    pub fn document<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let body = self.get(path)?;
+        serde_json::from_str(&body)
+            .map_err(std::io::Error::from)
+            .context(|| format!("cannot read what ipamd on {} has at {path}", self.name))
+    }
+
+    /// What the daemon's introspection endpoint answers to `GET path`, with success.
+    ///
+    /// # Errors
+    /// When it does not answer, or refuses: with its reason.
+    pub fn get(&self, path: &str) -> Result<String> {
         self.namespace.run(|| {
-            let what = || format!("cannot read the metrics of ipamd on {}", self.name);
+            let what = || format!("cannot read {path} of ipamd on {}", self.name);
             let mut stream = TcpStream::connect(METRICS).context(what)?;
-            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").context(what)?;
+            // HTTP/1.0: the answer ends with the connection.
+            let request = format!("GET {path} HTTP/1.0\r\nHost: ipamd\r\n\r\n");
+            stream.write_all(request.as_bytes()).context(what)?;
             let mut text = String::new();
             stream.read_to_string(&mut text).context(what)?;
-            Ok(text)
+            let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+            let status = head.split(' ').nth(1).unwrap_or_default();
+            if status.starts_with('2') {
+                return Ok(body.to_owned());
+            }
+            Err(self.trouble(&format!("answers {status} to {path}: {}", body.trim())))
         })
     }
 

@@ -16,6 +16,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    cluster::PodSpec,
     error::{Context as _, Error, Result, make_dir},
     ns::Namespace,
 };
@@ -47,7 +48,7 @@ pub struct Sandbox {
     pub container_id: String,
     /// `CNI_NETNS`.
     pub netns: PathBuf,
-    /// The pod's name.
+    /// The pod's name in the lab: `name`, or `namespace/name`.
     pub pod: String,
 }
 
@@ -219,6 +220,18 @@ impl Runtime {
     }
 }
 
+// === impl Sandbox ===
+
+impl Sandbox {
+    /// The pod's `metadata.uid`. A pod of the lab has one sandbox in its life, so that the container's id tells it.
+    #[must_use]
+    pub fn uid(&self) -> String {
+        let id = &self.container_id;
+        let first = id.get(..8).unwrap_or(id);
+        format!("{first}-0000-4000-8000-{}", id.get(id.len().saturating_sub(12)..).unwrap_or(id))
+    }
+}
+
 // === impl Execution ===
 
 impl Execution {
@@ -250,12 +263,14 @@ impl Execution {
 }
 
 /// `CNI_ARGS`, as containerd has them.
-fn arguments(sandbox: &Sandbox) -> [(&'static str, &str); 4] {
+fn arguments(sandbox: &Sandbox) -> [(&'static str, String); 5] {
+    let PodSpec { namespace, name, .. } = PodSpec::called(&sandbox.pod);
     [
-        ("IgnoreUnknown", "1"),
-        ("K8S_POD_NAMESPACE", "lab"),
-        ("K8S_POD_NAME", &sandbox.pod),
-        ("K8S_POD_INFRA_CONTAINER_ID", &sandbox.container_id),
+        ("IgnoreUnknown", "1".to_owned()),
+        ("K8S_POD_NAMESPACE", namespace),
+        ("K8S_POD_NAME", name),
+        ("K8S_POD_INFRA_CONTAINER_ID", sandbox.container_id.clone()),
+        ("K8S_POD_UID", sandbox.uid()),
     ]
 }
 

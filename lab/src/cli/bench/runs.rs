@@ -2,7 +2,10 @@
 
 use std::{
     ffi::OsString,
-    sync::{Arc, Barrier},
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -33,6 +36,7 @@ pub(super) struct Bench<'a> {
     lab: &'a Lab,
     node: Arc<Node>,
     programs: Programs,
+    places_made: AtomicU32,
 }
 
 /// Durations of the same rounds.
@@ -56,7 +60,7 @@ const MTU: &str = "9001";
 
 impl<'a> Bench<'a> {
     pub(super) fn new(lab: &'a Lab, programs: Programs) -> Self {
-        Self { lab, node: Arc::clone(&lab.nodes()[0]), programs }
+        Self { lab, node: Arc::clone(&lab.nodes()[0]), programs, places_made: AtomicU32::new(0) }
     }
 
     /// `pods` ADDs one at a time, each followed by a floor and a no-op; the floors stay as the pods do, so that both
@@ -261,8 +265,9 @@ impl<'a> Bench<'a> {
     }
 
     fn place(&self) -> anyhow::Result<Place> {
+        let name = format!("bench-{}", self.places_made.fetch_add(1, Ordering::Relaxed));
         let (namespace, sandbox) =
-            self.lab.sandbox("bench").context("cannot make a pod's namespace")?;
+            self.lab.sandbox(&name).context("cannot make a pod's namespace")?;
         Ok(Place { namespace, sandbox })
     }
 }
