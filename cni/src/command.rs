@@ -3,6 +3,7 @@
 use std::{net::IpAddr, path::Path, time::Duration};
 
 use veni_core::{
+    chain::chain,
     id::IfName,
     wire::{
         AddRequest, Attachment, CheckRequest, DelReason, DelRequest, GcRequest, ReleasedAttachment,
@@ -18,7 +19,7 @@ use veni_datapath::{
 
 use crate::{
     config::Config,
-    error::{Error, chain},
+    error::Error,
     invocation::Target,
     ipamd::{self, Conversation, ask},
     result::AddResult,

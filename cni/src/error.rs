@@ -167,12 +167,6 @@ pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// `error` with its sources, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = causes(error);
-    if causes.is_empty() { error.to_string() } else { format!("{error}: {causes}") }
-}
-
 fn environment(missing: &[&str], wrong: &[String]) -> String {
     let mut parts = wrong.to_vec();
     if !missing.is_empty() {

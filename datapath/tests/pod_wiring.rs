@@ -159,6 +159,19 @@ fn every_route_of_ours_bears_our_protocol() {
     });
 }
 
+#[cfg(feature = "host")]
+#[test]
+fn the_kernels_routes_tell_which_addresses_pods_have() {
+    in_lab(|mut lab| {
+        let wiring = wiring();
+        let pods = || veni_datapath::host::pod_routes(wiring.pod_table).unwrap();
+        assert_eq!(pods(), []);
+        lab.wire(&wiring).unwrap();
+        assert_eq!(pods(), [(wiring.address, wiring.host_ifindex)]);
+        assert_eq!(veni_datapath::host::pod_routes(wiring.pod_table + 1).unwrap(), []);
+    });
+}
+
 #[test]
 fn without_filters_there_is_no_qdisc_and_check_asks_for_none() {
     in_lab(|mut lab| {

@@ -29,7 +29,7 @@ use crate::{
     journal::{Recovered, Store},
     metrics::Metrics,
     owner::{Command, Owner, Parts, WIRING_GRACE},
-    pool::{Adoption, Place, Pool},
+    pool::{Adoption, Pool},
     whereabouts::Whereabouts,
 };
 
@@ -197,7 +197,7 @@ pub async fn owner<C: Cloud, H: Host, S: Store>(start: Start<C, H, S>) -> Owner<
         metrics,
         ..
     } = start;
-    let Whereabouts { identity, primary, limits, .. } = &whereabouts;
+    let Whereabouts { identity, limits, .. } = &whereabouts;
     for note in &recovered.notes {
         tracing::warn!(note, "journal");
     }
@@ -208,12 +208,6 @@ pub async fn owner<C: Cloud, H: Host, S: Store>(start: Start<C, H, S>) -> Owner<
         provisioning: !config.disable_provisioning,
         token_seed: format!("{}-{:x}", identity.instance_id, start.booted_at_secs),
     };
-    let place = Place {
-        instance_id: identity.instance_id.clone(),
-        subnet: primary.subnet_id.clone(),
-        subnet_prefix: primary.subnet_cidr,
-        security_groups: primary.security_groups.clone(),
-    };
     let limits = pool_limits(limits, &config);
     let known = can_serve_from(&recovered, &kernel_pods);
     let damaged = recovered.damaged;
@@ -222,7 +216,7 @@ pub async fn owner<C: Cloud, H: Host, S: Store>(start: Start<C, H, S>) -> Owner<
         store,
         limits,
         settings,
-        place,
+        whereabouts.place(),
         config.veth_prefix.clone(),
         clock.now(),
     );

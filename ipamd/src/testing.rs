@@ -42,6 +42,18 @@ use crate::{
 /// The instance of the tests.
 pub const INSTANCE: &str = "i-0test";
 
+/// The EC2 calls that a pool makes.
+pub const ACTIONS: &[&str] = &[
+    "CreateNetworkInterface",
+    "AttachNetworkInterface",
+    "ModifyNetworkInterfaceAttribute",
+    "DetachNetworkInterface",
+    "DeleteNetworkInterface",
+    "AssignPrivateIpAddresses",
+    "UnassignPrivateIpAddresses",
+    "DescribeNetworkInterfaces",
+];
+
 /// Tokio's time as the simulator's.
 #[derive(Debug)]
 pub struct VirtualTime {

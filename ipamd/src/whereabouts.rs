@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use veni_core::{ipam::BootTime, limits::InstanceLimits, net::Ipv4Prefix};
 use veni_provider::{InstanceIdentity, MetadataInterface};
 
+use crate::pool::Place;
+
 /// How long every answer must lack a CIDR before it is believed that the VPC has lost it.
 const AGREEMENT: Duration = Duration::from_secs(600);
 
@@ -31,6 +33,20 @@ pub struct VpcCidrs {
     held: Vec<Ipv4Prefix>,
     /// Since when no answer has shown these.
     missing: BTreeMap<Ipv4Prefix, BootTime>,
+}
+
+impl Whereabouts {
+    /// Where new ENIs are made: where the primary is.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        let Self { identity, primary, .. } = self;
+        Place {
+            instance_id: identity.instance_id.clone(),
+            subnet: primary.subnet_id.clone(),
+            subnet_prefix: primary.subnet_cidr,
+            security_groups: primary.security_groups.clone(),
+        }
+    }
 }
 
 impl VpcCidrs {

@@ -11,7 +11,7 @@ use veni_core::{
 };
 use veni_ipamd::{
     owner::{Command, ConnectionId},
-    testing::{Node, NodeSpec},
+    testing::{ACTIONS, Node, NodeSpec},
 };
 use veni_provider::sim::{Consistency, Fault, Latency};
 
@@ -267,17 +267,7 @@ async fn a_lost_journal_is_rebuilt_from_the_kernel() {
 /// One failure of each action, before and after its effect, and as a lost answer, while the pool grows and shrinks.
 #[tokio::test(start_paused = true)]
 async fn an_error_before_or_after_the_effect_of_any_call_leaves_nothing_behind() {
-    let actions = [
-        "CreateNetworkInterface",
-        "AttachNetworkInterface",
-        "ModifyNetworkInterfaceAttribute",
-        "DetachNetworkInterface",
-        "DeleteNetworkInterface",
-        "AssignPrivateIpAddresses",
-        "UnassignPrivateIpAddresses",
-        "DescribeNetworkInterfaces",
-    ];
-    for action in actions {
+    for action in ACTIONS {
         for fault in [
             Fault::unavailable(action),
             Fault::lost_answer(action),

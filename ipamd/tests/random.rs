@@ -17,23 +17,13 @@ use veni_core::{
 };
 use veni_ipamd::{
     owner::Command,
-    testing::{INSTANCE, Node, NodeSpec},
+    testing::{ACTIONS, INSTANCE, Node, NodeSpec},
 };
 use veni_provider::sim::{Consistency, Distortion, DistortionKind, Fault, Latency, SimConfig};
 
 /// Worlds that failed once.
 const REGRESSIONS: &[u64] = &[];
 const OPS_PER_WORLD: u64 = 500;
-const ACTIONS: &[&str] = &[
-    "CreateNetworkInterface",
-    "AttachNetworkInterface",
-    "ModifyNetworkInterfaceAttribute",
-    "DetachNetworkInterface",
-    "DeleteNetworkInterface",
-    "AssignPrivateIpAddresses",
-    "UnassignPrivateIpAddresses",
-    "DescribeNetworkInterfaces",
-];
 
 /// splitmix64 (S. Vigna, public domain algorithm): any seed will do.
 struct Dice(u64);
@@ -58,6 +48,7 @@ impl Dice {
 
 struct World {
     seed: u64,
+    spec: NodeSpec,
     dice: Dice,
     node: Node,
     /// What the runtime believes: pods and their addresses.
@@ -93,9 +84,10 @@ impl World {
         let config = Config { targets, ..Config::default() };
         let instance_type = dice.pick(&["t3.small", "m5.large", "m5.xlarge"]);
         let subnet = dice.pick(&["10.0.0.0/24", "10.0.0.0/27"]);
-        let node = Node::start(NodeSpec { instance_type, subnet, config, sim }).await;
+        let spec = NodeSpec { instance_type, subnet, config, sim };
+        let node = Node::start(spec.clone()).await;
         let log = vec![format!("{instance_type} in {subnet}, {targets:?}, stale {stale}")];
-        Self { seed, dice, node, pods: BTreeMap::new(), next_pod: 0, stale, log }
+        Self { seed, spec, dice, node, pods: BTreeMap::new(), next_pod: 0, stale, log }
     }
 
     async fn run(&mut self, ops: u64) {
@@ -315,6 +307,11 @@ impl World {
         let view = self.node.settle().await;
         let describe = format!("seed {}: {:#?}\n{}", self.seed, view.plan, self.log.join("\n"));
         assert_eq!(view.pool.assigned, 0, "{describe}");
+        self.spec.sim.consistency = Consistency::default();
+        let fresh = Node::start(self.spec.clone()).await.settle().await;
+        let steady = (fresh.enis.len(), fresh.pool.available);
+        let settled = (view.enis.len(), view.pool.available);
+        assert_eq!(settled, steady, "not as a node on which nothing ever failed; {describe}");
         let sim = self.node.sim();
         let enis = sim.interfaces().count();
         assert_eq!(view.enis.len(), enis, "ENIs of ledger and account differ; {describe}");

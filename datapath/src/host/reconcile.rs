@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use veni_core::chain::chain;
+
 use super::{
     Conflict, Desired, PROTOCOL, Repair, RepairKind, Report,
     desired::PRIORITY_ENI,
@@ -231,16 +233,4 @@ impl Pass {
         }
         Ok(())
     }
-}
-
-/// The error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        line.push_str(": ");
-        line.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    line
 }
