@@ -3,7 +3,7 @@
 //! A canvas is every (protocol, port). The first rule to reach a spot decides it; what a Pass reached is open again
 //! for the next tier. Policies and security groups are painted apart and then intersected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use veni_ebpf_common::table::Decision;
 
@@ -13,27 +13,25 @@ use super::{
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mark {
-    Decided(Decision),
+enum Spot {
+    Open,
     Passed,
+    Decided(Decision),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Segment {
-    first: u16,
-    last: u16,
-    mark: Mark,
-}
+/// First port, last port, and what they are.
+type Segment<T> = (u16, u16, T);
 
-/// What is decided so far: sorted segments by protocol, and the mark of everything else.
-#[derive(Debug, Default)]
+/// What is decided so far: by protocol, from the first port to the last without a gap, and for every protocol that is
+/// not there.
+#[derive(Debug)]
 struct Canvas {
-    protocols: BTreeMap<u8, Vec<Segment>>,
-    rest: Option<Mark>,
+    protocols: BTreeMap<u8, Vec<Segment<Spot>>>,
+    rest: Spot,
 }
 
-/// A finished canvas: decisions by protocol where they differ from the rest.
-type Painted = (BTreeMap<u8, Vec<(u16, u16, Decision)>>, Decision);
+/// A finished canvas.
+type Painted = (BTreeMap<u8, Vec<Segment<Decision>>>, Decision);
 
 /// What these rules, which match a class with these named ports, say.
 pub(crate) fn paint<'a>(
@@ -66,7 +64,7 @@ fn paint_policy<'a>(
     matching: impl Iterator<Item = &'a FlatRule> + Clone,
     ports: &[NamedPort],
 ) -> Painted {
-    let mut canvas = Canvas::default();
+    let mut canvas = Canvas::new();
     for stage in [Stage::Admin, Stage::NetworkPolicy, Stage::Baseline] {
         for rule in matching.clone().filter(|rule| rule.stage == stage) {
             canvas.apply(rule, ports);
@@ -74,9 +72,9 @@ fn paint_policy<'a>(
         if stage == Stage::NetworkPolicy
             && let Some(number) = content.isolated
         {
-            canvas.all(Mark::Decided(Decision::deny(number)));
+            canvas.turn(Spot::Open, Spot::Decided(Decision::deny(number)));
         }
-        canvas.reopen();
+        canvas.turn(Spot::Passed, Spot::Open);
     }
     canvas.finish(Decision::allow(0))
 }
@@ -86,7 +84,7 @@ fn paint_groups<'a>(
     matching: impl Iterator<Item = &'a FlatRule>,
     ports: &[NamedPort],
 ) -> Painted {
-    let mut canvas = Canvas::default();
+    let mut canvas = Canvas::new();
     for rule in matching.filter(|rule| rule.stage == Stage::Group) {
         canvas.apply(rule, ports);
     }
@@ -94,90 +92,80 @@ fn paint_groups<'a>(
 }
 
 impl Canvas {
+    const fn new() -> Self {
+        Self { protocols: BTreeMap::new(), rest: Spot::Open }
+    }
+
     fn apply(&mut self, rule: &FlatRule, named: &[NamedPort]) {
-        let mark = match rule.verb {
-            Verb::Allow => Mark::Decided(Decision::allow(rule.number)),
-            Verb::Deny => Mark::Decided(Decision::deny(rule.number)),
-            Verb::Pass => Mark::Passed,
+        let spot = match rule.verb {
+            Verb::Allow => Spot::Decided(Decision::allow(rule.number)),
+            Verb::Deny => Spot::Decided(Decision::deny(rule.number)),
+            Verb::Pass => Spot::Passed,
         };
-        let Some(ports) = &rule.ports else { return self.all(mark) };
+        let Some(ports) = &rule.ports else { return self.turn(Spot::Open, spot) };
         for port in ports {
             match port {
                 FlatPort::Range { protocol, first, last } => {
-                    self.range(*protocol, *first, *last, mark);
+                    self.range(*protocol, *first, *last, spot);
                 }
                 FlatPort::Named { name, protocol } => {
                     for port in named.iter().filter(|port| {
                         port.name == *name && protocol.is_none_or(|wanted| wanted == port.protocol)
                     }) {
-                        self.range(port.protocol.number(), port.number, port.number, mark);
+                        self.range(port.protocol.number(), port.number, port.number, spot);
                     }
                 }
             }
         }
     }
 
-    /// Everything that is open.
-    fn all(&mut self, mark: Mark) {
-        self.rest.get_or_insert(mark);
+    /// All that is `from` becomes `to`.
+    fn turn(&mut self, from: Spot, to: Spot) {
+        let spots = self.protocols.values_mut().flatten().map(|segment| &mut segment.2);
+        for spot in spots.chain([&mut self.rest]).filter(|spot| **spot == from) {
+            *spot = to;
+        }
     }
 
     /// What is open of a range.
-    fn range(&mut self, protocol: u8, first: u16, last: u16, mark: Mark) {
-        if self.rest.is_some() {
+    fn range(&mut self, protocol: u8, first: u16, last: u16, spot: Spot) {
+        let rest = self.rest;
+        let segments = self.protocols.entry(protocol).or_insert_with(|| vec![(0, u16::MAX, rest)]);
+        let open = |segment: &Segment<Spot>| {
+            segment.2 == Spot::Open && segment.0 <= last && first <= segment.1
+        };
+        if !segments.iter().any(open) {
             return;
         }
-        let segments = self.protocols.entry(protocol).or_default();
-        let mut gaps = Vec::new();
-        let mut next = u32::from(first);
-        let end = u32::from(last);
-        for segment in segments.iter() {
-            if u32::from(segment.first) > end {
-                break;
+        let mut cut = Vec::with_capacity(segments.len() + 2);
+        for segment in segments.drain(..) {
+            if !open(&segment) {
+                cut.push(segment);
+                continue;
             }
-            if u32::from(segment.first) > next {
-                gaps.push((next, u32::from(segment.first) - 1));
+            let (start, end) = (segment.0.max(first), segment.1.min(last));
+            if segment.0 < start {
+                cut.push((segment.0, start - 1, Spot::Open));
             }
-            next = next.max(u32::from(segment.last) + 1);
+            cut.push((start, end, spot));
+            if end < segment.1 {
+                cut.push((end + 1, segment.1, Spot::Open));
+            }
         }
-        if next <= end {
-            gaps.push((next, end));
-        }
-        if gaps.is_empty() {
-            return;
-        }
-        let port = |port: u32| u16::try_from(port).expect("a gap lies between two ports");
-        segments.extend(gaps.into_iter().map(|(first, last)| Segment {
-            first: port(first),
-            last: port(last),
-            mark,
-        }));
-        segments.sort_unstable_by_key(|segment| segment.first);
-    }
-
-    /// What was passed is open for the next tier.
-    fn reopen(&mut self) {
-        for segments in self.protocols.values_mut() {
-            segments.retain(|segment| segment.mark != Mark::Passed);
-        }
-        if self.rest == Some(Mark::Passed) {
-            self.rest = None;
-        }
+        *segments = cut;
     }
 
     fn finish(self, otherwise: Decision) -> Painted {
-        let rest = match self.rest {
-            Some(Mark::Decided(decision)) => decision,
-            _ => otherwise,
+        let decide = |spot| match spot {
+            Spot::Decided(decision) => decision,
+            Spot::Open | Spot::Passed => otherwise,
         };
         let protocols = self.protocols.into_iter().map(|(protocol, segments)| {
-            let decided = segments.into_iter().filter_map(|segment| match segment.mark {
-                Mark::Decided(decision) => Some((segment.first, segment.last, decision)),
-                Mark::Passed => None,
-            });
+            let decided =
+                segments.into_iter().map(|(first, last, spot)| (first, last, decide(spot)));
             (protocol, decided.collect())
         });
-        (protocols.collect(), rest)
+        (protocols.collect(), decide(self.rest))
     }
 }
 
@@ -190,45 +178,23 @@ fn both(policy: Decision, group: Decision) -> Decision {
 fn intersect(policy: Painted, groups: Painted) -> Painted {
     let rest = both(policy.1, groups.1);
     let mut protocols = BTreeMap::new();
-    let mut keys: Vec<u8> = policy.0.keys().chain(groups.0.keys()).copied().collect();
-    keys.sort_unstable();
-    keys.dedup();
+    let keys: BTreeSet<u8> = policy.0.keys().chain(groups.0.keys()).copied().collect();
     for protocol in keys {
         let of = |painted: &Painted| {
-            filled(painted.0.get(&protocol).map_or(&[][..], Vec::as_slice), painted.1)
+            painted.0.get(&protocol).cloned().unwrap_or_else(|| vec![(0, u16::MAX, painted.1)])
         };
         let (left, right) = (of(&policy), of(&groups));
         let mut merged = Vec::new();
-        let (mut i, mut j, mut next) = (0, 0, 0_u32);
-        while i < left.len() && j < right.len() {
-            let last = left[i].1.min(right[j].1);
-            let first = u16::try_from(next).expect("the lists end at the last port");
-            merged.push((first, last, both(left[i].2, right[j].2)));
-            next = u32::from(last) + 1;
-            i += usize::from(left[i].1 == last);
-            j += usize::from(right[j].1 == last);
+        let (mut i, mut j) = (0, 0);
+        while let (Some(one), Some(other)) = (left.get(i), right.get(j)) {
+            let (first, last) = (one.0.max(other.0), one.1.min(other.1));
+            merged.push((first, last, both(one.2, other.2)));
+            i += usize::from(one.1 == last);
+            j += usize::from(other.1 == last);
         }
         protocols.insert(protocol, merged);
     }
     (protocols, rest)
-}
-
-/// The segments with the gaps between them, from port 0 to the last.
-fn filled(segments: &[(u16, u16, Decision)], rest: Decision) -> Vec<(u16, u16, Decision)> {
-    let mut all = Vec::with_capacity(2 * segments.len() + 1);
-    let mut next = 0_u32;
-    for (first, last, decision) in segments {
-        if u32::from(*first) > next {
-            let start = u16::try_from(next).expect("below `first`");
-            all.push((start, first - 1, rest));
-        }
-        all.push((*first, *last, *decision));
-        next = u32::from(*last) + 1;
-    }
-    if let Ok(start) = u16::try_from(next) {
-        all.push((start, u16::MAX, rest));
-    }
-    all
 }
 
 /// Neighbours with one decision joined, what is as the rest left out.

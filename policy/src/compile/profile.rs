@@ -21,6 +21,8 @@ struct Numbered {
     body: Body,
     /// Entries of sets that lead here.
     users: u32,
+    /// Something led here since it is numbered, so that it has to be in the map.
+    used: bool,
     written: bool,
 }
 
@@ -135,7 +137,8 @@ impl Profiles {
         }
         self.prefixes += prefixes;
         self.numbers.insert(body.clone(), number);
-        self.profiles[number as usize - 1] = Some(Numbered { body, users: 0, written: false });
+        self.profiles[number as usize - 1] =
+            Some(Numbered { body, users: 0, used: false, written: false });
         self.fresh.push(number);
         Ok(number)
     }
@@ -150,7 +153,9 @@ impl Profiles {
     }
 
     pub(crate) fn acquire(&mut self, number: u32) {
-        self.numbered(number).users += 1;
+        let numbered = self.numbered(number);
+        numbered.users += 1;
+        numbered.used = true;
     }
 
     pub(crate) fn release(&mut self, number: u32) {
@@ -168,7 +173,7 @@ impl Profiles {
         let fresh = std::mem::take(&mut self.fresh);
         for number in &fresh {
             let numbered = self.numbered(*number);
-            if numbered.users > 0 && !numbered.written {
+            if numbered.used && !numbered.written {
                 numbered.written = true;
                 write(&numbered.body, *number, &mut writes);
             }

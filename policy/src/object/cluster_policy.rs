@@ -10,8 +10,8 @@ use super::{
 
 /// A ClusterNetworkPolicy, closed where it was invalid.
 ///
-/// A peer that is not known matches nothing in an Accept rule and makes a Deny or Pass rule deny everything, as the
-/// API says; so does anything else invalid in a rule. With an invalid `subject`, `tier` or `priority` it holds for
+/// An Accept rule with a peer that is not known matches nothing, a Deny or Pass rule with one denies everything, as the
+/// API says; so with anything else invalid in a rule. With an invalid `subject`, `tier` or `priority` it holds for
 /// every pod, first in the Admin tier; its Accept rules match nothing and its Pass rules deny.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterNetworkPolicy {
@@ -207,13 +207,9 @@ fn read_rule(root: &Reader<'_>, at: &Reader<'_>, direction: Direction) -> Cluste
     };
     let known = ["name", "action", peers_field, "protocols"];
     let protocols = root.noted(at.only(&known).and_then(|()| read_protocols(at)));
-    let peers = root.noted(read_peers(root, &at.get(peers_field), direction));
+    let peers = root.noted(read_peers(&at.get(peers_field), direction));
     match (action, peers, protocols) {
-        (Some(action), Some((mut peers, all_known)), Some(protocols)) => {
-            if !all_known && action != Action::Accept {
-                return ClusterRule::closed(name, Some(action));
-            }
-            peers.retain(|peer| !matches!(peer, ClusterPeer::Everything));
+        (Some(action), Some(peers), Some(protocols)) => {
             ClusterRule { name, action, peers, protocols }
         }
         _ => ClusterRule::closed(name, action),
@@ -234,20 +230,13 @@ fn read_action(at: &Reader<'_>) -> Read<Action> {
     }
 }
 
-/// The known peers, and whether all were.
-fn read_peers(
-    root: &Reader<'_>,
-    at: &Reader<'_>,
-    direction: Direction,
-) -> Read<(Vec<ClusterPeer>, bool)> {
+/// The peers. One that is not known spoils the rule.
+fn read_peers(at: &Reader<'_>, direction: Direction) -> Read<Vec<ClusterPeer>> {
     let items = at.list()?;
     if items.is_empty() {
         return Err(at.invalid("needs at least one peer"));
     }
-    let peers: Vec<_> =
-        items.iter().filter_map(|item| root.noted(read_peer(item, direction))).collect();
-    let all_known = peers.len() == items.len();
-    Ok((peers, all_known))
+    items.iter().map(|item| read_peer(item, direction)).collect()
 }
 
 fn read_peer(at: &Reader<'_>, direction: Direction) -> Read<ClusterPeer> {
