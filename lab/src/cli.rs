@@ -5,7 +5,9 @@ mod checks;
 mod control;
 mod demo;
 mod exec;
+mod manifests;
 mod interrupt;
+mod policy;
 mod print;
 mod serve;
 
@@ -47,6 +49,8 @@ enum Command {
         node: String,
         /// The pod's new name
         pod: String,
+        #[command(flatten)]
+        spec: manifests::Spec,
     },
     /// Remove a pod through the plugin
     Del {
@@ -56,6 +60,10 @@ enum Command {
         #[arg(value_name = "[NODE] POD", num_args = 1..=2)]
         names: Vec<String>,
     },
+    /// Put manifests (policies, Services…) in force on all nodes; prints how long that took
+    Apply(manifests::Files),
+    /// Take manifests back that were applied under the same file names
+    Delete(manifests::Files),
     /// Start a node's veni-ipamd again, whether it runs, was killed or was stopped; pods keep their traffic
     Restart {
         #[command(flatten)]
@@ -124,7 +132,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Up(args) => serve::up(&args),
         Command::Run(args) => serve::run(&args),
         Command::Exec { lab, place, command } => exec::exec(&lab.name, &place, &command),
-        Command::Add { lab, node, pod } => serve::add(&lab.name, node, pod),
+        Command::Add { lab, node, pod, spec } => manifests::add(&lab.name, node, &pod, spec),
+        Command::Apply(files) => manifests::apply(&files),
+        Command::Delete(files) => manifests::delete(&files),
         Command::Del { lab, names } => serve::del(&lab.name, &names),
         Command::Restart { lab, node } => serve::restart(&lab.name, node),
         Command::Status { lab, output } => serve::status(&lab.name, output),

@@ -5,6 +5,8 @@
 
 pub mod generator;
 pub mod icmp;
+pub mod intruder;
+pub mod reach;
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -100,6 +102,20 @@ pub fn udp_seen(from: &Namespace, to: SocketAddrV4) -> Result<SocketAddrV4> {
         let mut buffer = [0; 64];
         let len = socket.recv(&mut buffer).context(what)?;
         parse_seen(&buffer[..len]).context(what)
+    })
+}
+
+/// Whether a datagram from `from` to `to` is answered within `patience`.
+///
+/// # Errors
+/// When no socket can be made.
+pub fn udp_answers(from: &Namespace, to: SocketAddrV4, patience: Duration) -> Result<bool> {
+    let what = || format!("cannot send to {to} in {}", from.name());
+    from.run(|| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context(what)?;
+        socket.set_read_timeout(Some(patience)).context(what)?;
+        socket.connect(to).context(what)?;
+        Ok(socket.send(b"who am I").is_ok() && socket.recv(&mut [0; 64]).is_ok())
     })
 }
 

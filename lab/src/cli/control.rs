@@ -1,17 +1,19 @@
 //! The socket of a lab that is up: one JSON request and one answer a connection.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead as _, BufReader, Write as _},
     net::Ipv4Addr,
     os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
+    time::Instant,
 };
 
 use anyhow::{Context as _, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use veni_core::wire::inspect::View;
 use veni_lab::{
-    Lab,
+    Lab, PodSpec,
     lab::{READY, control_socket},
     node::Restarted,
     place,
@@ -23,7 +25,11 @@ use veni_lab::{
 pub(super) enum Request {
     Add {
         node: String,
-        pod: String,
+        pod: PodSpec,
+    },
+    /// Manifests by file name; without a text they go. Answered when every node has the change in force.
+    Manifests {
+        files: BTreeMap<String, Option<String>>,
     },
     Del {
         pod: String,
@@ -52,6 +58,11 @@ pub(super) enum Answer {
         mounts: PathBuf,
     },
     Restarted(RestartView),
+    /// Which of the files had been there, and how long it took until the change was in force.
+    InForce {
+        known: Vec<String>,
+        micros: u64,
+    },
     Done,
     Error {
         message: String,
@@ -145,7 +156,19 @@ fn reply(stream: &mut UnixStream, answer: &Answer) {
 
 fn answer(lab: &Lab, request: Request) -> anyhow::Result<Answer> {
     Ok(match request {
-        Request::Add { node, pod } => Answer::Pod(view(&lab.add_pod(&node, &pod)?)),
+        Request::Add { node, pod } => Answer::Pod(view(&lab.add(&node, &pod)?)),
+        Request::Manifests { files } => {
+            let start = Instant::now();
+            let mut known = Vec::new();
+            for (name, text) in files {
+                match text {
+                    Some(text) => lab.cluster.apply(&name, &text)?,
+                    None => known.extend(lab.cluster.delete(&name)?.then_some(name)),
+                }
+            }
+            lab.settle()?;
+            Answer::InForce { known, micros: micros(start.elapsed()) }
+        }
         Request::Del { pod } => {
             let before = view(&lab.pod(&pod)?);
             Answer::Pod(PodView { micros: micros(lab.del_pod(&pod)?), ..before })

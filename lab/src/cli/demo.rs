@@ -13,7 +13,7 @@ use veni_lab::{Lab, LabConfig, Node, Pod, lab::READY, snapshot::Snapshot, stats:
 
 use super::{
     checks::{self, Checks},
-    interrupt, print,
+    interrupt, policy, print,
     serve::pools,
 };
 
@@ -87,10 +87,11 @@ fn lay(options: &Options) -> anyhow::Result<Lab> {
 
 fn perform(lab: &Lab, options: &Options, checks: &mut Checks) -> anyhow::Result<()> {
     let before = start_daemons(lab)?;
-    let pods = burst(lab, options.pods, checks)?;
+    let mut pods = burst(lab, options.pods, checks)?;
     show_pools(lab)?;
     print::step("traffic");
     checks::traffic(lab, checks)?;
+    pods.extend(policy::show(lab, checks)?);
     delete(lab, &pods, checks)?;
     settle(lab, &before, checks)?;
     uninstall(lab, &before, checks)

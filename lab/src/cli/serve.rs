@@ -1,4 +1,4 @@
-//! `up`, `run`, `add`, `del`, `restart`, `status`, `down`.
+//! `up`, `run`, `del`, `restart`, `status`, `down`.
 
 use std::{
     fs::File,
@@ -83,14 +83,6 @@ pub(super) fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
         UnixListener::bind(control_socket(&lab.dir)).context("cannot make the control socket")?;
     print::step(format!("the lab {name} is up; `veni-lab status --name {name}`"));
     control::answer_until_down(&lab, &listener)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-pub(super) fn add(lab: &str, node: String, pod: String) -> anyhow::Result<ExitCode> {
-    let Answer::Pod(pod) = ask(lab, &Request::Add { node, pod })? else {
-        bail!("the lab answered something else")
-    };
-    print::line(format!("{} on {}: {} ({} µs)", pod.name, pod.node, pod.address, pod.micros));
     Ok(ExitCode::SUCCESS)
 }
 

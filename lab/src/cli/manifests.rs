@@ -1,0 +1,144 @@
+//! `add`, `apply`, `delete`: what the lab's API server has.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::Args;
+use veni_lab::{PodSpec, cluster::PodPort};
+
+use super::{
+    Name,
+    control::{Answer, Request, ask},
+    print,
+};
+
+/// What a pod's author writes.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Spec {
+    /// The pod's namespace (`lab` unless told otherwise); in others the pod is called NAMESPACE/POD in the lab
+    #[arg(long)]
+    namespace: Option<String>,
+    /// A label, NAME=VALUE, several times
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    labels: Vec<String>,
+    /// An annotation, NAME=VALUE, several times
+    #[arg(long = "annotation", value_name = "NAME=VALUE")]
+    annotations: Vec<String>,
+    /// A container port, [NAME=]NUMBER[/PROTOCOL], several times
+    #[arg(long = "port", value_name = "[NAME=]NUMBER[/PROTOCOL]")]
+    ports: Vec<PodPort>,
+}
+
+/// Manifests.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Files {
+    #[command(flatten)]
+    lab: Name,
+    /// A file of YAML or JSON documents, or a folder of such files; several times
+    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR", required = true)]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn add(lab: &str, node: String, pod: &str, spec: Spec) -> anyhow::Result<ExitCode> {
+    let mut pod = PodSpec::called(pod);
+    pod.namespace = spec.namespace.unwrap_or(pod.namespace);
+    pod.labels = pairs(&spec.labels, "--label")?;
+    pod.annotations = pairs(&spec.annotations, "--annotation")?;
+    pod.ports = spec.ports;
+    let Answer::Pod(pod) = ask(lab, &Request::Add { node, pod })? else {
+        bail!("the lab answered something else")
+    };
+    print::line(format!("{} on {}: {} ({} µs)", pod.name, pod.node, pod.address, pod.micros));
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn apply(files: &Files) -> anyhow::Result<ExitCode> {
+    let mut objects = 0;
+    for path in &files.files {
+        // What the daemons cannot read at all is refused here; what is wrong with an object is theirs to judge.
+        let manifests = veni_manifests::read(path)
+            .with_context(|| format!("{} is not applied", path.display()))?;
+        objects += manifests.objects.len();
+        for diagnostic in &manifests.diagnostics {
+            print::note(format!("{diagnostic}"));
+        }
+    }
+    let texts = files.read(|path| {
+        let text = std::fs::read_to_string(path);
+        text.map(Some).with_context(|| format!("cannot read {}", path.display()))
+    })?;
+    let (_, micros) = change(&files.lab.name, texts)?;
+    let took = print::millis(Duration::from_micros(micros));
+    print::line(format!("{objects} objects in force on every node after {took}"));
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn delete(files: &Files) -> anyhow::Result<ExitCode> {
+    let names = files.read(|_| Ok(None))?;
+    let asked: Vec<_> = names.keys().cloned().collect();
+    let (known, micros) = change(&files.lab.name, names)?;
+    let unknown: Vec<_> = asked.into_iter().filter(|name| !known.contains(name)).collect();
+    ensure!(unknown.is_empty(), "never applied under this name: {}", unknown.join(", "));
+    let took = print::millis(Duration::from_micros(micros));
+    print::line(format!("{} files gone on every node after {took}", known.len()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn change(
+    lab: &str,
+    files: BTreeMap<String, Option<String>>,
+) -> anyhow::Result<(Vec<String>, u64)> {
+    let Answer::InForce { known, micros } = ask(lab, &Request::Manifests { files })? else {
+        bail!("the lab {lab} answered something else: is it of another version?")
+    };
+    Ok((known, micros))
+}
+
+fn pairs(texts: &[String], option: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    let pair = |text: &String| {
+        let (name, value) = super::pair(text, option, "NAME=VALUE")?;
+        Ok((name.to_owned(), value.to_owned()))
+    };
+    texts.iter().map(pair).collect()
+}
+
+// === impl Files ===
+
+impl Files {
+    /// Every file by its name, with what `read` makes of it.
+    fn read(
+        &self,
+        read: impl Fn(&Path) -> anyhow::Result<Option<String>>,
+    ) -> anyhow::Result<BTreeMap<String, Option<String>>> {
+        let mut files = BTreeMap::new();
+        for path in &self.files {
+            for file in files_of(path)? {
+                let name = file.file_name().and_then(|name| name.to_str());
+                let name = name.with_context(|| format!("{} has no name", file.display()))?;
+                let text = read(&file)?;
+                ensure!(
+                    files.insert(name.to_owned(), text).is_none(),
+                    "two files are called {name}: the lab knows manifests by their file names"
+                );
+            }
+        }
+        ensure!(!files.is_empty(), "no manifests (.yaml, .yml, .json)");
+        Ok(files)
+    }
+}
+
+fn files_of(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let is_manifest = |path: &PathBuf| {
+        path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
+    };
+    let entries = std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(entries.flatten().map(|entry| entry.path()).filter(is_manifest).collect())
+}
