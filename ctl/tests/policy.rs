@@ -258,6 +258,7 @@ fn security_groups_count_only_if_they_are_given() {
     };
     let (denied, allowed) = (ask("80"), ask("443"));
     assert_eq!((&denied["allowed"], &allowed["allowed"]), (&json!(false), &json!(true)));
+    assert_eq!(allowed["security_groups"]["ingress"]["rule"], "sgr-1");
     let by = |flow: &Value, field: &str| flow["decided_by"]["ingress"][field].clone();
     assert_eq!(by(&denied, "kind"), "SecurityGroup");
     assert_eq!(
@@ -376,6 +377,76 @@ fn check_tells_both_sides() {
         let text = ask(&[args, &["-o", "json"]].concat());
         let document = serde_json::from_str(&text).expect("a document");
         assert_eq!(lines(&document), expect, "{args:?}");
+    }
+}
+
+#[test]
+fn check_follows_a_service_to_its_back_ends() {
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: y}\n\
+        spec: {clusterIP: 10.96.0.1, selector: {pod: b}, ports: [{port: 8000, targetPort: 80}]}\n";
+    let none = service
+        .replace("name: s,", "name: none,")
+        .replace("0.1,", "0.2,")
+        .replace("pod: b", "pod: q");
+    let dir = folder(&[("m.yaml", &(two_pods() + DENY_TO_B + service + &none))]);
+    let ask = |to: &str, port: &str| {
+        let args =
+            ["check", "-f", "m.yaml", "--from", "x/a", "--to", to, "--port", port, "-o", "json"];
+        let output = venictl(dir.path(), &args);
+        serde_json::from_slice::<Value>(&output.stdout).expect("a document")
+    };
+    let found = ask("10.96.0.1", "8000");
+    assert_eq!(lines(&found), ["x/a > y/b TCP 80 -"]);
+    assert_eq!(found["flows"][0]["service"], "y/s");
+    let refused = ask("10.96.0.2", "8000");
+    assert_eq!(lines(&refused), ["x/a > 10.96.0.2 TCP 8000 -"]);
+    assert_eq!(refused["flows"][0]["decided_by"]["egress"]["because"], "no_back_end");
+    assert_eq!(lines(&ask("10.96.0.1", "9")), ["x/a > 10.96.0.1 TCP 9 +"], "no front end");
+}
+
+#[test]
+fn explain_tells_what_applies_and_what_it_is_compiled_to() {
+    let policies = "---\napiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: admin}\n\
+        spec: {tier: Admin, priority: 7, subject: {namespaces: {}}, \
+        ingress: [{action: Deny, from: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {pod: c}}}}]}]}\n\
+        ---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web, namespace: y}\n\
+        spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.9.0.0/16]}}], \
+        ports: [{port: 80, endPort: 90}]}]}\n";
+    let manifests = two_pods() + &pod("x/c", "10.0.0.3", NO_PORT) + DENY_TO_B + policies;
+    let dir = folder(&[("m.yaml", &manifests)]);
+    let output = venictl(dir.path(), &["explain", "y/b", "-f", "m.yaml"]);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "\
+y/b  10.0.0.2
+  labels: pod=b
+  labels of its namespace: kubernetes.io/metadata.name=y
+
+Egress: what it may connect to (not isolated)
+  no policy selects it
+
+  PEER           PORTS  VERDICT  DECIDED BY
+  everyone else  all    allow    allowed by default
+
+Ingress: who may connect to it (isolated by a NetworkPolicy)
+  ClusterNetworkPolicy admin (Admin, priority 7): 1 rule
+  NetworkPolicy y/deny: 0 rules
+  NetworkPolicy y/web: 1 rule
+
+  PEER                PORTS      VERDICT  DECIDED BY
+  10.0.0.0/8 x/a y/b  TCP 80-90  allow    NetworkPolicy y/web rule 0
+                      all        deny     NetworkPolicy y/deny, no rule of which allows it
+  x/c                 all        deny     ClusterNetworkPolicy admin (Admin) rule 0
+  everyone else       all        deny     NetworkPolicy y/deny, no rule of which allows it
+"
+    );
+    for (pod, words) in [("x/late", "no address yet"), ("x/host", "on its node's network")] {
+        let more = self::pod("x/late", "''", NO_PORT)
+            + &self::pod("x/host", "10.0.0.9", "{hostNetwork: true}");
+        let dir = folder(&[("m.yaml", &more)]);
+        let output = venictl(dir.path(), &["explain", pod, "-f", "m.yaml"]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains(words), "{text}");
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use serde::Serialize;
+use veni_core::wire::inspect;
 use veni_policy::object;
 
 /// What is wrong, and where.
@@ -66,5 +67,18 @@ impl fmt::Display for Diagnostic {
             write!(f, ": {part}")?;
         }
         write!(f, ": {}", self.message)
+    }
+}
+
+impl From<Diagnostic> for inspect::policy::Diagnostic {
+    fn from(found: Diagnostic) -> Self {
+        Self {
+            object: found.object,
+            field: found.field,
+            message: found.message,
+            file: Some(found.file.to_string()),
+            document: u64::try_from(found.document).ok().filter(|number| *number > 0),
+            line: found.line,
+        }
     }
 }

@@ -93,10 +93,12 @@ async fn look(folder: &mut Folder, watched: &mut Watched, sender: &mpsc::Sender<
         });
         let Ok((back, reading)) = read.await else { return false };
         *folder = back;
-        // Who began to write while it was read has been read by half.
+        // What was touched while it was read may have been read by half, or be missed between two names: it is read
+        // once more.
         watched.drain(&mut events);
         events.settle(&mut writing);
-        if let Some(batch) = folder.adopt(reading, &writing)
+        let unsettled = writing.union(&events.touched).cloned().collect();
+        if let Some(batch) = folder.adopt(reading, &unsettled)
             && sender.send(batch).await.is_err()
         {
             return false;

@@ -11,12 +11,14 @@ use std::{
 };
 
 use veni_core::wire::inspect::policy::{
-    DecidedBy, Decision, DefaultVerdict, Diagnostic, Family, Flow, Flows,
+    DecidedBy, Decision, DefaultVerdict, Diagnostic, Family, Flow, Flows, GroupVerdicts,
 };
 
 use crate::object::{Key, Kind, Pod, Protocol};
+pub use compiled::{decision, explanation};
 pub use name::{End, NoEnd, NoFilter, PodFilter};
 
+mod compiled;
 mod name;
 
 /// Who judges.
@@ -48,6 +50,8 @@ pub struct Judgement {
     pub allowed: bool,
     /// What says so.
     pub decided_by: DecidedBy,
+    /// What the security groups of the two say by themselves, where they have some.
+    pub security_groups: Option<GroupVerdicts>,
 }
 
 /// One end of a connection.
@@ -262,7 +266,7 @@ impl<'a, J: Judge> View<'a, J> {
         let judgement = if from.address == to.address {
             let itself = || Decision::because(DefaultVerdict::Allow, "self");
             let decided_by = DecidedBy { egress: itself(), ingress: itself() };
-            Judgement { allowed: true, decided_by }
+            Judgement { allowed: true, decided_by, security_groups: None }
         } else {
             self.judge.judge(from, to, protocol, port)
         };
@@ -275,6 +279,7 @@ impl<'a, J: Judge> View<'a, J> {
             service: None,
             allowed: judgement.allowed,
             decided_by: judgement.decided_by,
+            security_groups: judgement.security_groups,
         }
     }
 

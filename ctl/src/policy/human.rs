@@ -18,15 +18,26 @@ pub(super) fn check(flows: &Flows) -> String {
 }
 
 fn verdict(flow: &Flow) -> String {
-    let Flow { from, to, protocol, port, family, service, allowed, decided_by } = flow;
+    let Flow { from, to, protocol, port, family, service, allowed, decided_by, security_groups } =
+        flow;
     let verdict = if *allowed { "ALLOWED" } else { "DENIED" };
     let over = over(*family);
     let service =
         service.as_ref().map(|service| format!("  (Service {service})")).unwrap_or_default();
-    format!(
+    let mut out = format!(
         "{verdict}  {from} -> {to}  {protocol} {port}{over}{service}\n  egress of {from}: {}\n  ingress of {to}: {}\n",
         decided_by.egress, decided_by.ingress
-    )
+    );
+    let groups = security_groups.as_ref();
+    for (end, decision) in [
+        (from, groups.and_then(|groups| groups.egress.as_ref())),
+        (to, groups.and_then(|groups| groups.ingress.as_ref())),
+    ] {
+        if let Some(decision) = decision {
+            out += &format!("  security groups of {end} by themselves: {decision}\n");
+        }
+    }
+    out
 }
 
 fn over(family: Option<Family>) -> String {
@@ -115,7 +126,7 @@ fn side(heading: &str, side: &Side) -> String {
     if !rows.is_empty() {
         out.push('\n');
         for line in text::table(&["PEER", "PORTS", "VERDICT", "DECIDED BY"], 0..0, rows).lines() {
-            writeln!(out, "  {line}").expect("a string takes everything");
+            writeln!(out, " {line}").expect("a string takes everything");
         }
     }
     out

@@ -93,20 +93,24 @@ impl Folder {
         Reading { names: Ok(names.into_iter().collect()), files }
     }
 
-    /// Takes over what was found, except of files that are being written. `None`: nothing has changed.
-    pub(super) fn adopt(&mut self, reading: Reading, writing: &BTreeSet<String>) -> Option<Batch> {
+    /// Takes over what was found, except of files that are about to change. `None`: nothing has changed.
+    pub(super) fn adopt(
+        &mut self,
+        reading: Reading,
+        unsettled: &BTreeSet<String>,
+    ) -> Option<Batch> {
         match reading.names {
             Ok(names) => {
                 self.failure = None;
                 self.complete = true;
-                self.files.retain(|name, _| names.contains(name));
+                self.files.retain(|name, _| names.contains(name) || unsettled.contains(name));
             }
             Err(error) => self.failure = Some(chain(&error)),
         }
         for (name, fingerprint, contents) in reading.files {
             // Gone between the listing and the reading: its event is on its way.
             let vanished = matches!(&contents, Err(ReadError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound);
-            if !writing.contains(&name) && !vanished {
+            if !unsettled.contains(&name) && !vanished {
                 let shown = name.as_str().into();
                 let known = self.files.entry(name).or_insert_with(|| Known::new(shown));
                 known.take(fingerprint, contents);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::Serialize;
-use veni_ebpf_common::table::{self, Decision, OPEN_SET, Tables, VerdictKey};
+use veni_ebpf_common::table::{self, Decision, NO_CLASS, OPEN_SET, Tables, VerdictKey};
 
 use super::Index;
 use crate::{
@@ -98,6 +98,8 @@ pub struct SetExplanation {
     pub pods: u32,
     /// What classes get that are not listed.
     pub otherwise: Option<ProfileEntry>,
+    /// Who is in those, but for addresses that no rule names.
+    pub others: Vec<String>,
     /// What each other class gets.
     pub classes: Vec<ClassEntry>,
 }
@@ -298,6 +300,11 @@ impl Index {
             rules: numbers.filter_map(|number| self.registry.get(number).cloned()).collect(),
             pods: set.users,
             otherwise: self.explain_profile(set.any),
+            others: members
+                .iter()
+                .filter(|(class, _)| **class != NO_CLASS && !set.table.contains_key(class))
+                .flat_map(|(_, names)| names.iter().cloned())
+                .collect(),
             classes,
         }
     }
@@ -328,6 +335,13 @@ impl Half {
 
 impl SetExplanation {
     const fn open() -> Self {
-        Self { set: OPEN_SET, rules: Vec::new(), pods: 0, otherwise: None, classes: Vec::new() }
+        Self {
+            set: OPEN_SET,
+            rules: Vec::new(),
+            pods: 0,
+            otherwise: None,
+            others: Vec::new(),
+            classes: Vec::new(),
+        }
     }
 }

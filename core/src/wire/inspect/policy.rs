@@ -51,6 +51,20 @@ pub struct Flow {
     pub allowed: bool,
     /// What says so.
     pub decided_by: DecidedBy,
+    /// What the security groups of the two say by themselves, where they have some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_groups: Option<GroupVerdicts>,
+}
+
+/// What security groups say, whatever policies do.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GroupVerdicts {
+    /// Those of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Decision>,
+    /// Those of the destination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Decision>,
 }
 
 /// IPv4 or IPv6.
