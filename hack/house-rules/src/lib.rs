@@ -3,7 +3,7 @@
 //! `cargo-deny` checks the same and more, but takes minutes to install: these rules hold on every `make test`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -131,14 +131,17 @@ impl Metadata {
         self.packages.iter().filter(|package| package.source.is_none())
     }
 
-    /// Which packages name each package, as an ordinary or build dependency.
+    /// Which packages name each package, as an ordinary or build dependency. What others' packages name behind a
+    /// feature that nobody asks for is not there, and does not count; what ours name always does.
     #[must_use]
     pub fn dependents(&self) -> BTreeMap<&str, Vec<&str>> {
+        let there: BTreeSet<&str> = self.packages.iter().map(|p| p.name.as_str()).collect();
         let mut dependents = BTreeMap::<_, Vec<_>>::new();
         for package in &self.packages {
-            for dependency in
-                package.dependencies.iter().filter(|d| d.kind.as_deref() != Some("dev"))
-            {
+            for dependency in package.dependencies.iter().filter(|d| {
+                d.kind.as_deref() != Some("dev")
+                    && (package.source.is_none() || there.contains(d.name.as_str()))
+            }) {
                 dependents.entry(dependency.name.as_str()).or_default().push(package.name.as_str());
             }
         }
