@@ -156,6 +156,14 @@ impl Cluster {
         self.remove(&pod.file())
     }
 
+    /// Removes a namespace's object, if there is one. Pods that are added to it later do not bring it back.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn remove_namespace(&self, name: &str) -> Result<()> {
+        self.remove(&format!("lab-namespace-{name}.yaml"))
+    }
+
     /// Puts the user's manifests of this file name in force, instead of those that had the name.
     ///
     /// # Errors
