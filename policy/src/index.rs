@@ -101,6 +101,13 @@ pub struct Sizes {
     pub verdicts: usize,
 }
 
+/// What the node and what the pod's status say.
+#[derive(Debug)]
+struct Attached {
+    given: Vec<IpAddr>,
+    status: Vec<IpAddr>,
+}
+
 /// An address with an entry of its own.
 #[derive(Debug)]
 struct Entry {
@@ -149,7 +156,7 @@ pub struct Index {
     groups: SecurityGroups,
     groups_by_address: FastMap<IpAddr, BTreeSet<SecurityGroupId>>,
     /// Addresses that the node gave its pods, before the API says so.
-    attached: BTreeMap<PodKey, Vec<IpAddr>>,
+    attached: BTreeMap<PodKey, Attached>,
     /// Live pods that share an address with its owner (a moment in which the API is behind).
     contested: FastMap<IpAddr, Vec<PodId>>,
     entries: FastMap<IpAddr, Entry>,
@@ -355,7 +362,12 @@ impl Index {
     /// yet.
     pub fn attach(&mut self, pod: PodKey, addresses: Vec<IpAddr>) {
         let id = self.cluster.pod_id(&pod.namespace, &pod.name);
-        self.attached.insert(pod, addresses.clone());
+        let status = match (self.attached.remove(&pod), id) {
+            (Some(before), _) => before.status,
+            (None, Some(id)) => self.cluster.pod(id).addresses.to_vec(),
+            (None, None) => Vec::new(),
+        };
+        self.attached.insert(pod, Attached { given: addresses.clone(), status });
         if let Some(id) = id {
             self.set_addresses(id, addresses.into());
         }
@@ -363,10 +375,10 @@ impl Index {
 
     /// The node's pod is gone; its status counts again.
     pub fn detach(&mut self, pod: &PodKey) {
-        if self.attached.remove(pod).is_some()
+        if let Some(attached) = self.attached.remove(pod)
             && let Some(id) = self.cluster.pod_id(&pod.namespace, &pod.name)
         {
-            self.set_addresses(id, Box::default());
+            self.set_addresses(id, attached.status.into());
         }
     }
 
@@ -496,7 +508,13 @@ impl Index {
             }
         };
         let key = PodKey::new(&*pod.namespace, &*pod.name);
-        let addresses = self.attached.get(&key).unwrap_or(&pod.addresses).clone();
+        let addresses = match self.attached.get_mut(&key) {
+            Some(attached) => {
+                attached.status.clone_from(&pod.addresses);
+                attached.given.clone()
+            }
+            None => pod.addresses.clone(),
+        };
         if local {
             self.cluster.identity_mut(identity).local += 1;
             let state = self.cluster.pods[id as usize].as_mut().expect("just put there");
