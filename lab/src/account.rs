@@ -18,9 +18,7 @@ use veni_core::id::{EniId, InstanceId, SecurityGroupId, SecurityGroupRuleId, Sub
 use veni_provider::{
     Interface,
     security_group::{RuleDirection, RulePeer, RuleTraffic},
-    sim::{
-        Admin, Event, EventKind, RuleSpec, Sim, SimConfig, SubnetSpec, Timer as _, WorldError,
-    },
+    sim::{Admin, Event, EventKind, RuleSpec, Sim, SimConfig, SubnetSpec, Timer as _, WorldError},
 };
 use veni_provider_socket::{RealTime, SimHandler, drive, serve};
 
@@ -145,8 +143,7 @@ impl Account {
         id: &SecurityGroupId,
         rules: impl IntoIterator<Item = (RuleDirection, RuleTraffic, RulePeer)>,
     ) -> Result<Vec<SecurityGroupRuleId>> {
-        let refused =
-            |error: WorldError| Error::invalid(format!("security group {id}: {error}"));
+        let refused = |error: WorldError| Error::invalid(format!("security group {id}: {error}"));
         let (now, mut sim) = (self.now(), self.sim());
         let vpc_id = VPC_ID.parse().map_err(|error| Error::invalid(format!("{error}")))?;
         sim.admin(now, Admin::CreateSecurityGroup { id: id.clone(), vpc_id }).map_err(refused)?;

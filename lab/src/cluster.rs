@@ -104,6 +104,14 @@ impl Cluster {
         &self.dir
     }
 
+    /// What a daemon has to be told to follow it.
+    pub(crate) fn environment(&self) -> [(String, String); 2] {
+        [
+            ("VENI_MANIFEST_DIR".to_owned(), self.dir.display().to_string()),
+            ("VENI_SERVICE_CIDRS".to_owned(), SERVICE_CIDR.to_owned()),
+        ]
+    }
+
     /// Writes a node's object.
     ///
     /// # Errors
@@ -423,7 +431,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cluster = Cluster::create(dir.path().join("manifests")).unwrap();
         cluster.put_namespace("shop", &BTreeMap::new()).unwrap();
-        let mine = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {mine: 'yes'}}\n";
+        let mine =
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {mine: 'yes'}}\n";
         cluster.apply("ns.yaml", mine).unwrap();
         let manifests = veni_manifests::read(cluster.dir()).unwrap();
         let shop = manifests.objects.iter().find_map(|object| match object {

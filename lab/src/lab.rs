@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -18,7 +19,7 @@ use veni_provider::sim::{InstanceSpec, SimConfig};
 use crate::{
     account::{Account, subnet_of, zone_of},
     binaries,
-    cluster::{Cluster, PodSpec, SERVICE_CIDR},
+    cluster::{Cluster, PodSpec},
     dhcp,
     error::{Error, Result, make_dir},
     node::{self, Daemon, Node},
@@ -400,26 +401,11 @@ impl Lab {
             subnet_id: subnet.clone(),
             security_groups: Vec::new(),
         };
-        let primary = self.account.sim().run_instance(self.account.now(), spec);
-        let primary =
-            primary.map_err(|e| Error::invalid(format!("cannot run {}: {e}", config.name)))?;
-        let address = primary.primary_address;
-        let port = Port {
-            node: config.name.clone(),
-            device_index: 0,
-            mac: primary.mac,
-            addresses: [address].into(),
-        };
-        self.vpc.plug(&namespace, &port)?;
-        self.vpc.make_public(address)?;
-        let cidr = cidr.parse().map_err(|e| Error::invalid(format!("{e}")))?;
-        dhcp::configure(&namespace, address, cidr)?;
+        let address = self.boot(spec, &namespace, cidr)?;
 
         let mut environment =
             node::environment(&dir, &config.name, self.account.socket(), &instance);
-        let manifests = self.cluster.dir().display().to_string();
-        environment.insert("VENI_MANIFEST_DIR".to_owned(), manifests);
-        environment.insert("VENI_SERVICE_CIDRS".to_owned(), SERVICE_CIDR.to_owned());
+        environment.extend(self.cluster.environment());
         environment.extend(config.environment.clone());
         let runtime = Runtime {
             node: namespace.clone(),
@@ -447,6 +433,25 @@ impl Lab {
             daemon,
         }));
         Ok(())
+    }
+
+    /// Runs the instance that `node` is, and configures its first interface; returns its address.
+    fn boot(&self, spec: InstanceSpec, node: &Namespace, cidr: &str) -> Result<Ipv4Addr> {
+        let primary = self.account.sim().run_instance(self.account.now(), spec);
+        let primary =
+            primary.map_err(|e| Error::invalid(format!("cannot run {}: {e}", node.name())))?;
+        let address = primary.primary_address;
+        let port = Port {
+            node: node.name().to_owned(),
+            device_index: 0,
+            mac: primary.mac,
+            addresses: [address].into(),
+        };
+        self.vpc.plug(node, &port)?;
+        self.vpc.make_public(address)?;
+        let cidr = cidr.parse().map_err(|e| Error::invalid(format!("{e}")))?;
+        dhcp::configure(node, address, cidr)?;
+        Ok(address)
     }
 
     fn locked_pods(&self) -> MutexGuard<'_, BTreeMap<String, Pod>> {

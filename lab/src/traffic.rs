@@ -7,6 +7,7 @@ pub mod generator;
 pub mod icmp;
 pub mod intruder;
 pub mod reach;
+pub mod workload;
 
 use std::{
     io::{self, Read as _, Write as _},

@@ -115,7 +115,11 @@ fn differences(
                     let say = |(cell, worked): (&&systematic::Cell, bool)| {
                         let word = if worked { "works" } else { "does not" };
                         let ((fns, f), (tns, t)) = (&cell.from, &cell.to);
-                        format!("{fns}/{f} → {tns}/{t} {}/{} {word}", cell.port, cell.protocol.as_str())
+                        format!(
+                            "{fns}/{f} → {tns}/{t} {}/{} {word}",
+                            cell.port,
+                            cell.protocol.as_str()
+                        )
                     };
                     wrong.map(say).collect::<Vec<_>>()
                 })
@@ -174,7 +178,12 @@ fn real_sockets_reach_what_the_oracle_says() {
         }
     }
     println!("{run} cases of {} ({CASES}), {states} states, {probes} paths", cases.len());
-    assert!(wrong.is_empty(), "{} paths differ:\n{}", wrong.len(), wrong[..wrong.len().min(40)].join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} paths differ:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(40)].join("\n")
+    );
     assert!(states > 0 && probes > 0);
 }
 

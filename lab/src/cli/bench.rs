@@ -7,6 +7,7 @@
 mod daemon;
 mod report;
 mod runs;
+mod traffic;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,8 @@ pub(super) enum What {
     Add(Options),
     /// The daemon by itself: allocate requests, memory, idle CPU, starts
     Daemon(daemon::Options),
+    /// Pod to pod with and without the programs; a Service against kube-proxy's nftables rules
+    Traffic(traffic::Options),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -64,6 +67,7 @@ pub(super) fn bench(what: &What) -> anyhow::Result<ExitCode> {
     match what {
         What::Add(options) => add(options),
         What::Daemon(options) => daemon::run(options),
+        What::Traffic(options) => traffic::run(options),
     }
 }
 

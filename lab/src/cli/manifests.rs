@@ -136,9 +136,9 @@ fn files_of(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
-    let is_manifest = |path: &PathBuf| {
-        path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
-    };
-    let entries = std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let is_manifest =
+        |path: &PathBuf| path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+    let entries =
+        std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(entries.flatten().map(|entry| entry.path()).filter(is_manifest).collect())
 }

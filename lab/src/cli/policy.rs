@@ -51,20 +51,27 @@ const PATHS: [(&str, &str, bool); 6] = [
 
 /// Adds the section's pods and shows all of it; the pods are returned, to be deleted with the others.
 pub(super) fn show(lab: &Lab, checks: &mut Checks) -> anyhow::Result<Vec<Pod>> {
-    print::step("policy: a NetworkPolicy, a security group and a Service, from a folder of manifests");
+    print::step(
+        "policy: a NetworkPolicy, a security group and a Service, from a folder of manifests",
+    );
     let mut pods = Vec::new();
     for (node, namespace, name) in PODS {
         let spec = PodSpec::new(namespace, name).label("app", name).port("http=8080".parse()?);
         pods.push(lab.add(node, &spec)?);
     }
-    let servers =
-        pods.iter().map(|pod| Server::start(&pod.namespace, PORT)).collect::<Result<Vec<_>, _>>()?;
+    let servers = pods
+        .iter()
+        .map(|pod| Server::start(&pod.namespace, PORT))
+        .collect::<Result<Vec<_>, _>>()?;
     checks.record("every node has the pods' objects in force", in_force(lab));
     checks.record("without policy every path is open", paths(lab, "open", |_| true));
 
     lab.cluster.apply("demo-service.yaml", &service().to_string())?;
     let took = lab.settle();
-    checks.record("a ClusterIP reaches its back end on the other node", took.map_err(Into::into).and_then(|_| through_service(lab)));
+    checks.record(
+        "a ClusterIP reaches its back end on the other node",
+        took.map_err(Into::into).and_then(|_| through_service(lab)),
+    );
 
     make_group(lab)?;
     lab.cluster.apply("demo-policy.yaml", &network_policy().to_string())?;
@@ -74,8 +81,14 @@ pub(super) fn show(lab: &Lab, checks: &mut Checks) -> anyhow::Result<Vec<Pod>> {
     checks.record("they close what they say, and nothing else", paths(lab, "closed", |kept| kept));
     checks.record("the Service's back end is judged by them too", through_service(lab));
 
-    checks.record("the NetworkPolicy goes: open again", open_again(lab, "demo-policy.yaml", "guests/visitor", "shop/db"));
-    checks.record("the security group goes: open again", open_again(lab, "demo-group.yaml", "guests/visitor", "shop/api"));
+    checks.record(
+        "the NetworkPolicy goes: open again",
+        open_again(lab, "demo-policy.yaml", "guests/visitor", "shop/db"),
+    );
+    checks.record(
+        "the security group goes: open again",
+        open_again(lab, "demo-group.yaml", "guests/visitor", "shop/api"),
+    );
     checks.record("every path is open again", paths(lab, "open", |_| true));
     lab.cluster.delete("demo-service.yaml")?;
     drop(servers);
@@ -109,7 +122,8 @@ fn paths(lab: &Lab, state: &str, expected: impl Fn(bool) -> bool) -> anyhow::Res
     print::line(table);
     ensure!(wrong.is_empty(), "{}", wrong.join("; "));
     let open = PATHS.iter().filter(|(.., kept)| expected(*kept)).count();
-    Ok(format!("{open} of {} paths {state}, as the daemons say", PATHS.len()).replace("closed", "stay open"))
+    Ok(format!("{open} of {} paths {state}, as the daemons say", PATHS.len())
+        .replace("closed", "stay open"))
 }
 
 fn works(lab: &Lab, from: &str, to: &str, expected: bool) -> anyhow::Result<bool> {

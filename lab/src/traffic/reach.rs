@@ -106,7 +106,8 @@ impl Listeners {
         for place in places {
             sockets.extend(place.run(|| {
                 let listening = ports.iter().map(|(transport, port)| {
-                    let what = || format!("cannot listen on {port} ({transport:?}) in {}", place.name());
+                    let what =
+                        || format!("cannot listen on {port} ({transport:?}) in {}", place.name());
                     Ok((*transport, listen(*transport, *port).context(what)?))
                 });
                 listening.collect::<Result<Vec<_>>>()
@@ -182,7 +183,8 @@ pub fn reach(from: &Namespace, targets: &[Target]) -> Result<Vec<bool>> {
         let mut end = Instant::now() + PROBE_TIMEOUT;
         let mut in_grace = false;
         loop {
-            let all_there = || targets.iter().zip(&over).all(|(target, over)| *over || !target.expected);
+            let all_there =
+                || targets.iter().zip(&over).all(|(target, over)| *over || !target.expected);
             if !in_grace && all_there() {
                 (in_grace, end) = (true, Instant::now() + GRACE);
             }
@@ -236,11 +238,9 @@ fn finished(transport: Transport, socket: &Socket) -> bool {
 }
 
 /// The places of the sockets at which something has happened within `millis`.
-fn wait<'a>(
-    sockets: impl Iterator<Item = (&'a Socket, PollFlags)>,
-    millis: u16,
-) -> Vec<usize> {
-    let mut asked: Vec<_> = sockets.map(|(socket, what)| PollFd::new(socket.as_fd(), what)).collect();
+fn wait<'a>(sockets: impl Iterator<Item = (&'a Socket, PollFlags)>, millis: u16) -> Vec<usize> {
+    let mut asked: Vec<_> =
+        sockets.map(|(socket, what)| PollFd::new(socket.as_fd(), what)).collect();
     if poll(&mut asked, PollTimeout::from(millis)).is_err() {
         return Vec::new();
     }
