@@ -123,6 +123,7 @@ fn a_lab_can_be_played_with() {
     lab(&["up", "--instant"]);
     let added = lab(&["add", "node-1", "web"]);
     assert!(added.starts_with("web on node-1: 10.0."), "{added}");
+    policy_comes_and_goes(&name);
     assert!(lab(&["exec", "web", "--", "ip", "-4", "route"]).contains("default via 169.254.1.1"));
     assert!(lab(&["exec", "node-1", "--", "ip", "rule"]).contains("512:"));
     assert!(lab(&["status"]).contains("web"));
@@ -137,6 +138,34 @@ fn a_lab_can_be_played_with() {
     lab(&["del", "node-1", "web"]);
     lab(&["down"]);
     assert!(!place::of(&name).exists(), "the lab's directory is left");
+}
+
+/// A policy that is applied closes a path, and opens it again when it is deleted.
+fn policy_comes_and_goes(name: &str) {
+    let options = ["--namespace", "shop", "--label", "app=db", "--port", "sql=5432/TCP"];
+    let added = lab(name, &[&["add", "node-2", "db"], &options[..]].concat());
+    assert!(added.starts_with("shop/db on node-2: 10.0."), "{added}");
+    let address = added.split_whitespace().nth(3).unwrap().to_owned();
+    let ping = |count: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_veni-lab"));
+        command.args(["exec", "web", "--", "ping", "-c", count, "-W", "1", &address]);
+        command.env("VENI_LAB", name).output().unwrap().status.success()
+    };
+    assert!(ping("1"), "no policy, no answer");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("close.yaml");
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                  metadata: {namespace: shop, name: close}\nspec: {podSelector: {}}\n";
+    std::fs::write(&file, policy).unwrap();
+    let path = file.to_str().unwrap();
+    let applied = lab(name, &["apply", "-f", path]);
+    assert!(applied.starts_with("1 objects in force on every node after"), "{applied}");
+    assert!(!ping("1"), "a policy that denies everything lets a ping through");
+    let gone = lab(name, &["delete", "-f", dir.path().to_str().unwrap()]);
+    assert!(gone.starts_with("1 files gone on every node after"), "{gone}");
+    assert!(ping("1"), "the policy is gone and the path is closed");
+    assert!(refused(name, &["delete", "-f", path]).contains("never applied"));
+    assert!(refused(name, &["add", "node-1", "Web"]).contains("lower-case"));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Running pods keep their traffic through a daemon that is killed and started again.
+//! Running pods keep their traffic through a daemon that is killed and started again, and what policy denies stays
+//! denied all the while.
 
 #![expect(
     clippy::unwrap_used,
@@ -6,19 +7,27 @@
     reason = "a test fails by panicking, and says what it saw"
 )]
 
-use std::net::SocketAddrV4;
+use std::{net::SocketAddrV4, time::Duration};
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 use veni_lab::{
-    Lab, LabConfig,
+    Lab, LabConfig, Pod,
     lab::READY,
     ns,
-    traffic::{Server, generator::Generator},
+    traffic::{
+        Server,
+        generator::Generator,
+        intruder::Intruder,
+        reach::{Listeners, Transport},
+    },
     vpc::INTERNET_HOST,
 };
 use veni_provider::sim::SimConfig;
 
 const PORT: u16 = 8080;
+/// Where nobody of another namespace may come.
+const CLOSED: u16 = 8081;
 
 /// A lab whose name no other test has.
 fn lab(test: &str) -> Option<Lab> {
@@ -43,12 +52,45 @@ fn pod_on_a_secondary_eni(lab: &Lab, node: &str) -> String {
     of_secondary.filter_map(|a| a.pod.as_ref()).map(|pod| pod.name.clone()).next().unwrap()
 }
 
+/// The pods of the lab's namespace talk to each other and to the internet, and to nobody else.
+fn close_the_namespace(lab: &Lab) {
+    let inside = json!({"podSelector": {}});
+    let internet = json!({"ipBlock": {"cidr": format!("{INTERNET_HOST}/32")}});
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": "lab", "name": "inside"},
+        "spec": {
+            "podSelector": {}, "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [inside]}], "egress": [{"to": [inside, internet]}],
+        },
+    });
+    lab.cluster.apply("policy.yaml", &policy.to_string()).unwrap();
+    lab.settle().unwrap();
+}
+
+/// Pods of another namespace, one a node, that try `targets` all the time.
+fn intruders(lab: &Lab, targets: [&Pod; 2]) -> Vec<Intruder> {
+    let targets = targets.map(|pod| SocketAddrV4::new(pod.added.address, CLOSED));
+    let intruder = |node: &str| {
+        let pod = lab.add_pod(node, &format!("outside/{node}")).unwrap();
+        Intruder::start(&pod.namespace, &targets).unwrap()
+    };
+    ["node-1", "node-2"].map(intruder).into()
+}
+
 fn nothing_is_lost_through(test: &str, end: Signal) {
     let Some(lab) = lab(test) else { return };
     let from = lab.pod(&pod_on_a_secondary_eni(&lab, "node-1")).unwrap();
     let to = lab.pod(&pod_on_a_secondary_eni(&lab, "node-2")).unwrap();
     let _servers =
         [&to.namespace, &lab.vpc.internet].map(|place| Server::start(place, PORT).unwrap());
+    close_the_namespace(&lab);
+    let closed = Listeners::start(
+        &[&from.namespace, &to.namespace],
+        &[(Transport::Tcp, CLOSED), (Transport::Udp, CLOSED)],
+    );
+    let closed = closed.unwrap();
+    let intruders = intruders(&lab, [&from, &to]);
     let peer = SocketAddrV4::new(to.added.address, PORT);
     let traffic = [
         (
@@ -76,10 +118,16 @@ fn nothing_is_lost_through(test: &str, end: Signal) {
         println!("{what}: {counts}");
         counts.all_answered().unwrap();
     }
+    for intruder in &intruders {
+        assert!(intruder.wait_for(100, Duration::from_secs(10)), "an intruder does not send");
+        println!("an intruder sent {} datagrams", intruder.sent());
+    }
+    drop(intruders);
+    assert_eq!(closed.arrived(), 0, "what policy denies has arrived");
     assert_eq!(lab.vpc.drops().unwrap(), veni_lab::vpc::Drops::default());
     // The daemon that came back holds every pod.
     let view = node.inspect().unwrap();
-    assert_eq!(view.pool.assigned, 16, "{:?}", view.pool);
+    assert_eq!(view.pool.assigned, 17, "{:?}", view.pool);
     for pod in lab.pods() {
         pod.node.runtime.check(&pod.sandbox).unwrap();
     }
