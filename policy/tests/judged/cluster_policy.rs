@@ -310,6 +310,27 @@ fn a_network_policy_is_final_for_its_pods_in_its_direction() {
 }
 
 #[test]
+fn a_pass_of_one_port_is_not_undone_by_a_later_rule_of_its_tier() {
+    for direction in ["ingress", "egress"] {
+        let everyone = json!([{"namespaces": {}}]);
+        let pass = rule(direction, "Pass", everyone.clone(), Some(json!([port("TCP", 80)])));
+        let (from, to) = match direction {
+            "ingress" => ("ravenclaw/p0", "gryffindor/p0"),
+            _ => ("gryffindor/p0", "ravenclaw/p0"),
+        };
+        let deny = json!([pass, rule(direction, "Deny", everyone.clone(), None)]);
+        let closed = policy("Admin", &house("gryffindor"), direction, &deny);
+        check(&[closed], &[(from, to, "TCP", 80, true), (from, to, "TCP", 81, false)]);
+        // Passed on to a NetworkPolicy that isolates.
+        let nothing = || Some(json!([]));
+        let isolate = network_policy("gryffindor", "isolate", &json!({}), nothing(), nothing());
+        let accept = json!([pass, rule(direction, "Accept", everyone, None)]);
+        let open = policy("Admin", &house("gryffindor"), direction, &accept);
+        check(&[open, isolate], &[(from, to, "TCP", 80, false), (from, to, "TCP", 81, true)]);
+    }
+}
+
+#[test]
 fn pod_selectors_in_subject_and_peers() {
     let by_label =
         |name: &str| json!({"pods": {"podSelector": labels(&json!({"conformance-house": name}))}});

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use veni_ebpf_common::table::Decision;
+use veni_ebpf_common::table::{Decision, OPEN_SET};
 use veni_policy::change::{Direction, PodKey, PodSets, Step};
-use veni_policy::index::Index;
-use veni_policy::object::{Key, Object, Pod};
-use veni_policy::oracle::{By, Oracle};
+use veni_policy::index::{Half, Index, Scope};
+use veni_policy::object::{Key, Kind, Object, Pod};
+use veni_policy::oracle::{By, End, Family, Oracle};
 use veni_policy::rule::{RuleIndex, RuleKind, RuleRef};
 use veni_policy::security_group::SecurityGroups;
 
@@ -27,9 +27,12 @@ type Side = (PodKey, Direction);
 /// See the module.
 pub(crate) struct Compiled {
     index: Index,
+    scope: Scope,
     model: Model,
     objects: BTreeMap<Key, Object>,
     groups: SecurityGroups,
+    /// Addresses that the node gave, which count before the status says them.
+    attached: BTreeMap<PodKey, Vec<IpAddr>>,
     /// What the tables say now, of the pods that have sets.
     masks: BTreeMap<Side, Masks>,
     probes: Vec<Probe>,
@@ -46,18 +49,20 @@ struct Passage<'a> {
 
 impl Compiled {
     /// Nothing yet.
-    pub(crate) fn new() -> Self {
-        Self::with_peers(outside(), default_probes())
+    pub(crate) fn new(scope: Scope) -> Self {
+        Self::with_peers(scope, outside(), default_probes())
     }
 
     /// As [`Compiled::new`], for peers that are no pods' and these probes; at most 64.
-    pub(crate) fn with_peers(peers: Vec<IpAddr>, probes: Vec<Probe>) -> Self {
+    pub(crate) fn with_peers(scope: Scope, peers: Vec<IpAddr>, probes: Vec<Probe>) -> Self {
         assert!(probes.len() <= 64, "a mask has 64 bits");
         Self {
-            index: Index::new(),
+            index: Index::new(scope.clone()),
+            scope,
             model: Model::default(),
             objects: BTreeMap::new(),
             groups: SecurityGroups::default(),
+            attached: BTreeMap::new(),
             masks: BTreeMap::new(),
             probes,
             peers,
@@ -70,6 +75,11 @@ impl Compiled {
             match change {
                 Change::Apply(manifest) => {
                     for object in objects(std::slice::from_ref(manifest)) {
+                        if let Object::Pod(pod) = &object
+                            && (pod.finished || pod.host_network)
+                        {
+                            self.detach(&key(pod));
+                        }
                         self.objects.insert(object.key(), object.clone());
                         self.index.apply(object);
                     }
@@ -80,37 +90,76 @@ impl Compiled {
                         self.index.delete(&object.key());
                     }
                 }
+                Change::Attach(pod, addresses) => self.attach(pod, addresses),
+                Change::Detach(pod) => self.detach(pod),
                 Change::Groups(groups) => {
                     self.groups = groups.clone();
                     self.index.set_security_groups(groups.clone());
                 }
             }
         }
-        let steps = self.index.commit();
-        self.carry_out(&steps)
+        self.carry_out()
     }
 
-    fn carry_out(&mut self, steps: &[Step]) -> Result<(), String> {
+    fn carry_out(&mut self) -> Result<(), String> {
+        let change = self.index.change();
+        if !change.refused.is_empty() {
+            return Err(format!("refused: {:?}", change.refused));
+        }
+        let steps = &change.steps;
         self.learn_peers();
-        let objects: Vec<Object> = self.objects.values().cloned().collect();
+        let objects = self.effective();
         let groups = self.groups.clone();
         let oracle = Oracle::new(&objects, &groups);
-        let pods: Vec<&Pod> = objects.iter().filter_map(subject).collect();
+        let ours = |pod: &&Pod| match &self.scope {
+            Scope::All => true,
+            Scope::Node(node) => pod.node.as_ref() == Some(node),
+        };
+        let pods: Vec<&Pod> = objects.iter().filter_map(subject).filter(ours).collect();
         let expected = self.expected(&oracle, &pods);
-        self.replay(steps, &expected).map_err(|error| format!("{error}\nsteps: {steps:#?}"))?;
+        self.replay(steps, &expected).map_err(|error| format!("{error}\n{}", lines(steps)))?;
         let live: BTreeSet<PodKey> = pods.iter().map(|pod| key(pod)).collect();
         self.model.endpoints.retain(|pod, _| live.contains(pod));
         self.masks.retain(|(pod, _), _| live.contains(pod));
-        for pod in pods {
+        for pod in &pods {
             self.compare(&oracle, pod)?;
         }
+        if let [pod, ..] = pods.as_slice() {
+            self.compare_explained(&oracle, pod)?;
+        }
         Ok(())
+    }
+
+    /// Only a pod that runs, or that nobody knows yet, has addresses from its node.
+    fn attach(&mut self, pod: &PodKey, addresses: &[IpAddr]) {
+        let object = self.objects.get(&Key::new(Kind::Pod, &pod.namespace, &pod.name));
+        if object.is_none_or(|object| subject(object).is_some()) {
+            self.attached.insert(pod.clone(), addresses.to_vec());
+            self.index.attach(pod.clone(), addresses.to_vec());
+        }
+    }
+
+    fn detach(&mut self, pod: &PodKey) {
+        if self.attached.remove(pod).is_some() {
+            self.index.detach(pod);
+        }
+    }
+
+    /// The objects, pods with the addresses that count.
+    fn effective(&self) -> Vec<Object> {
+        let effective = |object: &Object| match object {
+            Object::Pod(pod) if self.attached.contains_key(&key(pod)) => {
+                Object::Pod(Pod { addresses: self.attached[&key(pod)].clone(), ..pod.clone() })
+            }
+            object => object.clone(),
+        };
+        self.objects.values().map(effective).collect()
     }
 
     /// Every address that a pod ever had stays a peer.
     fn learn_peers(&mut self) {
         let mut added = false;
-        for object in self.objects.values() {
+        for object in self.effective() {
             let Object::Pod(pod) = object else { continue };
             for address in &pod.addresses {
                 if !self.peers.contains(address) {
@@ -174,7 +223,8 @@ impl Compiled {
         }
         let mut flipped: BTreeSet<PodKey> = BTreeSet::new();
         for (number, step) in steps.iter().enumerate() {
-            let touched = self.model.step(step);
+            let touched =
+                self.model.step(step).map_err(|error| format!("step {number}: {error}"))?;
             if let Touched::Pod(pod) = &touched {
                 flipped.insert(pod.clone());
             }
@@ -242,15 +292,58 @@ impl Compiled {
         Ok(())
     }
 
+    /// What the index explains, both sides, of connections between a pod and every peer.
+    fn compare_explained(&self, oracle: &Oracle<'_>, pod: &Pod) -> Result<(), String> {
+        for own in &pod.addresses {
+            for peer in self.peers.iter().filter(|peer| peer.is_ipv4() == own.is_ipv4()) {
+                for (from, to) in [(own, peer), (peer, own)] {
+                    let (protocol, port) = self.probes[self.probes.len() / 2];
+                    let said = self.index.judge(*from, *to, protocol, port);
+                    let family = Family::of(*own);
+                    let ends = [*from, *to].map(End::Address);
+                    let verdict = oracle.verdict(&ends[0], &ends[1], protocol, port, family);
+                    // A pod of another node has no set here: its side is left open.
+                    let ours =
+                        |half: &Half, right: bool| half.set == OPEN_SET || half.allowed == right;
+                    let right = match self.scope {
+                        Scope::All => said.allowed == verdict.allowed(),
+                        Scope::Node(_) => {
+                            ours(&said.egress, verdict.egress.allowed)
+                                && ours(&said.ingress, verdict.ingress.allowed)
+                        }
+                    };
+                    if !right {
+                        return Err(format!("explained {said:?}, the oracle {verdict:?}"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything given at once to an index that knew nothing.
+    pub(crate) fn at_once(
+        &mut self,
+        objects: &[Object],
+        groups: &SecurityGroups,
+    ) -> Result<(), String> {
+        self.objects = objects.iter().map(|object| (object.key(), object.clone())).collect();
+        self.groups = groups.clone();
+        self.index.set_security_groups(groups.clone());
+        self.index.reset(objects.to_vec());
+        self.carry_out()
+    }
+
     /// The tables after all changes against those of an index that is given everything at once.
     pub(crate) fn compare_with_fresh(&self) -> Result<(), String> {
-        let mut fresh = Self::with_peers(self.peers.clone(), self.probes.clone());
-        fresh.objects = self.objects.clone();
-        fresh.groups = self.groups.clone();
-        fresh.index.set_security_groups(self.groups.clone());
-        fresh.index.reset(self.objects.values().cloned().collect());
-        let steps = fresh.index.commit();
-        fresh.carry_out(&steps).map_err(|error| format!("fresh: {error}"))?;
+        let mut fresh =
+            Self::with_peers(self.scope.clone(), self.peers.clone(), self.probes.clone());
+        fresh.attached = self.attached.clone();
+        for (pod, addresses) in &self.attached {
+            fresh.index.attach(pod.clone(), addresses.clone());
+        }
+        let objects: Vec<Object> = self.objects.values().cloned().collect();
+        fresh.at_once(&objects, &self.groups).map_err(|error| format!("fresh: {error}"))?;
         if fresh.masks != self.masks {
             return Err("the tables depend on the way to them".to_owned());
         }
@@ -286,6 +379,11 @@ impl Passage<'_> {
 /// All bits when the peer is the pod itself, which the programs let through whatever the tables say.
 const fn own(new: u64) -> u64 {
     if new == u64::MAX { u64::MAX } else { 0 }
+}
+
+/// Steps, one in a line.
+fn lines(steps: &[Step]) -> String {
+    steps.iter().enumerate().map(|(number, step)| format!("  {number} {step:?}\n")).collect()
 }
 
 fn default_probes() -> Vec<Probe> {

@@ -5,6 +5,7 @@
 //! of another pod. Priorities of ClusterNetworkPolicies never tie.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use proptest::collection::vec;
@@ -13,13 +14,14 @@ use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::{select, subsequence};
 use serde_json::{Map, Value, json};
 use veni_core::id::SecurityGroupId;
+use veni_policy::change::PodKey;
 use veni_policy::oracle::manifest::{cluster_network_policy, namespace, network_policy, node, pod};
 use veni_policy::security_group::{
     GroupPeer, GroupProtocol, GroupRule, GroupState, ResolvedGroup, SecurityGroups,
 };
 
 /// One thing that happens to a cluster.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) enum Change {
     /// An object is created or replaced.
     Apply(Value),
@@ -27,6 +29,25 @@ pub(crate) enum Change {
     Delete(Value),
     /// Security groups are resolved anew.
     Groups(SecurityGroups),
+    /// The node gives a pod its addresses, which its status may not have yet.
+    Attach(PodKey, Vec<IpAddr>),
+    /// The node's pod is gone.
+    Detach(PodKey),
+}
+
+impl fmt::Debug for Change {
+    /// Manifests as JSON in one line, to be copied into a regression.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Apply(manifest) => write!(f, "Apply {manifest}"),
+            Self::Delete(manifest) => {
+                write!(f, "Delete {} {}", manifest["kind"], manifest["metadata"])
+            }
+            Self::Groups(groups) => write!(f, "{groups:?}"),
+            Self::Attach(pod, addresses) => write!(f, "Attach {pod} {addresses:?}"),
+            Self::Detach(pod) => write!(f, "Detach {pod}"),
+        }
+    }
 }
 
 /// A cluster's history: each batch of changes takes effect at once.
@@ -507,22 +528,33 @@ fn groups() -> impl Strategy<Value = SecurityGroups> {
     })
 }
 
+fn attachment() -> impl Strategy<Value = Change> {
+    (namespace_name(), 0..PODS, select(vec![1, 2]), any::<bool>()).prop_map(
+        |(namespace, index, families, attach)| {
+            let pod = PodKey::new(format!("n{namespace}"), format!("p{index}"));
+            let addresses = pod_addresses(namespace, index)[..families].to_vec();
+            if attach { Change::Attach(pod, addresses) } else { Change::Detach(pod) }
+        },
+    )
+}
+
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         12 => object().prop_map(Change::Apply),
         5 => object().prop_map(Change::Delete),
         1 => groups().prop_map(Change::Groups),
+        2 => attachment(),
     ]
 }
 
 /// A cluster that is built in one batch and then changes, `changes` times.
 pub(crate) fn history(changes: usize) -> impl Strategy<Value = History> {
-    let start = (vec(object().prop_map(Change::Apply), 4..28), option::weighted(0.9, groups()))
+    let start = (vec(object().prop_map(Change::Apply), 0..28), option::weighted(0.9, groups()))
         .prop_map(|(mut start, groups)| {
             start.extend(groups.map(Change::Groups));
             start
         });
-    let batches = vec(vec(change(), 1..4), changes..=changes);
+    let batches = vec(vec(change(), 0..4), changes..=changes);
     (start, batches).prop_map(|(start, batches)| {
         let mut history = vec![start];
         history.extend(batches);

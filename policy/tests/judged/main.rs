@@ -1,9 +1,12 @@
 //! The oracle judged by hand-written expectations, and the compiler judged by the oracle.
 
 mod cluster_policy;
+mod compiled;
 mod e2e;
 mod generate;
+mod model;
 mod network_policy;
+mod property;
 mod reach;
 mod security_group;
 mod support;

@@ -59,9 +59,14 @@ impl Tables for Model {
 }
 
 impl Model {
-    /// Carries out one step.
-    pub(crate) fn step(&mut self, step: &Step) -> Touched {
-        match step {
+    /// Carries out one step. An error: a verdict leads to a profile that was never written.
+    pub(crate) fn step(&mut self, step: &Step) -> Result<Touched, String> {
+        if let Step::Write(Write::Verdict { profile, .. }) = step
+            && !self.profiles.contains_key(profile)
+        {
+            return Err(format!("{step:?}: no such profile"));
+        }
+        Ok(match step {
             Step::Write(write) => self.write(write),
             Step::Endpoint { pod, sets } => {
                 self.endpoints.insert(pod.clone(), *sets);
@@ -69,7 +74,7 @@ impl Model {
             }
             Step::Epoch(_) | Step::Grace => Touched::Nothing,
             Step::Delete(remove) => self.remove(remove),
-        }
+        })
     }
 
     fn write(&mut self, write: &Write) -> Touched {
@@ -79,7 +84,6 @@ impl Model {
             Write::CidrV4 { net, class } => self.net((*net).into(), *class),
             Write::CidrV6 { net, class } => self.net((*net).into(), *class),
             Write::Verdict { key, profile } => {
-                assert!(self.profiles.contains_key(profile), "{write:?}: no such profile");
                 self.verdicts.insert(*key, *profile);
                 Touched::Set(key.set)
             }
@@ -170,7 +174,11 @@ impl Model {
 
     /// What no pod's set leads to any more, and what capacity it takes.
     pub(crate) fn unused(&self, live: &[PodSets]) -> Vec<VerdictKey> {
-        let used = |set| live.iter().any(|sets| sets.ingress == set || sets.egress == set);
+        // Of a pod that nothing is known of: always there.
+        let closed = std::iter::once(&PodSets::CLOSED);
+        let used = |set| {
+            live.iter().chain(closed.clone()).any(|sets| sets.ingress == set || sets.egress == set)
+        };
         self.verdicts.keys().filter(|key| !used(key.set)).copied().collect()
     }
 

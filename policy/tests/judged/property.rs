@@ -10,6 +10,8 @@ use proptest::test_runner::{
     Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestRng, TestRunner,
 };
 
+use veni_policy::index::Scope;
+
 use crate::compiled::Compiled;
 use crate::generate::{History, history};
 
@@ -25,14 +27,20 @@ fn setting(name: &str, default: u64) -> u64 {
     }
 }
 
-fn histories(part: u32) {
+#[expect(clippy::print_stderr, reason = "the seed of a run has to be known to repeat it")]
+fn announce(text: &str) {
+    eprintln!("{text}");
+}
+
+/// `scope` gives the index's view: every pod, or one node's.
+fn histories(part: u32, scope: &Scope) {
     let states = setting("VENI_POLICY_STATES", 2_400);
     let seed = setting("VENI_POLICY_SEED", 20_251_121);
     let per_history = u64::try_from(CHANGES + 1).expect("few");
     let cases = states.div_ceil(per_history * u64::from(PARTS));
-    eprintln!(
+    announce(&format!(
         "VENI_POLICY_SEED={seed} VENI_POLICY_STATES={states}: part {part}, {cases} histories"
-    );
+    ));
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     bytes[8..12].copy_from_slice(&part.to_le_bytes());
@@ -46,14 +54,14 @@ fn histories(part: u32) {
     };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(config, rng);
-    let run = |history: History| check(&history).map_err(TestCaseError::fail);
+    let run = |history: History| check(&history, scope).map_err(TestCaseError::fail);
     if let Err(failure) = runner.run(&history(CHANGES), run) {
         panic!("VENI_POLICY_SEED={seed}, part {part}: {failure}");
     }
 }
 
-fn check(history: &History) -> Result<(), String> {
-    let mut compiled = Compiled::new();
+fn check(history: &History, scope: &Scope) -> Result<(), String> {
+    let mut compiled = Compiled::new(scope.clone());
     for batch in history {
         compiled.apply(batch)?;
     }
@@ -62,20 +70,20 @@ fn check(history: &History) -> Result<(), String> {
 
 #[test]
 fn tables_agree_with_the_oracle_part_0() {
-    histories(0);
+    histories(0, &Scope::All);
 }
 
 #[test]
 fn tables_agree_with_the_oracle_part_1() {
-    histories(1);
+    histories(1, &Scope::All);
 }
 
 #[test]
 fn tables_agree_with_the_oracle_part_2() {
-    histories(2);
+    histories(2, &Scope::All);
 }
 
 #[test]
-fn tables_agree_with_the_oracle_part_3() {
-    histories(3);
+fn tables_of_one_node_agree_with_the_oracle() {
+    histories(3, &Scope::Node("node0".to_owned()));
 }

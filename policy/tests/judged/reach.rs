@@ -41,6 +41,7 @@ fn random_clusters_reach_every_kind_of_decision() {
                 Change::Apply(manifest) => crate::support::put(&mut manifests, manifest),
                 Change::Groups(resolved) => groups = resolved,
                 Change::Delete(manifest) => crate::support::remove(&mut manifests, &manifest),
+                Change::Attach(..) | Change::Detach(_) => {}
             }
         }
         count(&objects(&manifests), &groups, &mut reached);

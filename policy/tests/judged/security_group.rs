@@ -10,7 +10,7 @@ use veni_policy::security_group::{
     GroupPeer, GroupProtocol, GroupRule, GroupState, ResolvedGroup, SecurityGroups,
 };
 
-use crate::support::{number, objects};
+use crate::support::{compiler_agrees, number, objects};
 
 /// x/web has sg-1, x/db sg-2, x/free none.
 fn cluster() -> Vec<Value> {
@@ -69,6 +69,8 @@ fn check(manifests: &[Value], groups: &SecurityGroups, poke: (&str, &str, &str, 
         Ok(address) => End::Address(address),
         Err(_) => End::pod("x", text),
     };
+    let addresses = [from, to].map(str::parse).into_iter().flatten().collect::<Vec<IpAddr>>();
+    compiler_agrees(&objects, groups, &addresses, (number(protocol), port));
     let oracle = Oracle::new(&objects, groups);
     let verdict = oracle.verdict(&end(from), &end(to), number(protocol), port, Family::V4);
     assert_eq!(verdict.allowed(), allowed, "{poke:?}: {verdict:?}");

@@ -7,6 +7,10 @@ use veni_policy::object::{Object, Pod, Protocol, parse};
 use veni_policy::oracle::{End, Family, Oracle, Verdict};
 use veni_policy::security_group::SecurityGroups;
 
+use veni_policy::index::Scope;
+
+use crate::compiled::Compiled;
+
 /// Who reaches whom: (from, to, allowed), each `*`, a namespace or `namespace/pod`; the last that matches holds, and
 /// what none matches is allowed.
 pub(crate) type Expect<'a> = &'a [(&'a str, &'a str, bool)];
@@ -79,6 +83,7 @@ pub(crate) fn check_state(manifests: &[Value], protocol: &str, port: u16, expect
     let objects = valid_objects(manifests);
     let groups = SecurityGroups::default();
     let oracle = Oracle::new(&objects, &groups);
+    compiler_agrees(&objects, &groups, &[], (number(protocol), port));
     let pods = pods(&objects);
     for from in &pods {
         for to in &pods {
@@ -106,8 +111,23 @@ pub(crate) fn check_poke(objects: &[Object], poke: (&str, &str, &str, u16, bool)
     };
     let ((source, one), (destination, other)) = (end(from), end(to));
     let oracle = Oracle::new(objects, &groups);
+    let addresses = [from, to].map(str::parse).into_iter().flatten().collect::<Vec<IpAddr>>();
+    compiler_agrees(objects, &groups, &addresses, (number(protocol), port));
     let verdict = oracle.verdict(&source, &destination, number(protocol), port, one.max(other));
     assert_eq!(verdict.allowed(), allowed, "{poke:?}: {verdict:?}");
+}
+
+/// That the compiler's tables say what the oracle says, on all pods and these addresses.
+#[track_caller]
+pub(crate) fn compiler_agrees(
+    objects: &[Object],
+    groups: &SecurityGroups,
+    addresses: &[IpAddr],
+    probe: (u8, u16),
+) {
+    let result =
+        Compiled::with_peers(Scope::All, addresses.to_vec(), vec![probe]).at_once(objects, groups);
+    result.unwrap_or_else(|error| panic!("compiled: {error}"));
 }
 
 #[track_caller]

@@ -1,13 +1,81 @@
 //! The systematic cases: that they are all there, and that the compiler agrees with the oracle on each.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use veni_policy::oracle::systematic::{Case, Theme, cases, example_addresses};
+use serde_json::Value;
+use veni_policy::oracle::systematic::{
+    Addresses, Case, Cell, PROTOCOLS, Theme, cases, example_addresses, matrix,
+};
 
-use crate::support::valid_objects;
+use veni_policy::index::Scope;
+
+use crate::compiled::Compiled;
+use crate::generate::{Change, outside};
+use crate::support::{identity, number, valid_objects};
 
 fn all() -> Vec<Case> {
     cases(&example_addresses)
+}
+
+/// IPv4 as in the examples, and IPv6 of the same shape.
+fn dual_stack(namespace: &str, name: &str) -> Vec<IpAddr> {
+    let mut addresses = example_addresses(namespace, name);
+    if let IpAddr::V4(address) = addresses[0] {
+        let [.., block, host] = address.octets();
+        let last = u16::from_be_bytes([block, host]);
+        addresses.push(IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last]));
+    }
+    addresses
+}
+
+/// IPv6 alone, so that blocks are IPv6 blocks.
+fn v6_only(namespace: &str, name: &str) -> Vec<IpAddr> {
+    dual_stack(namespace, name).split_off(1)
+}
+
+/// What leads from one state to the next.
+fn changes(old: &[Value], new: &[Value]) -> Vec<Change> {
+    let gone = old.iter().filter(|object| !new.iter().any(|other| same(object, other)));
+    let come = new.iter().filter(|object| !old.contains(object));
+    let gone = gone.cloned().map(Change::Delete);
+    gone.chain(come.cloned().map(Change::Apply)).collect()
+}
+
+fn same(one: &Value, other: &Value) -> bool {
+    identity(one) == identity(other)
+}
+
+/// Runs every case through the compiler, step by step.
+fn compile(addresses: Addresses<'_>) {
+    let ports = [53, 79, 80, 81, 84, 85];
+    let probes = |protocol| ports.map(|port| (number(protocol), port));
+    let probes: Vec<_> = PROTOCOLS.iter().flat_map(|protocol| probes(protocol)).collect();
+    for case in cases(addresses) {
+        let mut compiled = Compiled::with_peers(Scope::All, outside(), probes.clone());
+        let mut state: &[Value] = &[];
+        for next in &case.states {
+            let result = compiled.apply(&changes(state, next));
+            result.unwrap_or_else(|error| panic!("{}: {error}", case.name));
+            state = next;
+        }
+        compiled.compare_with_fresh().unwrap_or_else(|error| panic!("{}: {error}", case.name));
+    }
+}
+
+#[test]
+fn the_compiler_agrees_on_every_case_over_ipv4() {
+    compile(&example_addresses);
+}
+
+#[test]
+fn the_compiler_agrees_on_every_case_over_ipv6() {
+    compile(&v6_only);
+}
+
+#[test]
+fn the_compiler_agrees_on_every_case_over_both() {
+    compile(&dual_stack);
 }
 
 #[test]
@@ -40,4 +108,20 @@ fn every_object_of_every_case_is_valid() {
             assert_eq!(valid_objects(state).len(), state.len(), "{}", case.name);
         }
     }
+}
+
+#[test]
+fn a_matrix_has_a_cell_for_every_pair_port_and_protocol() {
+    let cases = all();
+    for case in cases.iter().filter(|case| case.theme != Theme::Action) {
+        let cells = matrix(&case.states[0]).expect("every object is valid");
+        assert_eq!(cells.len(), 9 * 9 * 6, "{}", case.name);
+    }
+    let base = cases.iter().find(|case| case.name == "target: namespace x").expect("it is there");
+    let cells = matrix(&base.states[0]).expect("every object is valid");
+    // x/a takes TCP 80 from b and c of x and y, and sends it to a and b of y and z, and talks to itself.
+    let to = |cell: &&Cell| cell.to.0 == "x" && cell.to.1 == "a" && cell.allowed;
+    let from = |cell: &&Cell| cell.from.0 == "x" && cell.from.1 == "a" && cell.allowed;
+    assert_eq!(cells.iter().filter(to).count(), 4 + 6);
+    assert_eq!(cells.iter().filter(from).count(), 4 + 6);
 }
