@@ -5,12 +5,19 @@
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
     path::Path,
+    time::Duration,
 };
 
 use veni_lab::{
     dhcp,
     ns::{Namespace, Outer},
-    traffic::{self, Server, generator::Generator},
+    traffic::{
+        self, Server,
+        generator::Generator,
+        intruder::Intruder,
+        reach::{Listeners, Target, Transport, reach},
+        workload::{Load, Responder},
+    },
     vpc::{INTERNET_HOST, PEER_HOST, Port, SUBNETS, Vpc},
 };
 
@@ -136,4 +143,42 @@ fn generators_count_what_is_lost() {
     pings.wait_for(100);
     let pings = pings.stop();
     assert!(pings.lost() > 0 && pings.answered > 0, "{pings}");
+}
+
+#[test]
+fn what_is_closed_does_not_answer_and_does_not_arrive() {
+    let fabric = fabric();
+    let (first, second) = (&fabric.nodes[0], &fabric.nodes[1]);
+    let both = [Transport::Tcp, Transport::Udp];
+    let listen = |port| Listeners::start(&[second], &both.map(|t| (t, port))).unwrap();
+    let (open, closed) = (listen(8080), listen(8081));
+    let drop_8081 =
+        "table ip t { chain c { type filter hook input priority 0; th dport 8081 drop; }; }\n";
+    second.nft(drop_8081).unwrap();
+    let target = |transport, port, expected| Target {
+        transport,
+        to: SocketAddrV4::new(SECOND, port),
+        expected,
+    };
+    let targets = [(8080, true), (8081, false)]
+        .into_iter()
+        .flat_map(|(port, expected)| both.map(|transport| target(transport, port, expected)));
+    let worked = reach(first, &targets.collect::<Vec<_>>()).unwrap();
+    assert_eq!(worked, [true, true, false, false]);
+
+    let intruder = Intruder::start(first, &[SocketAddrV4::new(SECOND, 8081)]).unwrap();
+    assert!(intruder.wait_for(50, Duration::from_secs(10)));
+    drop(intruder);
+    assert_eq!((open.arrived(), closed.arrived()), (2, 0));
+}
+
+#[test]
+fn loads_have_speeds() {
+    let fabric = fabric();
+    let _responder = Responder::start(&fabric.nodes[1], 8080).unwrap();
+    for load in [Load::Rr, Load::Crr, Load::Stream] {
+        let to = SocketAddrV4::new(SECOND, 8080);
+        let speed = load.run(&fabric.nodes[0], to, Duration::from_millis(100)).unwrap();
+        assert!(speed > 10.0, "{}: {speed}", load.name());
+    }
 }
