@@ -81,7 +81,7 @@ fn pod_addresses(namespace: u8, index: u8) -> [IpAddr; 2] {
 }
 
 /// Ports at and around every number that a rule can name.
-pub(crate) const PORTS: [u16; 8] = [1, 79, 80, 81, 443, 444, 500, 65535];
+pub(crate) const PORTS: [u16; 11] = [1, 53, 79, 80, 81, 443, 444, 500, 8080, 8081, 65535];
 
 fn namespace_name() -> impl Strategy<Value = u8> {
     0..NAMESPACES
@@ -222,9 +222,9 @@ fn protocol() -> impl Strategy<Value = &'static str> {
 }
 
 fn policy_port() -> impl Strategy<Value = Value> {
-    let number = select(vec![80_u16, 81, 443]).prop_map(|port| json!({"port": port}));
+    let number = select(vec![53_u16, 80, 81, 443, 8080]).prop_map(|port| json!({"port": port}));
     let name = select(vec!["web", "alt"]).prop_map(|name| json!({"port": name}));
-    let range = select(vec![(1, 65535), (80, 80), (80, 443), (81, 500), (2, 79)])
+    let range = select(vec![(1, 65535), (80, 80), (80, 443), (81, 500), (2, 79), (444, 8080)])
         .prop_map(|(first, last)| json!({"port": first, "endPort": last}));
     let bad = select(vec![
         json!({"port": 0}),
@@ -262,7 +262,7 @@ fn fields(entries: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> V
 }
 
 fn policy_rule(peers: &'static str) -> impl Strategy<Value = Value> {
-    let good = (list(policy_peer(), 3), list(policy_port(), 3))
+    let good = (list(policy_peer(), 3), list(policy_port(), 7))
         .prop_map(move |(list, ports)| fields([(peers, list), ("ports", ports)]));
     prop_oneof![24 => good, 1 => Just(json!({"action": "Deny"}))]
 }
@@ -328,8 +328,8 @@ fn cluster_peer(direction: &'static str) -> impl Strategy<Value = Value> {
 
 fn cluster_protocol() -> impl Strategy<Value = Value> {
     let destination = prop_oneof![
-        select(vec![80_u16, 81, 443]).prop_map(|number| json!({"number": number})),
-        select(vec![(1, 65535), (80, 443), (81, 500), (2, 79)])
+        select(vec![53_u16, 80, 81, 443, 8080]).prop_map(|number| json!({"number": number})),
+        select(vec![(1, 65535), (80, 443), (81, 500), (2, 79), (444, 8080)])
             .prop_map(|(start, end)| json!({"range": {"start": start, "end": end}})),
     ];
     let of_protocol = (select(vec!["tcp", "udp", "sctp"]), destination)

@@ -209,3 +209,28 @@ fn an_unknown_namespace_has_only_its_name() {
     state.push(policy(&by("team", "blue")));
     check_state(&state, "TCP", 80, &[("*", "x", false)]);
 }
+
+#[test]
+fn more_ports_than_a_profile_holds() {
+    // Every tenth port over TCP, every fifteenth over UDP, and overlapping ranges above.
+    let mut ports: Vec<Value> = Vec::new();
+    ports.extend((10..400).step_by(10).map(|port| json!({"protocol": "TCP", "port": port})));
+    ports.extend((15..400).step_by(15).map(|port| json!({"protocol": "UDP", "port": port})));
+    for (first, last) in [(1000, 2000), (1500, 2500), (2501, 2600), (65000, 65535)] {
+        ports.push(json!({"protocol": "SCTP", "port": first, "endPort": last}));
+    }
+    let spec = json!({"ingress": [{"from": [{"namespaceSelector": {}}], "ports": ports}]});
+    let mut pokes = Vec::new();
+    for port in [9, 10, 11, 15, 30, 390, 399, 400] {
+        let (tcp, udp) = (port % 10 == 0 && port < 400, port % 15 == 0 && port < 400);
+        pokes.push(("y/a", "x/a", "TCP", port, tcp));
+        pokes.push(("y/a", "x/a", "UDP", port, udp));
+    }
+    for (port, allowed) in
+        [(999, false), (1000, true), (2501, true), (2600, true), (2601, false), (65535, true)]
+    {
+        pokes.push(("y/a", "x/a", "SCTP", port, allowed));
+    }
+    pokes.push(("y/a", "x/a", "ICMP", 0x0800, false));
+    poke(&spec, &pokes);
+}

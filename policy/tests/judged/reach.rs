@@ -74,7 +74,7 @@ fn count(
     for peer in addresses {
         for pod in pods.iter().filter(|pod| !pod.host_network && !pod.finished) {
             for direction in Direction::BOTH {
-                for (protocol, port) in [(6, PORTS[2]), (17, PORTS[4]), (1, 0x0800)] {
+                for (protocol, port) in [(6, PORTS[3]), (17, PORTS[5]), (1, 0x0800)] {
                     let half = oracle.judge(direction, pod, peer, protocol, port);
                     for (kind, allowed) in kinds(&half) {
                         *reached.entry((direction, kind, allowed)).or_default() += 1;

@@ -307,3 +307,24 @@ fn a_batch_cut_off_anywhere_is_made_good_by_the_next_daemon() {
     }
     assert_eq!(objects[2].key().kind, Kind::Pod);
 }
+
+#[test]
+fn a_list_that_finds_no_room_leaves_the_old_one_and_is_told() {
+    const MANY: u32 = 150_000;
+    let many = |first: u32| {
+        let address = |i: u32| std::net::Ipv4Addr::from(0x0a80_0000 + first + i).to_string();
+        let endpoints: Vec<_> = (0..MANY).map(|i| json!({"addresses": [address(i)]})).collect();
+        object(&slice("s", json!(endpoints)))
+    };
+    let mut tables = ServiceTables::new(own(), &Found::default());
+    let steps = tables.reset(&[object(&service(json!({}))), many(0)]);
+    assert_eq!(steps.len(), 150_001);
+    assert_eq!(tables.apply(&many(1)), [], "both lists together are too long");
+    let [told] = tables.diagnostics().try_into().unwrap();
+    assert!(told.message.contains("no room"), "{told}");
+
+    let few = object(&slice("s", json!([{"addresses": ["10.0.9.1"]}])));
+    assert_eq!(tables.apply(&few).len(), 1 + 1 + 1 + 150_000, "there is room for this one");
+    assert_eq!(tables.diagnostics(), []);
+    assert_eq!(tables.apply(&many(1)).len(), 150_000 + 1 + 1 + 1, "and then for the other");
+}
