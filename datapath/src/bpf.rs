@@ -1,26 +1,29 @@
-//! The eBPF filter on pods' veths: loaded, fed and attached by the daemon; alive in the kernel without it.
+//! The eBPF filters on pods' veths: loaded, fed and attached by the daemon; alive in the kernel without it.
 //!
-//! Invariants: maps are pinned by name, so that a daemon's end (normal, by a panic, by a signal) leaves filter and
-//! maps at work; the next daemon adopts them and replaces the program in place, atomically, never detaching first.
+//! Invariants: maps are pinned by name, so that a daemon's end (normal, by a panic, by a signal) leaves filters and
+//! maps at work; the next daemon adopts them and replaces the programs in place, atomically, never detaching first.
 //! Pins live in a directory named after the layout's version, so maps of another layout are never adopted: the old
-//! filter goes on with the old maps until the new one, fed by the caller, takes its place.
+//! filters go on with the old maps until the new ones, fed by the caller, take their place ([`layout`]).
 //!
-//! Order for the caller: [`Filter::open`], [`Filter::sync`] with every pod of the ledger, then
+//! Order for the caller: [`Filter::open`], [`Filter::sync`] with every pod of the ledger, the tables and settings, then
 //! [`Filter::ensure_attached`].
 //!
-//! Deliberately absent: detaching, and TCX (an attach waits for RCU: docs/adr/0003).
+//! Deliberately absent: detaching, and TCX (an attach waits for RCU: docs/adr/0003); what the tables mean (the policy
+//! crate's).
 
 use std::{
-    collections::BTreeMap,
-    net::Ipv4Addr,
-    os::fd::OwnedFd,
-    path::Path,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
-use veni_core::{marks::EniMarkMask, net::Mac, wire::FilterBlocks};
-pub use veni_ebpf_common::DropReason;
+use veni_core::{marks::EniMarkMask, wire::FilterBlocks};
+pub use veni_ebpf_common::{
+    Counter, Direction, DropReason, Event, PodFlags, PodState, Remove, SettingFlags, Settings,
+    Write, event, flow, table,
+};
 
 use crate::{
     error::{Error, Result},
@@ -29,64 +32,54 @@ use crate::{
 
 mod attach;
 mod bpffs;
+mod events;
+mod layout;
 mod load;
+mod map;
+mod pods;
+mod run;
 mod syscall;
+mod tables;
 
-pub use load::{OBJECT, PROGRAM};
+pub use events::Events;
+pub use load::{EGRESS_PROGRAM, INGRESS_PROGRAM, OBJECT};
+pub use pods::{Pod, PodEntry, PodIdentity, PodPolicy};
+pub use run::{Action, Outcome, Skb};
+pub use tables::Tables;
 
-/// The filter's blocks unless the configuration says otherwise ("ve", 0x65 and 0x66): any number will do that no
+/// The filters' blocks unless the configuration says otherwise ("ve", 0x65 and 0x66): any number will do that no
 /// other program of the node uses.
 pub const DEFAULT_BLOCKS: FilterBlocks = FilterBlocks { ingress: 0x7665, egress: 0x7666 };
 
-/// What the filter knows about a pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PodEntry {
-    /// Its address.
-    pub address: Ipv4Addr,
-    /// The MAC of its interface.
-    pub mac: Mac,
-    /// Its ENI's mark (`EniMarkMask::mark`).
-    pub mark: u32,
-}
-
-/// The loaded filter and its maps.
+/// The loaded filters and their maps.
+#[derive(Debug)]
 pub struct Filter {
-    program: OwnedFd,
+    egress: load::Program,
+    ingress: load::Program,
+    maps: load::Maps,
     mask: EniMarkMask,
-    pods: Mutex<HashMap<MapData, u32, Value>>,
-    drops: PerCpuArray<MapData, u64>,
-    program_id: u32,
+    /// Serialises changes of pods' entries and of the settings, which are read, changed and written.
+    lock: Mutex<()>,
     blocks: FilterBlocks,
+    bpf_dir: PathBuf,
     adopted: bool,
+    cpus: usize,
+    takeover: Mutex<layout::Takeover>,
 }
 
-/// The shared type with the marker that aya asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(transparent)]
-struct Value(veni_ebpf_common::PodValue);
-
-#[expect(unsafe_code, reason = "aya's marker for plain bytes")]
-// SAFETY: `repr(C)` of fixed-width fields without padding (asserted where it is defined).
-unsafe impl aya::Pod for Value {}
-
-/// Takes the filter off a node that has no pods left: the anchor links with their blocks, and the pinned maps.
+/// Takes the filters off a node that has no pods left: the anchor links with their blocks, and the pinned maps.
 ///
 /// # Errors
 /// When the kernel refuses, or the pins cannot be removed.
 pub fn remove(bpf_dir: &Path) -> Result<()> {
     attach::remove_anchor()?;
-    match std::fs::remove_dir_all(load::pins(bpf_dir)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("removing the pinned maps")(error))
-        }
-        _ => Ok(()),
-    }
+    layout::remove_pins(bpf_dir, |_| true)
 }
 
 // === impl Filter ===
 
 impl Filter {
-    /// Loads the filter with its maps pinned under `bpf_dir` (made, and a BPF file system mounted, where missing);
+    /// Loads the filters with their maps pinned under `bpf_dir` (made, and a BPF file system mounted, where missing);
     /// maps that are there already are adopted. Nothing is attached yet.
     ///
     /// # Errors
@@ -104,8 +97,21 @@ impl Filter {
         mask: EniMarkMask,
         blocks: FilterBlocks,
     ) -> Result<Self> {
-        let load::Loaded { program, program_id, pods, drops, adopted } = load::load(bpf_dir)?;
-        Ok(Self { program, program_id, mask, pods: Mutex::new(pods), drops, blocks, adopted })
+        let load::Loaded { egress, ingress, maps, adopted } = load::load(bpf_dir)?;
+        let filter = Self {
+            egress,
+            ingress,
+            maps,
+            mask,
+            lock: Mutex::default(),
+            blocks,
+            bpf_dir: bpf_dir.to_owned(),
+            adopted,
+            cpus: layout::possible_cpus()?,
+            takeover: Mutex::default(),
+        };
+        filter.begin_takeover()?;
+        Ok(filter)
     }
 
     /// Whether the maps were there already, with the pods of an earlier daemon.
@@ -120,73 +126,95 @@ impl Filter {
         self.blocks
     }
 
-    /// Puts the filter on the blocks of the current network namespace: makes what keeps the blocks alive (the anchor
-    /// links and their qdisc) and replaces the program in place.
+    /// Puts the filters on the blocks of the current network namespace: makes what keeps the blocks alive (the anchor
+    /// links and their qdisc) and replaces the programs in place.
     ///
     /// # Errors
     /// When the kernel refuses one of them.
     pub fn ensure_attached(&self) -> Result<FilterBlocks> {
-        attach::ensure(&self.program, self.program_id, self.blocks)?;
+        self.check_attached()?;
         Ok(self.blocks)
     }
 
-    /// Looks whether the filter is still on its block, and puts back what is missing. What it had to repair.
+    /// Looks whether the filters are still on their blocks, and puts back what is missing. What it had to repair.
     ///
     /// # Errors
     /// When the kernel cannot be asked or refuses a repair.
     pub fn check_attached(&self) -> Result<Vec<Repair>> {
-        attach::ensure(&self.program, self.program_id, self.blocks)
+        self.carry_over()?;
+        let repairs = attach::ensure(&self.egress, &self.ingress, self.blocks)?;
+        self.end_takeover()?;
+        Ok(repairs)
     }
 
-    /// Adds or replaces a pod's entry. The next packet is judged by it.
-    ///
-    /// # Errors
-    /// When the map is full.
-    pub fn pod_insert(&self, ifindex: u32, pod: PodEntry) -> Result<()> {
-        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
-        pods.insert(ifindex, self.value(pod), 0)
-            .map_err(|source| bpf(format!("adding the entry of interface {ifindex}"), source))
+    /// The tables that judge.
+    #[must_use]
+    pub fn tables(&self) -> Tables<'_> {
+        Tables::new(&self.maps)
     }
 
-    /// Removes a pod's entry: everything from its veth is dropped from now on. Nothing happens when there is none.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn pod_remove(&self, ifindex: u32) -> Result<()> {
-        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
-        match pods.remove(&ifindex) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(source) if is_absent(&source) => Ok(()),
-            Err(source) => Err(bpf(format!("removing the entry of interface {ifindex}"), source)),
-        }
-    }
-
-    /// All entries.
+    /// The settings in force.
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub fn pods(&self) -> Result<BTreeMap<u32, PodEntry>> {
-        let pods = self.values()?;
-        Ok(pods.into_iter().map(|(ifindex, value)| (ifindex, PodEntry::from(value))).collect())
+    pub fn settings(&self) -> Result<Settings> {
+        Ok(self.maps.settings.get(&0)?.unwrap_or_default())
     }
 
-    /// Makes the entries exactly these, with this daemon's mark mask. How many were added, replaced or removed.
+    /// Changes the settings, all at once. What the daemon alone knows stays: the flag about the kernel's checksums.
     ///
     /// # Errors
-    /// When the map is full or the kernel refuses.
-    pub fn sync(&self, pods: &BTreeMap<u32, PodEntry>) -> Result<usize> {
-        let have = self.values()?;
-        let differs = |ifindex, pod: &PodEntry| have.get(ifindex) != Some(&self.value(*pod));
-        let mut changed = 0;
-        for (ifindex, pod) in pods.iter().filter(|(ifindex, pod)| differs(ifindex, pod)) {
-            self.pod_insert(*ifindex, *pod)?;
-            changed += 1;
+    /// When the kernel refuses.
+    pub fn configure(&self, change: impl FnOnce(&mut Settings)) -> Result<Settings> {
+        let _lock = self.locked();
+        let mut settings = self.settings()?;
+        change(&mut settings);
+        if layout::kernel_has_ipv6_checksums() {
+            settings.flags |= SettingFlags::CHECKSUM_IPV6;
         }
-        for ifindex in have.keys().filter(|ifindex| !pods.contains_key(ifindex)) {
-            self.pod_remove(*ifindex)?;
-            changed += 1;
+        self.maps.settings.set(&0, &settings)?;
+        Ok(settings)
+    }
+
+    /// Raises the policy's epoch: every flow is judged again by its next packet.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn raise_epoch(&self) -> Result<u32> {
+        let settings =
+            self.configure(|settings| settings.epoch = settings.epoch.wrapping_add(1))?;
+        Ok(settings.epoch)
+    }
+
+    /// Makes the node's own addresses exactly these. Whether anything changed.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_node_addresses(&self, wanted: &BTreeSet<IpAddr>) -> Result<bool> {
+        let have: BTreeSet<IpAddr> = self.node_addresses()?;
+        for address in wanted.difference(&have) {
+            match address {
+                IpAddr::V4(address) => self.maps.node_v4.set(&address.octets(), &1)?,
+                IpAddr::V6(address) => self.maps.node_v6.set(&address.octets(), &1)?,
+            }
         }
-        Ok(changed)
+        for address in have.difference(wanted) {
+            match address {
+                IpAddr::V4(address) => self.maps.node_v4.remove(&address.octets())?,
+                IpAddr::V6(address) => self.maps.node_v6.remove(&address.octets())?,
+            };
+        }
+        Ok(have != *wanted)
+    }
+
+    /// The node's own addresses, as the programs know them.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn node_addresses(&self) -> Result<BTreeSet<IpAddr>> {
+        let v4 = self.maps.node_v4.entries()?.into_iter().map(|(a, _)| IpAddr::from(a));
+        let v6 = self.maps.node_v6.entries()?.into_iter().map(|(a, _)| IpAddr::from(a));
+        Ok(v4.chain(v6).collect())
     }
 
     /// Packets dropped since the maps were made, by reason; all reasons are there.
@@ -195,59 +223,84 @@ impl Filter {
     /// When the kernel cannot be asked.
     pub fn drops(&self) -> Result<BTreeMap<DropReason, u64>> {
         let count = |reason: DropReason| {
-            let values = self.drops.get(&reason.slot(), 0)?;
-            Ok((reason, values.iter().sum()))
+            let values = self.maps.drops.per_cpu(reason.slot(), self.cpus)?;
+            Ok((reason, values.into_iter().sum()))
         };
-        DropReason::ALL
-            .into_iter()
-            .map(count)
-            .collect::<std::result::Result<_, MapError>>()
-            .map_err(|source| bpf("reading the drop counters".to_owned(), source))
+        DropReason::ALL.into_iter().map(count).collect()
     }
 
-    /// The kernel's id of the loaded program (`bpftool prog show id …`).
+    /// What the programs counted beside drops, since the maps were made; all counters are there.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn counters(&self) -> Result<BTreeMap<Counter, u64>> {
+        let count = |counter: Counter| {
+            let values = self.maps.counters.per_cpu(counter.slot(), self.cpus)?;
+            Ok((counter, values.into_iter().sum()))
+        };
+        Counter::ALL.into_iter().map(count).collect()
+    }
+
+    /// What the programs keep about a pod.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn pod_state(&self, slot: u32) -> Result<PodState> {
+        Ok(self.maps.pod_states.get(&slot)?.unwrap_or_default())
+    }
+
+    /// How many flows are tracked: established and half open, both families; both views of a translated flow count.
+    /// Reads the whole tables: for a person who asks, not for a timer.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn flow_counts(&self) -> Result<(usize, usize)> {
+        let established = self.maps.flows_v4.entries()?.len() + self.maps.flows_v6.entries()?.len();
+        let half_open =
+            self.maps.half_open_v4.entries()?.len() + self.maps.half_open_v6.entries()?.len();
+        Ok((established, half_open))
+    }
+
+    /// A reader of flow events.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn events(&self) -> Result<Events> {
+        let fd = self.maps.events.as_fd().try_clone_to_owned();
+        Events::new(fd.map_err(Error::io("duplicating the events' descriptor"))?)
+    }
+
+    /// Runs a program on a frame, without any interface: `repeat` times, of which the last counts.
+    ///
+    /// # Errors
+    /// When the kernel refuses to run it (a frame shorter than an Ethernet header).
+    pub fn run(
+        &self,
+        direction: Direction,
+        frame: &[u8],
+        skb: Skb,
+        repeat: u32,
+    ) -> Result<Outcome> {
+        let program = match direction {
+            Direction::Egress => &self.egress,
+            Direction::Ingress => &self.ingress,
+        };
+        run::run(program.fd.as_fd(), frame, skb, repeat)
+    }
+
+    /// The kernel's id of the program for what leaves a pod (`bpftool prog show id …`).
     #[must_use]
     pub fn program_id(&self) -> u32 {
-        self.program_id
+        self.egress.id
     }
 
-    fn values(&self) -> Result<BTreeMap<u32, Value>> {
-        let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
-        pods.iter()
-            .collect::<std::result::Result<_, _>>()
-            .map_err(|source| bpf("listing the entries".to_owned(), source))
+    /// The same of the program for what enters a pod.
+    #[must_use]
+    pub fn ingress_program_id(&self) -> u32 {
+        self.ingress.id
     }
 
-    fn value(&self, pod: PodEntry) -> Value {
-        Value(veni_ebpf_common::PodValue {
-            address: pod.address.octets(),
-            mac: pod.mac.0,
-            reserved: [0; 2],
-            mark: pod.mark,
-            mask: self.mask.bits(),
-        })
+    fn locked(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl std::fmt::Debug for Filter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Filter")
-            .field("program_id", &self.program_id)
-            .field("blocks", &self.blocks)
-            .finish_non_exhaustive()
-    }
-}
-
-impl From<Value> for PodEntry {
-    fn from(Value(value): Value) -> Self {
-        Self { address: value.address.into(), mac: Mac(value.mac), mark: value.mark }
-    }
-}
-
-fn bpf(operation: String, source: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::Bpf { operation, source: Box::new(source) }
-}
-
-fn is_absent(error: &MapError) -> bool {
-    matches!(error, MapError::SyscallError(call) if call.io_error.raw_os_error() == Some(libc::ENOENT))
 }

@@ -1,13 +1,14 @@
 //! Conntrack entries of an address that changed hands.
 //!
 //! An entry left over from the last owner would translate or misroute the first packets of the next
-//! (amazon-vpc-cni-k8s #3634). Entries are removed by the kernel's own filter (`CTA_FILTER`), never by listing the
-//! whole table.
+//! (amazon-vpc-cni-k8s #3634). Those of one address are removed by the kernel's own filter (`CTA_FILTER`). It walks the
+//! whole table for each of the four places in which an entry can name the address (158 ms over 40,000 entries), so
+//! those of several are found by listing the table once.
 //!
 //! `CTA_FILTER` works for listing since Linux 5.8 (cb8aa9a3affb), for deleting since 6.8 (e966273e5f3a). On kernels
 //! in between the matching entries are listed by the filter and deleted one by one.
 
-use std::{io, net::Ipv4Addr};
+use std::{collections::BTreeSet, io, net::Ipv4Addr};
 
 use crate::error::{Error, Result};
 
@@ -37,6 +38,24 @@ pub fn flush(address: Ipv4Addr) -> Result<()> {
         }
         other => other,
     })
+}
+
+/// As [`flush`] for several addresses, in one listing of the table.
+///
+/// # Errors
+/// As [`flush`].
+pub fn flush_all(addresses: &BTreeSet<Ipv4Addr>) -> Result<()> {
+    match (addresses.first(), addresses.len()) {
+        (None, _) => Ok(()),
+        (Some(address), 1) => flush(*address),
+        _ => {
+            let run = || Netfilter::open()?.delete_naming(addresses);
+            run().map_err(Error::io(format!(
+                "flushing conntrack entries of {} addresses",
+                addresses.len()
+            )))
+        }
+    }
 }
 
 /// As [`flush`], the way of kernels before 6.8: for tests.

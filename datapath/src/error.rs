@@ -39,13 +39,22 @@ pub enum Error {
     NftOutput(#[source] serde_json::Error),
     /// The eBPF filter could not be loaded.
     #[cfg(feature = "bpf")]
-    #[error("loading the eBPF filter: {operation}")]
+    #[error("the eBPF filter: {operation}")]
     Bpf {
         /// Which step.
         operation: String,
         /// Why it failed.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A table of the filter is full: the new entries are not in force.
+    #[cfg(feature = "bpf")]
+    #[error("the filter's table {map} is full at {limit} entries: the new entries are refused")]
+    TableFull {
+        /// Which.
+        map: &'static str,
+        /// How many entries it takes.
+        limit: u32,
     },
     /// No BPF file system, and none could be mounted.
     #[error("{} is not on a BPF file system and none could be mounted; mount one with `mount -t bpf bpf /sys/fs/bpf`", path.display())]
@@ -65,6 +74,14 @@ impl Error {
     pub(crate) fn io(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let operation = operation.into();
         move |source| Self::Io { operation, source }
+    }
+
+    #[cfg(feature = "bpf")]
+    pub(crate) fn bpf(
+        operation: String,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::Bpf { operation, source: Box::new(source) }
     }
 
     pub(crate) fn netlink(operation: impl Into<String>) -> impl FnOnce(netlink::Error) -> Self {

@@ -27,7 +27,7 @@ pub mod route;
 pub mod rule;
 
 pub use desired::{Desired, desired};
-pub use link::{Link, links};
+pub use link::{Link, addresses, links};
 pub use reconcile::reconcile;
 pub use route::pods as pod_routes;
 
@@ -98,8 +98,10 @@ pub struct Report {
     pub repaired: Vec<Repair>,
     /// What is in the way and was left alone.
     pub conflicts: Vec<Conflict>,
-    /// What could not be repaired, as error chains in one line each.
+    /// What could not be repaired of the node and its ENIs, as error chains in one line each.
     pub failed: Vec<String>,
+    /// The same of single pods: no ENI waits for them.
+    pub failed_pods: Vec<String>,
 }
 
 /// One repair.

@@ -17,6 +17,8 @@ pub mod bpf;
 pub mod conntrack;
 #[cfg(feature = "host")]
 mod error;
+#[cfg(feature = "bpf")]
+pub mod grace;
 #[cfg(feature = "host")]
 pub mod host;
 #[cfg(feature = "host")]

@@ -330,9 +330,9 @@ fn what_is_taken_away_by_hand_is_put_back() {
         node::run("tc", &["filter", "del", "block", &block]);
         assert_eq!(filter.check_attached().unwrap().len(), 1, "the filter");
         node::ip("link del veni-anchor");
-        assert_eq!(filter.check_attached().unwrap().len(), 3, "anchor, blocks, filter");
+        assert_eq!(filter.check_attached().unwrap().len(), 4, "anchor, blocks, filters");
         node::run("tc", &["qdisc", "del", "dev", "veni-anchor", "clsact"]);
-        assert_eq!(filter.check_attached().unwrap().len(), 2, "blocks, filter");
+        assert_eq!(filter.check_attached().unwrap().len(), 3, "blocks, filters");
         assert_eq!(filter.check_attached().unwrap(), []);
         let pod = node::wire(&wiring);
         assert!(pings(&pod));
@@ -343,7 +343,7 @@ fn what_is_taken_away_by_hand_is_put_back() {
 fn a_pinned_map_of_another_shape_is_not_adopted() {
     node::in_node(|directory| {
         drop(open(directory));
-        let pins = node::pins(directory).join("v1");
+        let pins = node::pins(directory).join("v2");
         std::fs::remove_file(pins.join("PODS")).unwrap();
         std::fs::rename(pins.join("DROPS"), pins.join("PODS")).unwrap();
         let filter = open(directory);

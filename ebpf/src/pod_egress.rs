@@ -1,81 +1,210 @@
 //! Ingress of the host-side veth: what leaves a pod.
 //!
-//! Drops what the pod has no right to send (counted by reason) and marks *every* other packet with its pod's ENI,
-//! whatever the destination: one ip rule per ENI leads the mark to that ENI's table.
-//!
-//! Maps are of the kind without BTF: with it they could only be made by a loader that parses the kernel's own.
+//! Drops what the pod has no right to send (counted by reason), translates Services, and marks *every* other packet
+//! with its pod's ENI, whatever the destination: one ip rule per ENI leads the mark to that ENI's table.
 //!
 //! Returns `TC_ACT_UNSPEC` for what passes: "use the default", so that later filters of the same block still run.
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    macros::{classifier, map},
-    maps::{HashMap, PerCpuArray},
+    helpers::bpf_redirect,
+    macros::classifier,
     programs::TcContext,
 };
 use veni_ebpf_common::{
-    DROP_SLOTS, DropReason, MAX_PODS, PodValue,
-    frame::{self, ArpFrame, Head, Judgement},
+    Direction, DropReason, FlowKind, PodValue,
+    frame::{self, Carries},
+    packet::{self, Bytes as _, Head, Kind, Packet},
 };
 
-/// Pods by the interface index of their host-side veth.
-#[map]
-static PODS: HashMap<u32, PodValue> = HashMap::with_max_entries(MAX_PODS, 0);
-
-/// Packets dropped, by [`DropReason::slot`].
-#[map]
-static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DROP_SLOTS, 0);
+use crate::{
+    conntrack, events,
+    family::{Family, V4, V6, is_unspecified, same16},
+    maps::{PODS, SETTINGS, count_drop},
+    skb::Skb,
+    slow,
+    work::{End, Env, FOLLOW, NO_REASON, PASS, Place, TURN_ROUND, key_of, refuse, refused},
+};
 
 /// See the module.
 #[classifier]
 pub(crate) fn pod_egress(ctx: TcContext) -> i32 {
-    match judge(&ctx) {
-        Ok(pod) => {
-            let skb = ctx.skb.skb;
-            // SAFETY: the kernel hands a valid `__sk_buff`; the verifier checks the access.
-            let mark = unsafe { (*skb).mark };
-            ctx.set_mark((mark & !pod.mask) | pod.mark);
-            TC_ACT_UNSPEC
-        }
-        Err(reason) => {
-            count(reason);
-            TC_ACT_SHOT
-        }
-    }
-}
-
-/// The pod that sent the packet.
-#[inline(always)]
-#[expect(
-    clippy::inline_always,
-    reason = "a call in BPF costs the verifier's knowledge about its arguments"
-)]
-fn judge(ctx: &TcContext) -> Result<&'static PodValue, DropReason> {
-    let skb = ctx.skb.skb;
-    // SAFETY: the kernel hands a valid `__sk_buff`; the verifier checks the access.
-    let (ifindex, vlan_present) = unsafe { ((*skb).ifindex, (*skb).vlan_present) };
+    let skb = Skb(ctx.skb.skb);
     // SAFETY: an entry is replaced or removed as a whole; at worst the packet is judged by the entry that follows.
-    let pod = unsafe { PODS.get(ifindex) }.ok_or(DropReason::UnknownInterface)?;
-    // The kernel has taken the outer tag out of the frame by now (skb_vlan_untag before ingress filters).
-    if vlan_present != 0 {
-        return Err(DropReason::Vlan);
+    let Some(pod) = (unsafe { PODS.get(skb.ifindex()) }) else {
+        count_drop(DropReason::UnknownInterface);
+        return TC_ACT_SHOT;
+    };
+    let end = judge(skb, pod);
+    if let Some(slot) = refused(end) {
+        count_at(slot);
+        return TC_ACT_SHOT;
     }
-    let head: Head = ctx.load(0).map_err(|_| DropReason::Truncated)?;
-    match frame::head(&head, pod)? {
-        Judgement::Pass => {}
-        Judgement::Arp => {
-            let arp: ArpFrame = ctx.load(0).map_err(|_| DropReason::Truncated)?;
-            frame::arp(&arp, pod)?;
-        }
+    if end == TURN_ROUND {
+        return turn_round(skb, pod);
     }
-    Ok(pod)
+    skb.remark(pod.mark, pod.mask);
+    TC_ACT_UNSPEC
 }
 
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "as for `judge`")]
-fn count(reason: DropReason) {
-    if let Some(slot) = DROPS.get_ptr_mut(reason.slot()) {
+pub(crate) fn count_at(slot: u32) {
+    if let Some(counter) = crate::maps::DROPS.get_ptr_mut(slot) {
         // SAFETY: this CPU's own counter, and a filter is not preempted by another on its CPU.
-        unsafe { *slot += 1 }
+        unsafe { *counter += 1 }
     }
+}
+
+/// Sends the packet back to the pod: from the host's end of the veth to the pod's.
+#[inline(always)]
+fn turn_round(skb: Skb, pod: &PodValue) -> i32 {
+    // What the pod sent to is the host end's MAC.
+    let Some([first, second]) = skb.words::<2>(0) else { return TC_ACT_SHOT };
+    let [a, b, c, d] = first.to_ne_bytes();
+    let [e, f, ..] = second.to_ne_bytes();
+    let mac = pod.mac;
+    let macs = [mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], a, b, c, d, e, f];
+    if !skb.store(0, &macs) {
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: no pointers.
+    (unsafe { bpf_redirect(skb.ifindex(), 0) }) as i32
+}
+
+#[inline(always)]
+fn judge(skb: Skb, pod: &'static PodValue) -> End {
+    // The kernel has taken the outer tag out of the frame by now (skb_vlan_untag before ingress filters).
+    if skb.has_vlan() {
+        return refuse(DropReason::Vlan);
+    }
+    let Some(settings) = SETTINGS.get(0) else { return refuse(DropReason::Settings) };
+    let env = Env { skb, pod, settings };
+    let head = match packet::head(&skb) {
+        Ok(head) => head,
+        Err(reason) => return refuse(reason),
+    };
+    let carried = match frame::carries(&head) {
+        Ok(carried) => carried,
+        Err(reason) => return refuse(reason),
+    };
+    if let Err(reason) = frame::sender(&head, pod) {
+        return refuse(reason);
+    }
+    match carried {
+        Carries::Ipv4 => match ipv4(&env, &head) {
+            FOLLOW => slow::start::<V4>(&env),
+            end => end,
+        },
+        Carries::Ipv6 => match ipv6(&env, &head) {
+            FOLLOW => slow::start::<V6>(&env),
+            end => end,
+        },
+        Carries::Arp => match frame::arp(&skb, pod) {
+            Ok(()) => PASS,
+            Err(reason) => refuse(reason),
+        },
+    }
+}
+
+#[inline(never)]
+fn ipv4(env: &Env, head: &Head) -> End {
+    // The source is at a fixed place: options cannot move it, and every fragment carries it.
+    if head[6].to_ne_bytes() != env.pod.address {
+        return refuse(DropReason::SourceAddress);
+    }
+    match packet::ipv4(&env.skb, head) {
+        Ok(packet) => step::<V4>(env, packet, Direction::Egress),
+        Err(reason) => refuse(reason),
+    }
+}
+
+#[inline(never)]
+fn ipv6(env: &Env, head: &Head) -> End {
+    let packet = match packet::ipv6(&env.skb, head) {
+        Ok(packet) => packet,
+        Err(_) if is_unspecified(&env.pod.address_v6) => return refuse(DropReason::Ipv6),
+        Err(reason) => return refuse(reason),
+    };
+    if packet.kind == Kind::Neighbour && is_local(&packet.destination) {
+        return neighbour(env.skb, env.pod, &packet);
+    }
+    if is_unspecified(&env.pod.address_v6) {
+        return refuse(DropReason::Ipv6);
+    }
+    if !same16(&packet.source, &env.pod.address_v6) {
+        return refuse(DropReason::SourceAddress);
+    }
+    step::<V6>(env, packet, Direction::Egress)
+}
+
+/// Link-local (fe80::/10) or of the link's scope (ff02::/16): never forwarded.
+#[inline(always)]
+pub(crate) fn is_local(address: &[u8; 16]) -> bool {
+    (address[0] == 0xfe && address[1] & 0xc0 == 0x80)
+        || (address[0] == 0xff && address[1] & 0x0f <= 2)
+}
+
+/// Neighbour and listener discovery within the link: every pod has link-local addresses, and the kernel in it talks
+/// about them. It may not play the router, nor answer for an address that is not its own.
+#[inline(always)]
+fn neighbour(skb: Skb, pod: &PodValue, packet: &Packet<[u8; 16]>) -> End {
+    let own = is_unspecified(&packet.source)
+        || (packet.source[0] == 0xfe && packet.source[1] & 0xc0 == 0x80)
+        || same16(&packet.source, &pod.address_v6);
+    if !own {
+        return refuse(DropReason::SourceAddress);
+    }
+    match packet.message >> 8 {
+        // Advertisement: of a link-local address, or of the pod's own.
+        136 => {
+            let Some(target) = skb.words::<4>(usize::from(packet.transport) + 8) else {
+                return refuse(DropReason::Truncated);
+            };
+            let [first, second, ..] = target[0].to_ne_bytes();
+            let own = u128_of(&target) == u128::from_ne_bytes(pod.address_v6);
+            if (first == 0xfe && second & 0xc0 == 0x80) || own {
+                PASS
+            } else {
+                refuse(DropReason::NeighbourDiscovery)
+            }
+        }
+        // Router advertisement, redirect.
+        134 | 137 => refuse(DropReason::NeighbourDiscovery),
+        _ => PASS,
+    }
+}
+
+#[inline(always)]
+fn u128_of(words: &[u32; 4]) -> u128 {
+    let low = u64::from(words[0]) | u64::from(words[1]) << 32;
+    let high = u64::from(words[2]) | u64::from(words[3]) << 32;
+    u128::from(low) | u128::from(high) << 64
+}
+
+/// The hot path, and what else there is.
+#[inline(always)]
+pub(crate) fn step<F: Family>(env: &Env, packet: Packet<F::Address>, direction: Direction) -> End {
+    let now = events::now();
+    let egress = direction as u8 == Direction::Egress as u8;
+    if conntrack::is_plain::<F>(env, &packet, now, egress) {
+        return PASS;
+    }
+    let Some(work) = F::scratch() else { return refuse(DropReason::Settings) };
+    // SAFETY: this CPU's own, and of plain numbers; every field that is read below was written for this packet.
+    let work = unsafe { &mut *work };
+    work.key = key_of::<F>(env.pod, &packet, egress);
+    work.packet = packet;
+    work.now = now;
+    work.direction = direction as u8;
+    work.class = 0;
+    work.reason = NO_REASON;
+    work.entry.kind = FlowKind::DIRECT;
+    work.entry.flags = 0;
+    work.place = Place::Nowhere;
+    work.judge = false;
+    work.translated = false;
+    work.rejudged = false;
+    work.event = false;
+    work.establish = false;
+    FOLLOW
 }

@@ -3,7 +3,7 @@
 //! A block lives as long as a qdisc refers to it. Pods come and go, so a pair of links of our own, never up, refers
 //! to it too: the anchor.
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::AsRawFd as _;
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
@@ -12,7 +12,7 @@ use netlink_packet_route::{
 };
 use veni_core::wire::FilterBlocks;
 
-use super::PROGRAM;
+use super::load::Program;
 use crate::{
     error::{Error, Result},
     host::{Repair, RepairKind, qdisc},
@@ -28,10 +28,11 @@ const HANDLE: TcHandle = TcHandle { major: 0, minor: 1 };
 /// `ETH_P_ALL`.
 const ETH_P_ALL: u16 = 0x0003;
 
-/// Makes anchor, qdisc and filter be there, and the filter be this program. What was not.
+/// Makes anchor, qdisc and filters be there, and the filters be these programs: `egress` (what leaves a pod) on the
+/// ingress block, `ingress` on the egress block. What was not.
 pub(super) fn ensure(
-    program: &OwnedFd,
-    program_id: u32,
+    egress: &Program,
+    ingress: &Program,
     blocks: FilterBlocks,
 ) -> Result<Vec<Repair>> {
     let mut socket = Socket::open().map_err(Error::netlink("opening a netlink socket"))?;
@@ -54,9 +55,12 @@ pub(super) fn ensure(
             blocks.ingress, blocks.egress, ANCHOR[0]
         ));
     }
-    if attached(&mut socket, blocks.ingress)? != Some(program_id) {
-        replace_filter(&mut socket, program, blocks.ingress)?;
-        note(format!("filter {PROGRAM} on block {:#x}", blocks.ingress));
+    // What leaves first: the flows that pods begin are known before their answers are judged.
+    for (program, block) in [(egress, blocks.ingress), (ingress, blocks.egress)] {
+        if attached(&mut socket, block)? != Some(program.id) {
+            replace_filter(&mut socket, program, block)?;
+            note(format!("filter {} on block {block:#x}", program.name));
+        }
     }
     Ok(repairs)
 }
@@ -133,14 +137,14 @@ fn program_of(filter: &TcMessage) -> Option<u32> {
 
 /// `cls_bpf` swaps the program of an existing handle under RCU (`list_replace_rcu`): every packet meets the old one
 /// or the new one.
-fn replace_filter(socket: &mut Socket, program: &OwnedFd, block: u32) -> Result<()> {
+fn replace_filter(socket: &mut Socket, program: &Program, block: u32) -> Result<()> {
     let mut message = on_block(block);
     message.header.handle = HANDLE;
     message.header.info = info();
     message.attributes.push(TcAttribute::Kind("bpf".to_owned()));
     message.attributes.push(TcAttribute::Options(vec![
-        TcOption::Bpf(TcFilterBpfOption::ProgFd(program.as_raw_fd().cast_unsigned())),
-        TcOption::Bpf(TcFilterBpfOption::ProgName(format!("veni:{PROGRAM}"))),
+        TcOption::Bpf(TcFilterBpfOption::ProgFd(program.fd.as_raw_fd().cast_unsigned())),
+        TcOption::Bpf(TcFilterBpfOption::ProgName(format!("veni:{}", program.name))),
         TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
     ]));
     socket

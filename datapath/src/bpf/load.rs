@@ -1,4 +1,4 @@
-//! From the object to a loaded program and its pinned maps.
+//! From the object to loaded programs and their pinned maps.
 //!
 //! Not by `aya::EbpfLoader`: its constructor parses the kernel's whole BTF (25 ms and 20 MB here), which relocations
 //! against kernel types would need; our programs have none.
@@ -10,26 +10,76 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{HashMap, Map, MapData, MapInfo, PerCpuArray};
 use aya_obj::Object;
-use veni_ebpf_common::LAYOUT_VERSION;
+use veni_ebpf_common::{
+    Flow, FlowKeyV4, FlowKeyV6, LAYOUT_VERSION, PodState, PodValue, Settings,
+    table::{
+        BackendKey, BackendValue, Decision, PortKey, Profile, ServiceKeyV4, ServiceKeyV6,
+        ServiceValue, VerdictKey,
+    },
+};
 
-use super::{Value, bpf, bpffs, syscall};
+use super::{
+    bpffs,
+    map::{Map, Plain, Prefix},
+    syscall::{self, Shape},
+};
 use crate::error::{Error, Result};
 
 /// The object, as `build.rs` made it.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/veni-bpf.o"));
 /// The program for what leaves a pod.
-pub const PROGRAM: &str = "pod_egress";
-const PODS: &str = "PODS";
-const DROPS: &str = "DROPS";
+pub const EGRESS_PROGRAM: &str = "pod_egress";
+/// The program for what enters a pod.
+pub const INGRESS_PROGRAM: &str = "pod_ingress";
 
+/// A loaded program.
+#[derive(Debug)]
+pub(super) struct Program {
+    pub(super) name: &'static str,
+    pub(super) fd: OwnedFd,
+    pub(super) id: u32,
+}
+
+/// The maps, under the names that they are pinned by.
+#[derive(Debug)]
+pub(super) struct Maps {
+    pub(super) pods: Map<u32, PodValue>,
+    pub(super) settings: Map<u32, Settings>,
+    pub(super) pod_states: Map<u32, PodState>,
+    pub(super) drops: Map<u32, u64>,
+    pub(super) counters: Map<u32, u64>,
+    pub(super) flows_v4: Map<FlowKeyV4, Flow>,
+    pub(super) flows_v6: Map<FlowKeyV6, Flow>,
+    pub(super) half_open_v4: Map<FlowKeyV4, Flow>,
+    pub(super) half_open_v6: Map<FlowKeyV6, Flow>,
+    pub(super) node_v4: Map<[u8; 4], u32>,
+    pub(super) node_v6: Map<[u8; 16], u32>,
+    pub(super) class_v4: Map<[u8; 4], u32>,
+    pub(super) class_v6: Map<[u8; 16], u32>,
+    pub(super) cidr_v4: Map<Prefix<[u8; 4]>, u32>,
+    pub(super) cidr_v6: Map<Prefix<[u8; 16]>, u32>,
+    pub(super) verdicts: Map<VerdictKey, u32>,
+    pub(super) profiles: Map<u32, Profile>,
+    pub(super) ports: Map<Prefix<PortKey>, Decision>,
+    pub(super) service_v4: Map<ServiceKeyV4, ServiceValue>,
+    pub(super) service_v6: Map<ServiceKeyV6, ServiceValue>,
+    pub(super) backends: Map<BackendKey, BackendValue>,
+    /// Events: a ring, which has neither keys nor values.
+    pub(super) events: OwnedFd,
+    /// Only the programs use these.
+    pub(super) fragments: OwnedFd,
+    pub(super) affinity: OwnedFd,
+    /// What the programs keep while they work on a packet: their own, never pinned.
+    scratch: [OwnedFd; 2],
+}
+
+#[derive(Debug)]
 pub(super) struct Loaded {
-    pub(super) program: OwnedFd,
-    pub(super) program_id: u32,
-    pub(super) pods: HashMap<MapData, u32, Value>,
-    pub(super) drops: PerCpuArray<MapData, u64>,
-    /// Both maps were there.
+    pub(super) egress: Program,
+    pub(super) ingress: Program,
+    pub(super) maps: Maps,
+    /// All maps were there.
     pub(super) adopted: bool,
 }
 
@@ -41,65 +91,153 @@ pub(super) fn pins(bpf_dir: &Path) -> PathBuf {
 pub(super) fn load(bpf_dir: &Path) -> Result<Loaded> {
     let dir = pins(bpf_dir);
     bpffs::ensure_dir(&dir)?;
-    let mut object = Object::parse(OBJECT).map_err(|e| bpf("reading the object".to_owned(), e))?;
-    let pods = map(&object, PODS, &dir)?;
-    let drops = map(&object, DROPS, &dir)?;
-    relocate(&mut object, &[(PODS, &pods.data), (DROPS, &drops.data)])?;
-    let program = load_program(&object)?;
-    let program_id = id(&program)?;
-    let adopted = pods.adopted && drops.adopted;
-    let pods = HashMap::try_from(Map::HashMap(pods.data)).map_err(|e| bpf(name(PODS), e))?;
-    let drops =
-        PerCpuArray::try_from(Map::PerCpuArray(drops.data)).map_err(|e| bpf(name(DROPS), e))?;
-    Ok(Loaded { program, program_id, pods, drops, adopted })
+    let mut object =
+        Object::parse(OBJECT).map_err(|e| Error::bpf("reading the object".to_owned(), e))?;
+    let mut made = Making { object: &object, dir: &dir, adopted: true };
+    let maps = maps(&mut made)?;
+    let adopted = made.adopted;
+    relocate(&mut object, &maps)?;
+    let egress = load_program(&object, EGRESS_PROGRAM)?;
+    let ingress = load_program(&object, INGRESS_PROGRAM)?;
+    Ok(Loaded { egress, ingress, maps, adopted })
 }
 
-struct Pinned {
-    data: MapData,
+/// Maps that are being opened or made.
+struct Making<'a> {
+    object: &'a Object,
+    dir: &'a Path,
     adopted: bool,
 }
 
-/// The map pinned under its name, or a new one, pinned. A pin of the right name and the wrong shape (a development
-/// build's) is replaced: whoever uses that map keeps it.
-fn map(object: &Object, map: &str, dir: &Path) -> Result<Pinned> {
-    let definition = object.maps.get(map).ok_or_else(|| missing(map))?;
-    let path = dir.join(map);
-    if path.exists() {
-        let info = MapInfo::from_pin(&path).map_err(|e| bpf(name(map), e))?;
-        let shape = (info.key_size(), info.value_size(), info.max_entries());
-        if shape == (definition.key_size(), definition.value_size(), definition.max_entries()) {
-            let data = MapData::from_pin(&path).map_err(|e| bpf(name(map), e))?;
-            return Ok(Pinned { data, adopted: true });
-        }
-        tracing::warn!(path = %path.display(), "a pinned map of another shape: making a new one");
-        fs::remove_file(&path)
-            .map_err(Error::io(format!("removing the pin {}", path.display())))?;
-    }
-    let data = MapData::create(definition.clone(), map, None).map_err(|e| bpf(name(map), e))?;
-    data.pin(&path).map_err(|e| bpf(format!("pinning {}", path.display()), e))?;
-    Ok(Pinned { data, adopted: false })
+fn maps(made: &mut Making<'_>) -> Result<Maps> {
+    Ok(Maps {
+        pods: made.map("PODS")?,
+        settings: made.map("SETTINGS")?,
+        pod_states: made.map("POD_STATES")?,
+        drops: made.map("DROPS")?,
+        counters: made.map("COUNTERS")?,
+        flows_v4: made.map("FLOWS_V4")?,
+        flows_v6: made.map("FLOWS_V6")?,
+        half_open_v4: made.map("HALF_OPEN_V4")?,
+        half_open_v6: made.map("HALF_OPEN_V6")?,
+        node_v4: made.map("NODE_V4")?,
+        node_v6: made.map("NODE_V6")?,
+        class_v4: made.map("CLASS_V4")?,
+        class_v6: made.map("CLASS_V6")?,
+        cidr_v4: made.map("CIDR_V4")?,
+        cidr_v6: made.map("CIDR_V6")?,
+        verdicts: made.map("VERDICTS")?,
+        profiles: made.map("PROFILES")?,
+        ports: made.map("PORTS")?,
+        service_v4: made.map("SERVICE_V4")?,
+        service_v6: made.map("SERVICE_V6")?,
+        backends: made.map("BACKENDS")?,
+        events: made.open("EVENTS")?.0,
+        fragments: made.open("FRAGMENTS")?.0,
+        affinity: made.open("AFFINITY")?.0,
+        scratch: [made.scratch("SCRATCH_V4")?, made.scratch("SCRATCH_V6")?],
+    })
 }
 
-fn relocate(object: &mut Object, maps: &[(&str, &MapData)]) -> Result<()> {
-    let failed = |error| bpf("relocating the object".to_owned(), error);
-    let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
-    let definitions: Vec<_> = maps
-        .iter()
-        .filter_map(|(name, data)| {
-            let definition = object.maps.get(*name)?.clone();
-            Some((*name, data.fd().as_fd().as_raw_fd(), definition))
+impl Making<'_> {
+    fn shape(&self, name: &str) -> Result<Shape> {
+        let definition = self.object.maps.get(name).ok_or_else(|| missing(name))?;
+        Ok(Shape {
+            kind: definition.map_type(),
+            key_size: definition.key_size(),
+            value_size: definition.value_size(),
+            max_entries: definition.max_entries(),
+            flags: definition.map_flags(),
         })
-        .collect();
+    }
+
+    fn scratch(&self, name: &str) -> Result<OwnedFd> {
+        syscall::create_map(name, self.shape(name)?)
+            .map_err(|source| Error::bpf(format!("map {name}"), source))
+    }
+
+    fn map<K: Plain, V: Plain>(&mut self, name: &'static str) -> Result<Map<K, V>> {
+        let (fd, shape) = self.open(name)?;
+        Map::new(name, fd, shape)
+    }
+
+    /// The map pinned under its name, or a new one, pinned. A pin of the right name and the wrong shape (a
+    /// development build's) is replaced: whoever uses that map keeps it.
+    fn open(&mut self, name: &str) -> Result<(OwnedFd, Shape)> {
+        let failed = |source| Error::bpf(format!("map {name}"), source);
+        let shape = self.shape(name)?;
+        let path = self.dir.join(name);
+        if path.exists() {
+            let fd = syscall::get_pinned(&path).map_err(failed)?;
+            if syscall::shape(fd.as_fd()).map_err(failed)? == shape {
+                return Ok((fd, shape));
+            }
+            tracing::warn!(path = %path.display(), "a pinned map of another shape: making a new one");
+            fs::remove_file(&path)
+                .map_err(Error::io(format!("removing the pin {}", path.display())))?;
+        }
+        self.adopted = false;
+        let fd = syscall::create_map(name, shape).map_err(failed)?;
+        syscall::pin(fd.as_fd(), &path)
+            .map_err(|source| Error::bpf(format!("pinning {}", path.display()), source))?;
+        Ok((fd, shape))
+    }
+}
+
+impl Maps {
+    /// All, by the names that the object uses.
+    fn by_name(&self) -> [(&'static str, i32); 26] {
+        let raw = |fd: std::os::fd::BorrowedFd<'_>| fd.as_raw_fd();
+        [
+            ("PODS", raw(self.pods.fd())),
+            ("SETTINGS", raw(self.settings.fd())),
+            ("POD_STATES", raw(self.pod_states.fd())),
+            ("DROPS", raw(self.drops.fd())),
+            ("COUNTERS", raw(self.counters.fd())),
+            ("FLOWS_V4", raw(self.flows_v4.fd())),
+            ("FLOWS_V6", raw(self.flows_v6.fd())),
+            ("HALF_OPEN_V4", raw(self.half_open_v4.fd())),
+            ("HALF_OPEN_V6", raw(self.half_open_v6.fd())),
+            ("NODE_V4", raw(self.node_v4.fd())),
+            ("NODE_V6", raw(self.node_v6.fd())),
+            ("CLASS_V4", raw(self.class_v4.fd())),
+            ("CLASS_V6", raw(self.class_v6.fd())),
+            ("CIDR_V4", raw(self.cidr_v4.fd())),
+            ("CIDR_V6", raw(self.cidr_v6.fd())),
+            ("VERDICTS", raw(self.verdicts.fd())),
+            ("PROFILES", raw(self.profiles.fd())),
+            ("PORTS", raw(self.ports.fd())),
+            ("SERVICE_V4", raw(self.service_v4.fd())),
+            ("SERVICE_V6", raw(self.service_v6.fd())),
+            ("BACKENDS", raw(self.backends.fd())),
+            ("EVENTS", self.events.as_raw_fd()),
+            ("FRAGMENTS", self.fragments.as_raw_fd()),
+            ("AFFINITY", self.affinity.as_raw_fd()),
+            ("SCRATCH_V4", self.scratch[0].as_raw_fd()),
+            ("SCRATCH_V6", self.scratch[1].as_raw_fd()),
+        ]
+    }
+}
+
+fn relocate(object: &mut Object, maps: &Maps) -> Result<()> {
+    let failed = |error| Error::bpf("relocating the object".to_owned(), error);
+    let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+    let mut definitions = Vec::new();
+    for (name, fd) in maps.by_name() {
+        definitions.push((name, fd, object.maps.get(name).ok_or_else(|| missing(name))?.clone()));
+    }
     let maps = definitions.iter().map(|(name, fd, definition)| (*name, *fd, definition));
     object.relocate_maps(maps, &sections).map_err(failed)?;
     object.relocate_calls(&sections).map_err(failed)
 }
 
-fn load_program(object: &Object) -> Result<OwnedFd> {
-    let program = object.programs.get(PROGRAM).ok_or_else(|| missing(PROGRAM))?;
-    let function = object.functions.get(&program.function_key()).ok_or_else(|| missing(PROGRAM))?;
-    syscall::load_classifier(PROGRAM, &function.instructions, &program.license)
-        .map_err(|error| bpf(format!("program {PROGRAM}"), error))
+fn load_program(object: &Object, name: &'static str) -> Result<Program> {
+    let program = object.programs.get(name).ok_or_else(|| missing(name))?;
+    let function = object.functions.get(&program.function_key()).ok_or_else(|| missing(name))?;
+    let fd = syscall::load_classifier(name, &function.instructions, &program.license)
+        .map_err(|error| Error::bpf(format!("program {name}"), error))?;
+    let id = id(&fd)?;
+    Ok(Program { name, fd, id })
 }
 
 /// The kernel's number of the program: proc(5), `fdinfo` of a BPF program.
@@ -110,10 +248,6 @@ fn id(program: &OwnedFd) -> Result<u32> {
     id.ok_or_else(|| missing("prog_id in fdinfo"))
 }
 
-fn name(map: &str) -> String {
-    format!("map {map}")
-}
-
 fn missing(what: &str) -> Error {
-    bpf(format!("{what} is missing"), std::io::Error::from(std::io::ErrorKind::NotFound))
+    Error::bpf(format!("{what} is missing"), std::io::Error::from(std::io::ErrorKind::NotFound))
 }

@@ -1,8 +1,8 @@
 //! ctnetlink messages: which entries are meant.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use crate::raw::{NESTED, push};
+use crate::raw::{NESTED, attribute, push};
 
 /// `CTA_TUPLE_ORIG`, `CTA_TUPLE_REPLY`, `CTA_ID`, `CTA_FILTER` (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
 pub(super) const CTA_TUPLE_ORIG: u16 = 1;
@@ -72,4 +72,16 @@ impl Flush {
         push(&mut body, CTA_FILTER | NESTED, &filter);
         body
     }
+}
+
+/// Whether a listed entry names one of the addresses, in either of its tuples, on either side.
+pub(super) fn names(body: &[u8], addresses: &BTreeSet<Ipv4Addr>) -> bool {
+    let Some(attributes) = body.get(header().len()..) else { return false };
+    [CTA_TUPLE_ORIG, CTA_TUPLE_REPLY].into_iter().any(|tuple| {
+        let ip = attribute(attributes, tuple).and_then(|tuple| attribute(tuple, CTA_TUPLE_IP));
+        [CTA_IP_V4_SRC, CTA_IP_V4_DST].into_iter().any(|side| {
+            let octets = ip.and_then(|ip| attribute(ip, side)).and_then(|a| <[u8; 4]>::try_from(a).ok());
+            octets.is_some_and(|octets| addresses.contains(&octets.into()))
+        })
+    })
 }

@@ -1,8 +1,10 @@
 //! The `NETLINK_NETFILTER` socket.
 
-use std::io;
+use std::{collections::BTreeSet, io, net::Ipv4Addr};
 
-use super::message::{CTA_ID, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, DELETE, Flush, GET, header};
+use super::message::{
+    CTA_ID, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, DELETE, Flush, GET, header, names,
+};
 use crate::{
     raw::{self, NESTED},
     socket::RawSocket,
@@ -43,6 +45,21 @@ impl Netfilter {
     pub(super) fn delete_one_by_one(&mut self, flush: &Flush) -> io::Result<()> {
         let mut found = Vec::new();
         self.request(GET, NLM_F_DUMP, &flush.body(), |body| found.extend(one(body)))?;
+        self.delete_each(found)
+    }
+
+    /// Lists everything once, and deletes what names one of the addresses.
+    pub(super) fn delete_naming(&mut self, addresses: &BTreeSet<Ipv4Addr>) -> io::Result<()> {
+        let mut found = Vec::new();
+        self.request(GET, NLM_F_DUMP, &header(), |body| {
+            if names(body, addresses) {
+                found.extend(one(body));
+            }
+        })?;
+        self.delete_each(found)
+    }
+
+    fn delete_each(&mut self, found: Vec<Vec<u8>>) -> io::Result<()> {
         for entry in found {
             match self.request(DELETE, NLM_F_ACK, &entry, |_| {}) {
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}

@@ -1,6 +1,9 @@
 //! Links of the node: found by MAC, brought up, given an MTU and an address.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -131,6 +134,37 @@ pub(super) fn dump_addresses(socket: &mut Socket) -> Result<Vec<LinkAddress>> {
             _ => None,
         })
         .map_err(Error::netlink("listing addresses"))
+}
+
+/// The addresses that are the node's own, of both families, all links; loopback's and link-local ones aside.
+///
+/// # Errors
+/// When they cannot be listed.
+pub fn addresses() -> Result<BTreeSet<IpAddr>> {
+    let mut socket = Socket::open().map_err(Error::netlink("listing addresses"))?;
+    let found = socket
+        .dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), |message| match message {
+            RouteNetlinkMessage::NewAddress(address) => own_address(&address),
+            _ => None,
+        })
+        .map_err(Error::netlink("listing addresses"))?;
+    Ok(found.into_iter().collect())
+}
+
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    // `IFA_LOCAL` is the end on this side; IPv6 has `IFA_ADDRESS` only (rtnetlink(7)).
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    });
+    local.or(address).filter(|address| match address {
+        IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+    })
 }
 
 fn parse_address(message: &AddressMessage) -> Option<LinkAddress> {

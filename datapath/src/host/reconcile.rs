@@ -18,6 +18,8 @@ use crate::{
 
 /// `RTPROT_STATIC`: made by an administrator.
 const RTPROT_STATIC: u8 = 4;
+/// `ENODEV` (include/uapi/asm-generic/errno-base.h).
+const ENODEV: i32 = 19;
 
 /// Makes the current network namespace look as `desired`. Costs five dumps when there is nothing to do.
 ///
@@ -49,7 +51,14 @@ impl Pass {
     fn repair(&mut self, kind: RepairKind, what: String, requests: &[Request]) {
         match self.socket.transact(requests) {
             Ok(()) => self.report.repaired.push(Repair { kind, what }),
-            Err(error) => self.report.failed.push(format!("{what}: {error}")),
+            // The link went between the listing and the repair: its own end repairs everything.
+            Err(error) if error.raw_os_error() == Some(ENODEV) => {}
+            Err(error) => match kind {
+                RepairKind::PodRoute | RepairKind::Qdisc => {
+                    self.report.failed_pods.push(format!("{what}: {error}"));
+                }
+                _ => self.report.failed.push(format!("{what}: {error}")),
+            },
         }
     }
 

@@ -36,7 +36,7 @@ pub mod capacity {
     /// Prefixes of one family.
     pub const CIDR: u32 = 131_072;
     /// (set, class) pairs.
-    pub const VERDICTS: u32 = 1_048_576;
+    pub const VERDICTS: u32 = 262_144;
     /// Port profiles.
     pub const PROFILES: u32 = 16_384;
     /// Prefixes of ports over all profiles.

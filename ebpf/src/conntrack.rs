@@ -1,0 +1,547 @@
+//! Flows: found, begun, established, revoked.
+//!
+//! Invariants: an entry counts only if it is of this pod's incarnation and not too old. One of another epoch is judged
+//! again, in the direction in which it began, before a packet passes by it. A SYN is always judged as a new flow: what
+//! the table says of an earlier one by the same ports does not open anything.
+//!
+//! Entries are read through pointers that stay valid but may be reused for another flow by another CPU; what is
+//! decided on is a copy, and its incarnation was checked.
+
+use veni_ebpf_common::{
+    Counter, Direction, DropReason, Flow, FlowFlags, FlowKind, PodState, PodValue, SettingFlags,
+    Settings,
+    flow::{GENERATION_SHIFT, SLOTS},
+    packet::{Kind, Packet, SCTP, TCP, tcp},
+    table::Decision,
+};
+
+use crate::{
+    family::{Family, same16},
+    maps::{self, POD_STATES},
+    policy::{self, end},
+    service,
+    work::{Env, Place, Work, ends, has_ports, is_icmp, is_syn, key_of, set_of},
+};
+
+/// How stale the time of an entry may get before it is written (about a second).
+const REFRESH: u32 = 1024;
+/// Other source ports that are tried for a translated flow whose own is taken.
+const PORTS_TRIED: u32 = 3;
+
+/// The hot path: a packet of an established flow that nothing has to be done to.
+#[inline(always)]
+pub(crate) fn is_plain<F: Family>(
+    env: &Env,
+    packet: &Packet<F::Address>,
+    now: u32,
+    egress: bool,
+) -> bool {
+    if packet.kind != Kind::Flow || packet.first_fragment {
+        return false;
+    }
+    // A SYN, too: it has another flow's entry at most.
+    if packet.flags & (tcp::FIN | tcp::RST | tcp::SYN) != 0 {
+        return false;
+    }
+    let Some(found) = F::flows().get_ptr_mut(key_of::<F>(env.pod, packet, egress)) else {
+        return false;
+    };
+    // SAFETY: a valid entry; see the module.
+    let entry = unsafe { &mut *found };
+    let age = now.wrapping_sub(entry.seen);
+    let limit =
+        if packet.protocol == TCP { env.settings.tcp_ticks } else { env.settings.other_ticks };
+    let plain = entry.kind == FlowKind::DIRECT
+        && entry.flags & (FlowFlags::CLOSING | FlowFlags::RESET) == 0
+        && entry.incarnation == env.pod.incarnation
+        && entry.epoch == env.settings.epoch
+        && age < limit;
+    if plain && age > REFRESH {
+        entry.seen = now;
+    }
+    plain
+}
+
+/// Whether the entry is the pod's, and young enough.
+#[inline(always)]
+fn is_alive(pod: &PodValue, settings: &Settings, protocol: u8, now: u32, entry: &Flow) -> bool {
+    let limit = if entry.flags & FlowFlags::RESET != 0 {
+        settings.reset_ticks
+    } else if entry.flags & FlowFlags::ESTABLISHED == 0 {
+        settings.half_open_ticks
+    } else if entry.flags & FlowFlags::CLOSING != 0 {
+        settings.closing_ticks
+    } else if protocol == TCP {
+        settings.tcp_ticks
+    } else {
+        settings.other_ticks
+    };
+    entry.incarnation == pod.incarnation && now.wrapping_sub(entry.seen) < limit
+}
+
+#[inline(always)]
+fn alive<F: Family>(env: &Env, work: &Work<F>, entry: &Flow) -> bool {
+    is_alive(env.pod, env.settings, work.packet.protocol, work.now, entry)
+}
+
+/// Finds the flow of `key`, copies it, and says what a packet of an unfit one means.
+#[inline(never)]
+pub(crate) fn find<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
+    let error = work.packet.kind == Kind::Error;
+    if !error && work.is_syn() {
+        return 0;
+    }
+    if let Some(found) = F::flows().get_ptr(&work.key) {
+        // SAFETY: a valid entry; see the module.
+        work.entry = unsafe { *found };
+        work.place = Place::Established;
+    } else if let Some(found) = F::half_open().get_ptr(&work.key) {
+        // SAFETY: as above.
+        work.entry = unsafe { *found };
+        work.place = Place::HalfOpen;
+    } else {
+        return 0;
+    }
+    if !alive(env, work, &work.entry) {
+        work.place = Place::Nowhere;
+        return 0;
+    }
+    // A packet of the pod straight to a peer, by the very ports of a translated flow to that peer.
+    let collides = !error
+        && work.is_egress()
+        && work.entry.kind == FlowKind::REVERSE
+        && work.entry.flags & FlowFlags::HAIRPIN == 0;
+    if collides {
+        if work.entry.flags & (FlowFlags::CLOSING | FlowFlags::RESET) == 0 {
+            work.refuse(DropReason::PortCollision);
+        }
+        work.place = Place::Nowhere;
+    }
+    u32::from(work.place != Place::Nowhere)
+}
+
+/// What has to be judged of a flow from another epoch: the direction in which it began.
+#[inline(never)]
+pub(crate) fn rejudge<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
+    maps::count(Counter::Rejudged);
+    work.rejudged = true;
+    work.decision = work.entry.decision;
+    let keep = env.settings.flags & SettingFlags::KEEP_ESTABLISHED != 0
+        && work.entry.flags & FlowFlags::ESTABLISHED != 0;
+    if keep || work.entry.flags & (FlowFlags::EXEMPT | FlowFlags::HAIRPIN) != 0 {
+        return 0;
+    }
+    let (mut remote, local_port, mut remote_port) = if work.packet.kind == Kind::Error {
+        service::quoted_ends(work)
+    } else {
+        ends::<F>(&work.packet, work.is_egress())
+    };
+    // The back end is the remote end of the wire's view.
+    if work.entry.kind == FlowKind::FORWARD {
+        remote = F::narrow(&work.entry.address);
+        remote_port = u16::from_be_bytes(work.entry.remote_port);
+    }
+    let began_here = work.entry.origin == Direction::Egress as u8;
+    let protocol = protocol(work);
+    work.remote = remote;
+    work.remote_port = remote_port;
+    work.judged_direction = work.entry.origin;
+    work.judged_port = if is_icmp(protocol) {
+        F::ECHO
+    } else if began_here {
+        remote_port
+    } else {
+        local_port
+    };
+    work.judge = true;
+    // Through kube-proxy, then: where it ends cannot be known.
+    let restricted = began_here
+        && work.entry.kind == FlowKind::DIRECT
+        && set_of(env.pod, work.entry.origin) != veni_ebpf_common::table::OPEN_SET;
+    if restricted {
+        let front_end = has_ports(protocol) && F::service(&remote, remote_port, protocol).is_some();
+        if front_end || F::in_service_range(env.settings, &remote) {
+            work.refuse(DropReason::Revoked);
+        }
+    }
+    1
+}
+
+/// The protocol of the flow: the quoted packet's, where one is quoted.
+#[inline(always)]
+pub(crate) fn protocol<F: Family>(work: &Work<F>) -> u8 {
+    if work.packet.kind == Kind::Error { work.quoted.protocol } else { work.packet.protocol }
+}
+
+/// Takes a flow out of the tables, both views of it.
+#[inline(never)]
+pub(crate) fn forget<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
+    maps::count(Counter::Revoked);
+    work.refuse(DropReason::Revoked);
+    let mut gone = 0;
+    if work.entry.kind != FlowKind::DIRECT {
+        work.other = twin::<F>(env.pod, &work.entry, protocol(work));
+        gone += u32::from(F::flows().remove(&work.other).is_ok());
+        gone += u32::from(F::half_open().remove(&work.other).is_ok());
+    }
+    gone += u32::from(F::flows().remove(&work.key).is_ok());
+    gone + u32::from(F::half_open().remove(&work.key).is_ok())
+}
+
+/// The other view's key of a translated flow.
+#[inline(always)]
+fn twin<F: Family>(pod: &PodValue, entry: &Flow, protocol: u8) -> F::Key {
+    F::key(pod.slot, F::narrow(&entry.address), entry.local_port, entry.remote_port, protocol)
+}
+
+/// Keeps in the entry what this packet says.
+#[inline(never)]
+pub(crate) fn note<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
+    let found = if work.place == Place::Established {
+        F::flows().get_ptr_mut(&work.key)
+    } else {
+        F::half_open().get_ptr_mut(&work.key)
+    };
+    // Gone meanwhile: the packet goes by the copy.
+    let Some(found) = found else { return 0 };
+    // SAFETY: a valid entry; see the module.
+    let entry = unsafe { &mut *found };
+    if work.rejudged {
+        entry.epoch = env.settings.epoch;
+        entry.decision = work.decision;
+    }
+    if work.packet.kind == Kind::Error {
+        return 1;
+    }
+    let before = entry.seen;
+    if work.now.wrapping_sub(before) > REFRESH {
+        entry.seen = work.now;
+    }
+    let mut flags = entry.flags;
+    if work.packet.protocol == TCP && work.packet.flags & tcp::RST != 0 {
+        flags |= FlowFlags::RESET;
+    }
+    if work.packet.protocol == TCP && work.packet.flags & tcp::FIN != 0 {
+        flags |= FlowFlags::CLOSING;
+    }
+    if work.place == Place::HalfOpen {
+        // One that goes on counts in this generation too.
+        if before >> GENERATION_SHIFT != entry.seen >> GENERATION_SHIFT {
+            admit(env, work.now);
+        }
+        if entry.origin != work.direction {
+            if flags & FlowFlags::ANSWERED == 0 {
+                flags |= FlowFlags::ANSWERED;
+                answered(env, work);
+            }
+        } else if flags & (FlowFlags::ANSWERED | FlowFlags::RESET) == FlowFlags::ANSWERED
+            && !work.is_syn()
+        {
+            work.establish = true;
+        }
+    }
+    entry.flags = flags;
+    work.entry.flags = flags;
+    1
+}
+
+/// Tells the other view that there was an answer.
+#[inline(always)]
+fn answered<F: Family>(env: &Env, work: &mut Work<F>) {
+    if work.entry.kind == FlowKind::DIRECT {
+        return;
+    }
+    work.other = twin::<F>(env.pod, &work.entry, work.packet.protocol);
+    if let Some(other) = F::half_open().get_ptr_mut(&work.other) {
+        // SAFETY: a valid entry; see the module.
+        unsafe { (*other).flags |= FlowFlags::ANSWERED };
+    }
+}
+
+/// Moves a flow, both views of it, out of the half-open ones.
+#[inline(never)]
+pub(crate) fn establish<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
+    work.reverse = work.entry;
+    work.reverse.flags |= FlowFlags::ESTABLISHED;
+    work.reverse.seen = work.now;
+    work.reverse.epoch = env.settings.epoch;
+    if F::flows().insert(&work.key, work.reverse, 0).is_err() {
+        maps::count(Counter::InsertFailed);
+        return 0;
+    }
+    if F::half_open().remove(&work.key).is_err() {
+        // Another CPU was faster, and has counted it.
+        return 1;
+    }
+    if work.entry.kind != FlowKind::DIRECT {
+        work.other = twin::<F>(env.pod, &work.entry, work.packet.protocol);
+        if let Some(found) = F::half_open().get_ptr(&work.other) {
+            // SAFETY: a valid entry; see the module.
+            work.reverse = unsafe { *found };
+            work.reverse.flags |= FlowFlags::ESTABLISHED;
+            work.reverse.seen = work.now;
+            if F::flows().insert(&work.other, work.reverse, 0).is_err() {
+                maps::count(Counter::InsertFailed);
+            }
+            // Gone already: nothing is left to do.
+            let _gone = F::half_open().remove(&work.other);
+        }
+    }
+    maps::count(Counter::FlowsEstablished);
+    if let Some(state) = POD_STATES.get_ptr_mut(env.pod.slot & (SLOTS - 1)) {
+        // SAFETY: a valid entry; races lose a count.
+        let state = unsafe { &mut *state };
+        if state.half_open > 0 {
+            state.half_open -= 1;
+        }
+    }
+    1
+}
+
+/// Counts a half-open flow of the pod; `false` when it has too many.
+///
+/// Generations of 34 s: one that was not heard of for two of them has expired, and needs no goodbye.
+#[inline(always)]
+fn admit(env: &Env, now: u32) -> bool {
+    let Some(state) = POD_STATES.get_ptr_mut(env.pod.slot & (SLOTS - 1)) else { return false };
+    // SAFETY: a valid entry; races lose a count.
+    let state: &mut PodState = unsafe { &mut *state };
+    let generation = now >> GENERATION_SHIFT;
+    if state.generation != generation {
+        let follows = state.generation.wrapping_add(1) == generation;
+        state.half_open_before = if follows { state.half_open } else { 0 };
+        state.half_open = 0;
+        state.generation = generation;
+    }
+    if state.half_open + state.half_open_before >= env.settings.half_open_cap {
+        state.capped += 1;
+        maps::count(Counter::HalfOpenCapped);
+        return false;
+    }
+    state.half_open += 1;
+    true
+}
+
+/// A packet that no flow is known for: what has to be judged, and whether it has to.
+#[inline(never)]
+pub(crate) fn begin<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
+    let egress = work.is_egress();
+    let (remote, local_port, remote_port) = ends::<F>(&work.packet, egress);
+    if !work.translated {
+        work.remote = remote;
+        work.remote_port = remote_port;
+    }
+    work.entry = Flow {
+        incarnation: env.pod.incarnation,
+        epoch: env.settings.epoch,
+        seen: work.now,
+        decision: Decision::allow(0),
+        address: [0; 16],
+        remote_port: [0; 2],
+        local_port: [0; 2],
+        kind: FlowKind::DIRECT,
+        origin: work.direction,
+        flags: 0,
+        reserved: 0,
+    };
+    work.judged_direction = work.direction;
+    work.decision = Decision::allow(0);
+    work.event = true;
+    let exempt = if egress {
+        if work.translated && F::same(&work.remote, &F::of_pod(env.pod)) {
+            work.entry.flags = FlowFlags::HAIRPIN;
+            return 0;
+        }
+        match policy::to_node(env, work) {
+            end::EXEMPT => true,
+            end::JUDGE => false,
+            slot => {
+                work.reason = slot;
+                return 0;
+            }
+        }
+    } else {
+        policy::is_from_node(env, work)
+    };
+    if exempt {
+        work.entry.flags = FlowFlags::EXEMPT;
+        return 0;
+    }
+    work.judged_port = if is_icmp(work.packet.protocol) {
+        work.packet.message
+    } else if egress {
+        work.remote_port
+    } else {
+        local_port
+    };
+    work.judge = true;
+    1
+}
+
+/// Nothing is in the way.
+const FREE: u32 = 0;
+/// Another, living flow has the key.
+const TAKEN: u32 = 1;
+/// The flow itself is there, half open.
+const KNOWN: u32 = 2;
+
+/// Writes a new flow's entries.
+#[inline(never)]
+pub(crate) fn track<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
+    work.entry.decision = work.decision;
+    if work.packet.protocol == TCP && work.packet.flags & tcp::SYN == 0 {
+        if work.packet.flags & tcp::RST != 0 {
+            work.event = false;
+            return 0;
+        }
+        maps::count(Counter::PickedUp);
+    }
+    match clear(env, work) {
+        TAKEN => {
+            work.refuse(DropReason::PortCollision);
+            return 0;
+        }
+        KNOWN => {
+            work.event = false;
+            return 0;
+        }
+        _ => {}
+    }
+    if !admit(env, work.now) {
+        if work.translated {
+            work.refuse(DropReason::Untracked);
+        }
+        return 0;
+    }
+    if work.translated {
+        return translated(env, work);
+    }
+    if F::half_open().insert(&work.key, work.entry, 0).is_err() {
+        maps::count(Counter::InsertFailed);
+    }
+    1
+}
+
+/// Clears the key of what an earlier flow left there.
+#[inline(always)]
+fn clear<F: Family>(env: &Env, work: &Work<F>) -> u32 {
+    if let Some(found) = F::flows().get_ptr(&work.key) {
+        // SAFETY: a valid entry; see the module.
+        let old = unsafe { &*found };
+        let closing = old.flags & (FlowFlags::CLOSING | FlowFlags::RESET) != 0;
+        if old.kind == FlowKind::REVERSE && !closing && alive(env, work, old) {
+            return TAKEN;
+        }
+        // Gone already: the LRU was faster.
+        let _gone = F::flows().remove(&work.key);
+    }
+    let Some(found) = F::half_open().get_ptr_mut(&work.key) else { return FREE };
+    // SAFETY: a valid entry; see the module.
+    let old = unsafe { &mut *found };
+    if !alive(env, work, old) {
+        return FREE;
+    }
+    let closing = old.flags & (FlowFlags::CLOSING | FlowFlags::RESET) != 0;
+    if old.kind == FlowKind::REVERSE && !closing {
+        return TAKEN;
+    }
+    let same = old.kind == FlowKind::DIRECT && old.origin == work.direction;
+    if same && !closing && is_syn(&work.packet) {
+        old.seen = work.now;
+        old.epoch = work.entry.epoch;
+        old.decision = work.decision;
+        return KNOWN;
+    }
+    FREE
+}
+
+/// Writes both views of a translated flow.
+#[inline(always)]
+fn translated<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
+    let hairpin = work.entry.flags & FlowFlags::HAIRPIN != 0;
+    work.reverse = work.entry;
+    work.reverse.kind = FlowKind::REVERSE;
+    work.reverse.address = F::wide(&work.packet.destination);
+    work.reverse.remote_port = work.packet.destination_port.to_be_bytes();
+    work.reverse.local_port = work.packet.source_port.to_be_bytes();
+    work.entry.kind = FlowKind::FORWARD;
+    // The pod that talks to itself sees an address that stands for it.
+    let (remote, remote_port, mut local_port) = if hairpin {
+        (F::hairpin(env.settings), work.packet.source_port, work.remote_port)
+    } else {
+        (work.remote, work.remote_port, work.packet.source_port)
+    };
+    let protocol = work.packet.protocol;
+    let mut tried = 0;
+    loop {
+        work.other = F::key(
+            env.pod.slot,
+            remote,
+            local_port.to_be_bytes(),
+            remote_port.to_be_bytes(),
+            protocol,
+        );
+        if is_taken(env, work) == 0 {
+            break;
+        }
+        tried += 1;
+        if tried == PORTS_TRIED || hairpin || protocol == SCTP {
+            work.refuse(DropReason::PortCollision);
+            return 0;
+        }
+        local_port = service::random_port();
+    }
+    if tried > 0 {
+        maps::count(Counter::PortChanged);
+    }
+    work.entry.address = F::wide(&remote);
+    work.entry.remote_port = remote_port.to_be_bytes();
+    work.entry.local_port = local_port.to_be_bytes();
+    let written = F::half_open().insert(&work.other, work.reverse, 0).is_ok()
+        && F::half_open().insert(&work.key, work.entry, 0).is_ok();
+    if !written {
+        maps::count(Counter::InsertFailed);
+        work.refuse(DropReason::Untracked);
+        return 0;
+    }
+    // What an earlier flow to the same back end left.
+    let _gone = F::flows().remove(&work.other);
+    maps::count(Counter::Translated);
+    1
+}
+
+/// Whether another, living flow has the wire's view.
+#[inline(never)]
+fn is_taken<F: Family>(env: &Env, work: &Work<F>) -> u32 {
+    let established = F::flows().get_ptr(&work.other);
+    if established.is_some_and(|found| is_others(env, work, found)) {
+        return 1;
+    }
+    let half_open = F::half_open().get_ptr(&work.other);
+    u32::from(half_open.is_some_and(|found| is_others(env, work, found)))
+}
+
+#[inline(always)]
+fn is_others<F: Family>(env: &Env, work: &Work<F>, found: *const Flow) -> bool {
+    // SAFETY: a valid entry; see the module.
+    let old = unsafe { &*found };
+    let same = old.kind == FlowKind::REVERSE
+        && same16(&old.address, &work.reverse.address)
+        && old.remote_port == work.reverse.remote_port
+        && old.local_port == work.reverse.local_port;
+    let closing = old.flags & (FlowFlags::CLOSING | FlowFlags::RESET) != 0;
+    !same && !closing && alive(env, work, old)
+}
+
+/// Whether the packet may be the middle of a TCP flow that began at the other end before there was a table: judged
+/// that way, then.
+#[inline(always)]
+pub(crate) fn may_learn<F: Family>(env: &Env, work: &Work<F>) -> bool {
+    env.settings.flags & SettingFlags::LEARN != 0
+        && work.place == Place::Nowhere
+        && work.packet.kind == Kind::Flow
+        && work.packet.protocol == TCP
+        && work.packet.flags & tcp::SYN == 0
+        && !work.translated
+        && work.judged_direction == work.direction
+}

@@ -1,0 +1,99 @@
+//! Egress of the host-side veth: what enters a pod.
+//!
+//! Drops what may not be sent to the pod, and gives the answers of Services their Service's address back. Marks stay.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
+use veni_ebpf_common::{
+    Direction, DropReason, PodValue,
+    frame::{self, Carries},
+    packet::{self, Head, Kind},
+};
+
+use crate::{
+    family::{V4, V6, is_unspecified, same16},
+    maps::{PODS, SETTINGS, count_drop},
+    pod_egress::{count_at, is_local, step},
+    skb::Skb,
+    slow,
+    work::{End, Env, FOLLOW, PASS, refuse, refused},
+};
+
+/// See the module.
+#[classifier]
+pub(crate) fn pod_ingress(ctx: TcContext) -> i32 {
+    let skb = Skb(ctx.skb.skb);
+    // SAFETY: an entry is replaced or removed as a whole; at worst the packet is judged by the entry that follows.
+    let Some(pod) = (unsafe { PODS.get(skb.ifindex()) }) else {
+        count_drop(DropReason::UnknownInterface);
+        return TC_ACT_SHOT;
+    };
+    match refused(judge(skb, pod)) {
+        Some(slot) => {
+            count_at(slot);
+            TC_ACT_SHOT
+        }
+        None => TC_ACT_UNSPEC,
+    }
+}
+
+#[inline(always)]
+fn judge(skb: Skb, pod: &'static PodValue) -> End {
+    if skb.has_vlan() {
+        return refuse(DropReason::Vlan);
+    }
+    let Some(settings) = SETTINGS.get(0) else { return refuse(DropReason::Settings) };
+    let env = Env { skb, pod, settings };
+    let head = match packet::head(&skb) {
+        Ok(head) => head,
+        Err(reason) => return refuse(reason),
+    };
+    match frame::carries(&head) {
+        Ok(Carries::Ipv4) => match ipv4(&env, &head) {
+            FOLLOW => slow::start::<V4>(&env),
+            end => end,
+        },
+        Ok(Carries::Ipv6) => match ipv6(&env, &head) {
+            FOLLOW => slow::start::<V6>(&env),
+            end => end,
+        },
+        // The host asks for the pod's MAC, or answers it.
+        Ok(Carries::Arp) => PASS,
+        Err(reason) => refuse(reason),
+    }
+}
+
+#[inline(never)]
+fn ipv4(env: &Env, head: &Head) -> End {
+    if head[7].to_ne_bytes() != env.pod.address {
+        return refuse(DropReason::DestinationAddress);
+    }
+    match packet::ipv4(&env.skb, head) {
+        Ok(packet) => step::<V4>(env, packet, Direction::Ingress),
+        Err(reason) => refuse(reason),
+    }
+}
+
+#[inline(never)]
+fn ipv6(env: &Env, head: &Head) -> End {
+    let packet = match packet::ipv6(&env.skb, head) {
+        Ok(packet) => packet,
+        Err(_) if is_unspecified(&env.pod.address_v6) => return refuse(DropReason::Ipv6),
+        Err(reason) => return refuse(reason),
+    };
+    // Within the link, and so from the host itself: nothing with such a source is forwarded.
+    let local = is_local(&packet.source) || is_unspecified(&packet.source);
+    if packet.kind == Kind::Neighbour && (local || env.skb.ingress_ifindex() == 0) {
+        return PASS;
+    }
+    if is_unspecified(&env.pod.address_v6) {
+        return refuse(DropReason::Ipv6);
+    }
+    if !same16(&packet.destination, &env.pod.address_v6) {
+        return refuse(DropReason::DestinationAddress);
+    }
+    step::<V6>(env, packet, Direction::Ingress)
+}

@@ -1,0 +1,127 @@
+//! Verdicts on new flows, on flows of another epoch, and on single messages.
+
+use veni_ebpf_common::{
+    Direction, DropReason, SettingFlags,
+    packet::Kind,
+    table::{self, Decision, OPEN_SET, PortKey, Profile, Tables, VerdictKey},
+};
+
+use crate::{
+    conntrack,
+    family::Family,
+    maps::{PORTS, PROFILES, VERDICTS},
+    work::{Env, NO_REASON, Work, ends, has_ports, set_of},
+};
+
+/// The tables as the kernel has them.
+struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn verdict(&self, key: &VerdictKey) -> Option<u32> {
+        // SAFETY: a profile's number is one word.
+        unsafe { VERDICTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn profile(&self, profile: u32, protocol: u8, port: u16) -> Option<Decision> {
+        let found = PROFILES.get(profile)?;
+        if found.count != Profile::IN_PORTS {
+            return Some(table::in_ranges(found, protocol, port));
+        }
+        let key = PortKey { profile, protocol, reserved: 0, port: port.to_be_bytes() };
+        let decision = PORTS.get(aya_ebpf::maps::lpm_trie::Key::new(64, key));
+        Some(decision.copied().unwrap_or(found.otherwise))
+    }
+}
+
+/// Asks the tables: [`Work::decision`], and [`Work::reason`] when it is a refusal.
+#[inline(never)]
+pub(crate) fn judge<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
+    work.reason = verdict(env, work);
+    if work.reason == NO_REASON || !conntrack::may_learn(env, work) {
+        return 0;
+    }
+    // Once more, as an answer: by the pod's other set, to the port that it was begun at.
+    let (_, local_port, remote_port) = ends::<F>(&work.packet, work.is_egress());
+    work.judged_direction = 1 - work.direction;
+    work.judged_port = if work.is_egress() { local_port } else { remote_port };
+    work.entry.origin = work.judged_direction;
+    work.reason = verdict(env, work);
+    1
+}
+
+/// The reason to refuse, or [`NO_REASON`].
+#[inline(never)]
+fn verdict<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
+    let set = set_of(env.pod, work.judged_direction);
+    let egress = work.judged_direction == Direction::Egress as u8;
+    let mut decision = Decision::allow(0);
+    if set != OPEN_SET {
+        work.class = F::class(&work.remote);
+        let protocol = conntrack::protocol(work);
+        let judged = table::judge(&Maps, set, work.class, protocol, work.judged_port);
+        let Some(found) = judged else {
+            work.decision = Decision::deny(0);
+            return DropReason::TablesIncomplete.slot();
+        };
+        decision = found;
+    }
+    work.decision = decision;
+    if !decision.allowed() {
+        let reason = if egress { DropReason::EgressDenied } else { DropReason::IngressDenied };
+        return reason.slot();
+    }
+    let closed = env.settings.flags & SettingFlags::METADATA_CLOSED != 0;
+    if egress && closed && decision.rule() == 0 && F::is_metadata(&work.remote) {
+        work.decision = Decision::deny(0);
+        return DropReason::Metadata.slot();
+    }
+    NO_REASON
+}
+
+/// Whether a packet into the pod is between the pod and its own node, or from the pod itself: the source is the
+/// node's *and* the packet was made here. A forwarded one that carries the node's address after masquerading came in
+/// by an interface.
+#[inline(always)]
+pub(crate) fn is_from_node<F: Family>(env: &Env, work: &Work<F>) -> bool {
+    F::same(&work.packet.source, &F::of_pod(env.pod))
+        || (env.skb.ingress_ifindex() == 0 && F::is_node(&work.packet.source))
+}
+
+/// What the end of an outgoing packet means before any table is asked.
+pub(crate) mod end {
+    /// Ask the tables.
+    pub(crate) const JUDGE: u32 = u32::MAX;
+    /// It ends here: the node and its own pods may always talk.
+    pub(crate) const EXEMPT: u32 = u32::MAX - 1;
+}
+
+/// Whether an outgoing packet ends in local input. What it does otherwise: a reason's slot, or [`end::JUDGE`].
+///
+/// An own address ends here only if it is not a front end: a node port or a host port that is not known (yet) leads
+/// to some pod.
+#[inline(always)]
+pub(crate) fn to_node<F: Family>(env: &Env, work: &Work<F>) -> u32 {
+    if !work.isolated(env) {
+        return end::JUDGE;
+    }
+    if !F::is_node(&work.remote) {
+        let unknown = !work.translated && F::in_service_range(env.settings, &work.remote);
+        return if unknown { DropReason::UnknownService.slot() } else { end::JUDGE };
+    }
+    let protocol = work.packet.protocol;
+    if work.packet.kind != Kind::Flow || !has_ports(protocol) {
+        return end::EXEMPT;
+    }
+    if F::service(&work.remote, work.remote_port, protocol).is_some() {
+        return DropReason::NestedService.slot();
+    }
+    let settings = env.settings;
+    let node_port =
+        settings.node_port_first <= work.remote_port && work.remote_port <= settings.node_port_last;
+    if !work.translated && node_port {
+        return DropReason::UnknownService.slot();
+    }
+    end::EXEMPT
+}

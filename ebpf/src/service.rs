@@ -1,0 +1,169 @@
+//! Services: a back end for a new flow of the pod.
+
+use aya_ebpf::helpers::bpf_get_prandom_u32;
+use veni_ebpf_common::{
+    Counter, DropReason, FlowFlags, FlowKind,
+    flow::{AffinityKey, AffinityValue, ticks},
+    packet::{SCTP, TCP, tcp},
+    table::{BackendKey, ServiceValue},
+};
+
+use crate::{
+    family::{Family, same16},
+    maps::{self, AFFINITY, BACKENDS},
+    work::{Env, Place, Work, has_ports},
+};
+
+/// How many back ends of a changed list are looked at for a client's own.
+const AFFINITY_SCAN: u32 = 3;
+
+/// Chooses a back end for a new flow to a front end: [`Work::translated`], with the back end as the other end; or finds
+/// the flow, half open; or refuses. Otherwise the flow is what it is.
+#[inline(never)]
+pub(crate) fn choose<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
+    let protocol = work.packet.protocol;
+    if !has_ports(protocol) {
+        return 0;
+    }
+    let port = work.packet.destination_port;
+    let Some(service) = F::service(&work.packet.destination, port, protocol) else { return 0 };
+    // The middle of a TCP flow: it has a back end already, by kube-proxy if by anyone.
+    if protocol == TCP && work.packet.flags & tcp::SYN == 0 {
+        if work.isolated(env) {
+            work.event = true;
+            work.refuse(DropReason::UnknownService);
+        }
+        return 0;
+    }
+    work.remote = work.packet.destination;
+    work.remote_port = port;
+    if is_again(env, work) {
+        work.place = Place::HalfOpen;
+        return 0;
+    }
+    if service.count == 0 || !pick(env, work, service) {
+        work.event = true;
+        work.refuse(DropReason::NoBackend);
+        return 0;
+    }
+    if protocol == SCTP && work.remote_port != port {
+        if work.isolated(env) {
+            work.event = true;
+            work.refuse(DropReason::SctpPort);
+        } else {
+            maps::count(Counter::LeftToProxy);
+        }
+        return 0;
+    }
+    work.translated = true;
+    1
+}
+
+/// Whether the flow is there, half open: a SYN that is sent again keeps its back end.
+#[inline(always)]
+fn is_again<F: Family>(env: &Env, work: &mut Work<F>) -> bool {
+    let Some(found) = F::half_open().get_ptr(&work.key) else { return false };
+    // SAFETY: a valid entry; one that is replaced meanwhile is another half-open flow.
+    work.entry = unsafe { *found };
+    let entry = &work.entry;
+    entry.kind == FlowKind::FORWARD
+        && entry.incarnation == env.pod.incarnation
+        && entry.epoch == env.settings.epoch
+        && entry.flags & (FlowFlags::RESET | FlowFlags::CLOSING) == 0
+        && work.now.wrapping_sub(entry.seen) < env.settings.half_open_ticks
+}
+
+#[inline(always)]
+fn pick<F: Family>(env: &Env, work: &mut Work<F>, service: &ServiceValue) -> bool {
+    if service.affinity_secs != 0 && remembered(env, work, service) {
+        return true;
+    }
+    // SAFETY: no arguments.
+    let random = unsafe { bpf_get_prandom_u32() };
+    // The high half of the product: even without a division, and as even as it is with one.
+    let slot = (u64::from(random) * u64::from(service.count)) >> 32;
+    let key = BackendKey { backends: service.backends, slot: slot as u32 };
+    // SAFETY: lists are never rewritten, only replaced by others.
+    let Some(backend) = (unsafe { BACKENDS.get(key) }) else { return false };
+    work.remote = F::narrow(&backend.address);
+    work.remote_port = u16::from_be_bytes(backend.port);
+    if service.affinity_secs != 0 {
+        remember(env, work, service, slot as u32);
+    }
+    true
+}
+
+/// The back end that the pod had, if it still is one.
+#[inline(always)]
+fn remembered<F: Family>(env: &Env, work: &mut Work<F>, service: &ServiceValue) -> bool {
+    let key = AffinityKey { service: service.service, slot: env.pod.slot };
+    let Some(found) = AFFINITY.get_ptr_mut(key) else { return false };
+    // SAFETY: a valid entry; one that is replaced meanwhile is another client's, and is checked below.
+    let had = unsafe { *found };
+    let age = work.now.wrapping_sub(had.seen);
+    // Over the ticks' range: affinity of weeks is affinity of weeks.
+    let holds = if service.affinity_secs > 2_000_000 {
+        ticks(2_000_000)
+    } else {
+        ticks(service.affinity_secs)
+    };
+    if had.incarnation != env.pod.incarnation || age >= holds {
+        return false;
+    }
+    // Where it was, or next to it: lists change by one.
+    let mut step = 0;
+    while step < AFFINITY_SCAN {
+        let slot = (had.slot + step).wrapping_sub(1);
+        step += 1;
+        let key = BackendKey { backends: service.backends, slot };
+        // SAFETY: as in `pick`.
+        if let Some(backend) = unsafe { BACKENDS.get(key) }
+            && same16(&backend.address, &had.address)
+            && u16::from_ne_bytes(backend.port) == u16::from_ne_bytes(had.port)
+        {
+            work.remote = F::narrow(&had.address);
+            work.remote_port = u16::from_be_bytes(had.port);
+            // SAFETY: as above.
+            unsafe { (*found).seen = work.now };
+            return true;
+        }
+    }
+    false
+}
+
+#[inline(always)]
+fn remember<F: Family>(env: &Env, work: &Work<F>, service: &ServiceValue, slot: u32) {
+    let key = AffinityKey { service: service.service, slot: env.pod.slot };
+    let value = AffinityValue {
+        address: F::wide(&work.remote),
+        port: work.remote_port.to_be_bytes(),
+        reserved: [0; 2],
+        slot,
+        seen: work.now,
+        incarnation: env.pod.incarnation,
+    };
+    // Without it the next flow chooses anew: the affinity of a table that is full.
+    if AFFINITY.insert(key, value, 0).is_err() {
+        maps::count(Counter::InsertFailed);
+    }
+}
+
+/// The ends of the flow that an error quotes: the other end, the pod's port, the other end's port. The quoted packet went
+/// the other way: what the pod complains about came in.
+#[inline(always)]
+pub(crate) fn quoted_ends<F: Family>(work: &Work<F>) -> (F::Address, u16, u16) {
+    let quoted = &work.quoted;
+    if work.is_egress() {
+        (quoted.source, quoted.destination_port, quoted.source_port)
+    } else {
+        (quoted.destination, quoted.source_port, quoted.destination_port)
+    }
+}
+
+/// A port that a client may have.
+#[inline(always)]
+pub(crate) fn random_port() -> u16 {
+    // SAFETY: no arguments.
+    let random = unsafe { bpf_get_prandom_u32() };
+    0x8000 | (random & 0x7fff) as u16
+}
