@@ -91,7 +91,9 @@ fn follow(
 
 fn parameters(observe: &Observe) -> Vec<(&'static str, String)> {
     let mut parameters = Vec::new();
-    parameters.extend(observe.pod.iter().map(|pod| ("pod", pod.to_string())));
+    // The daemon filters by name; addresses are ours to compare.
+    let pod = observe.pod.iter().filter(|end| matches!(end, End::Pod { .. }));
+    parameters.extend(pod.map(|pod| ("pod", pod.to_string())));
     parameters.extend(observe.namespace.iter().map(|name| ("namespace", name.clone())));
     parameters.extend(observe.verdict.iter().map(|v| ("verdict", v.verdict().as_str().to_owned())));
     parameters.extend(observe.port.iter().map(|port| ("port", port.to_string())));

@@ -128,8 +128,13 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<String>, ReadError> {
     for entry in fs::read_dir(folder).map_err(fail)? {
         let entry = entry.map_err(fail)?;
         // What is a symbolic link, is what it points to (ConfigMaps are mounted so).
-        let is_file = fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_file());
-        if let Some(name) = manifest_name(&entry.file_name()).filter(|_| is_file) {
+        let is_file = || match entry.file_type() {
+            Ok(kind) if kind.is_symlink() => {
+                fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_file())
+            }
+            kind => kind.is_ok_and(|kind| kind.is_file()),
+        };
+        if let Some(name) = manifest_name(&entry.file_name()).filter(|_| is_file()) {
             names.push(name);
         }
         if names.len() > MAX_FILES {
