@@ -8,6 +8,7 @@ mod model;
 mod network_policy;
 mod property;
 mod reach;
+mod regressions;
 mod security_group;
 mod support;
 mod systematic;

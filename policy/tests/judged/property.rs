@@ -9,7 +9,6 @@ use std::path::Path;
 use proptest::test_runner::{
     Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestRng, TestRunner,
 };
-
 use veni_policy::index::Scope;
 
 use crate::compiled::Compiled;

@@ -3,11 +3,10 @@
 use std::net::IpAddr;
 
 use serde_json::Value;
+use veni_policy::index::Scope;
 use veni_policy::object::{Object, Pod, Protocol, parse};
 use veni_policy::oracle::{End, Family, Oracle, Verdict};
 use veni_policy::security_group::SecurityGroups;
-
-use veni_policy::index::Scope;
 
 use crate::compiled::Compiled;
 

@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::Value;
+use veni_core::wire::inspect::policy::Family;
+use veni_policy::index::{Index, Scope};
 use veni_policy::oracle::systematic::{
     Addresses, Case, Cell, PROTOCOLS, Theme, cases, example_addresses, matrix,
 };
-
-use veni_policy::index::Scope;
+use veni_policy::view::View;
 
 use crate::compiled::Compiled;
 use crate::generate::{Change, outside};
-use crate::support::{identity, number, valid_objects};
+use crate::support::{identity, number, pods, valid_objects};
 
 fn all() -> Vec<Case> {
     cases(&example_addresses)
@@ -124,4 +125,41 @@ fn a_matrix_has_a_cell_for_every_pair_port_and_protocol() {
     let from = |cell: &&Cell| cell.from.0 == "x" && cell.from.1 == "a" && cell.allowed;
     assert_eq!(cells.iter().filter(to).count(), 4 + 6);
     assert_eq!(cells.iter().filter(from).count(), 4 + 6);
+}
+
+/// What users are shown: from, to, protocol, port, whether IPv6, whether allowed.
+type Shown = BTreeSet<(String, String, String, u16, bool, bool)>;
+
+/// The matrix that `venictl policy matrix` prints.
+fn shown(state: &[Value]) -> Shown {
+    let objects = valid_objects(state);
+    let mut index = Index::new(Scope::All);
+    index.reset(objects.clone());
+    let change = index.change();
+    assert_eq!(change.refused, []);
+    let flows = View::new(pods(&objects), &index).matrix(None, None).expect("no filter").flows;
+    let shown = flows.into_iter().map(|flow| {
+        let v6 = flow.family == Some(Family::V6);
+        (flow.from, flow.to, flow.protocol, flow.port, v6, flow.allowed)
+    });
+    shown.collect()
+}
+
+#[test]
+fn the_matrix_that_users_see_is_the_oracles() {
+    for case in cases(&dual_stack) {
+        for state in &case.states {
+            let name = |(namespace, name): &(String, String)| format!("{namespace}/{name}");
+            let cells = matrix(state).expect("every object is valid");
+            let cells: Shown = cells
+                .iter()
+                .map(|cell| {
+                    let protocol = cell.protocol.as_str().to_owned();
+                    let (from, to) = (name(&cell.from), name(&cell.to));
+                    (from, to, protocol, cell.port, cell.address.is_ipv6(), cell.allowed)
+                })
+                .collect();
+            assert_eq!(shown(state), cells, "{}", case.name);
+        }
+    }
 }
