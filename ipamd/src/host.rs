@@ -12,7 +12,10 @@ use veni_core::{
     wire::FilterBlocks,
 };
 
+use crate::enforcer::{Answering, Judged};
+
 pub mod fake;
+mod flush;
 pub mod kernel;
 
 /// The node's networking. Calls return at once: what takes time happens elsewhere and comes back as a [`HostEvent`].
@@ -32,6 +35,13 @@ pub trait Host: fmt::Debug + Send + 'static {
     /// # Errors
     /// When the map cannot be read or written.
     fn resume(&mut self, pods: &[(Allocation, Mac)]) -> Result<(), String>;
+
+    /// Has the pod judged by the rule sets of its labels. `answer` is called, from any thread, once it is, or when the
+    /// wait for its labels is over. Without policy on this node: at once.
+    fn judge(&mut self, allocation: &Allocation, answer: Answering) {
+        let _ = allocation;
+        answer(Judged::ByLabels);
+    }
 
     /// A pod's wiring is complete: its route and qdisc are kept in place from now on.
     fn wired(&mut self, allocation: &Allocation);
@@ -57,6 +67,9 @@ pub trait Host: fmt::Debug + Send + 'static {
 pub struct Wanted {
     /// ENIs in slot order with all that is known of them.
     pub enis: Vec<(EniSlot, EniFacts)>,
+    /// Those of them that were in use before, by this daemon or by the one before it: a repair that fails takes none
+    /// away.
+    pub in_use: Vec<EniSlot>,
     /// The VPC's CIDRs.
     pub vpc_cidrs: Vec<Ipv4Prefix>,
 }

@@ -13,10 +13,11 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use veni_core::wire::inspect::{self, View};
 
-use crate::{metrics::Metrics, owner::Command, requests::Requests};
+use crate::{enforcer::Handle, metrics::Metrics, owner::Command, requests::Requests};
 
-const PATHS: &str =
-    "/healthz\n/readyz\n/metrics\n/v1/status\n/v1/enis\n/v1/pool\n/v1/plan\n/v1/settings\n";
+mod policy;
+
+const PATHS: &str = "/healthz\n/readyz\n/metrics\n/v1/status\n/v1/enis\n/v1/pool\n/v1/plan\n/v1/settings\n/v1/policy\n/v1/policy/check\n/v1/policy/matrix\n/v1/policy/explain\n/v1/flows\n";
 
 /// `/v1/pool`, as `venictl pool show --addresses -o json` prints it.
 #[derive(Debug, Serialize)]
@@ -35,6 +36,9 @@ impl From<View> for PoolView {
 /// How long an address that is taken is left alone.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// How long the owner may take until it counts as stuck: kubelet's own patience is 1 s by default.
+const PATIENCE: Duration = Duration::from_millis(900);
+
 #[derive(Debug, Clone)]
 struct Shared {
     metrics: Arc<Metrics>,
@@ -42,7 +46,12 @@ struct Shared {
 }
 
 /// The routes: `/healthz`, `/readyz`, `/metrics`, `/v1/status`, `/v1/enis`, `/v1/pool`, `/v1/plan`, `/v1/settings`.
-pub fn router(metrics: Arc<Metrics>, commands: mpsc::Sender<Command>) -> Router {
+/// Beside them the enforcer's: `/v1/policy…`, `/v1/flows`.
+pub fn router(
+    metrics: Arc<Metrics>,
+    commands: mpsc::Sender<Command>,
+    enforcer: Option<Handle>,
+) -> Router {
     Router::new()
         .route("/", get(|| async { PATHS }))
         .route("/v1", get(|| async { PATHS }))
@@ -61,6 +70,7 @@ pub fn router(metrics: Arc<Metrics>, commands: mpsc::Sender<Command>) -> Router 
             get(|state| view(state, false, |v| Json(v.settings).into_response())),
         )
         .with_state(Shared { metrics, commands })
+        .merge(policy::router(enforcer))
 }
 
 /// Serves `router` on `address`. Pods do not depend on it: while the address is taken (by the daemon that this one
@@ -83,9 +93,9 @@ pub async fn serve(address: String, router: Router) {
 
 /// Healthy is who answers: the owner is asked, so that a stuck one is seen.
 async fn health(State(shared): State<Shared>) -> Response {
-    match inspect(&shared, false).await {
-        Some(_) => "ok\n".into_response(),
-        None => {
+    match tokio::time::timeout(PATIENCE, inspect(&shared, false)).await {
+        Ok(Some(_)) => "ok\n".into_response(),
+        Ok(None) | Err(_) => {
             (StatusCode::SERVICE_UNAVAILABLE, "the owner task does not answer\n").into_response()
         }
     }

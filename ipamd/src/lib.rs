@@ -2,12 +2,14 @@
 //!
 //! One task, the [`owner`], holds the [`pool`]: ledger, journal and what goes on. It answers the plugin's requests
 //! ([`server`]), starts the cloud calls that the planner asks for ([`executor`]) and takes in what comes of them, and
-//! tells the node's kernel what it must look like ([`host`]).
+//! tells the node's kernel what it must look like ([`host`]). Another, the [`enforcer`], keeps the programs' tables of
+//! policy and Services.
 //!
 //! Invariants: the owner never waits for the cloud, the kernel's slow paths or a client. Whatever was answered for
 //! is in the [`journal`]. An exit, however it happens, detaches nothing.
 
 pub mod clock;
+pub mod enforcer;
 pub mod evidence;
 pub mod executor;
 pub mod fault;
@@ -16,6 +18,7 @@ pub mod http;
 pub mod journal;
 pub mod metrics;
 pub mod owner;
+pub mod policy;
 pub mod pool;
 pub mod requests;
 pub mod server;

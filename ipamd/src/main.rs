@@ -12,7 +12,7 @@ use veni_ipamd::{
     http,
     journal::{self, Journal},
     metrics::Metrics,
-    server,
+    policy, server,
     start::{self, Channels, Start},
     uninstall,
 };
@@ -156,9 +156,14 @@ async fn until_stopped<C: Cloud>(
     let (store, recovered) = Journal::open(&state_dir, &boot_id)
         .with_context(|| format!("opening the journal in {}", state_dir.display()))?;
     let Channels { commands: (commands, requests), events: (events, news) } = Channels::default();
-    let host = Kernel::start(config.clone(), events).context("preparing the node's network")?;
+    let mut host = Kernel::start(config.clone(), events).context("preparing the node's network")?;
     let kernel_pods = host.known_pods().context("looking for pods in the kernel")?;
     let whereabouts = start::kept_or_asked(&*cloud, recovered.whereabouts.clone()).await;
+    let enforcer =
+        policy::start(&config, cloud.clone(), host.filter(), &whereabouts.identity).await?;
+    if let Some(enforcer) = &enforcer {
+        host.enforce(enforcer.clone());
+    }
     let metrics = Arc::new(Metrics::new());
     let owner = start::owner(Start {
         cloud,
@@ -178,7 +183,10 @@ async fn until_stopped<C: Cloud>(
         .with_context(|| format!("listening on {}", config.socket))?;
     tokio::spawn(server::serve(listener, commands.clone(), metrics.clone()));
     if let Some(address) = &config.http_bind {
-        tokio::spawn(http::serve(address.clone(), http::router(metrics, commands.clone())));
+        tokio::spawn(http::serve(
+            address.clone(),
+            http::router(metrics, commands.clone(), enforcer),
+        ));
     }
     drop(commands);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = config.socket, "ipamd serves");

@@ -410,12 +410,13 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
 
     /// Tells the kernel side what the node must look like, when that has changed.
     fn configure_host(&mut self) {
-        let enis = self.parts.pool.ledger.enis().filter(|eni| {
-            use veni_core::ipam::Phase::{Attaching, InUse};
-            matches!(eni.phase, Attaching | InUse)
-        });
+        use veni_core::ipam::Phase::{Attaching, InUse};
+        let ledger = &self.parts.pool.ledger;
+        let enis = ledger.enis().filter(|eni| matches!(eni.phase, Attaching | InUse));
+        let in_use = ledger.enis().filter(|eni| matches!(eni.phase, InUse));
         let wanted = Wanted {
             enis: enis.filter_map(|eni| Some((eni.slot, eni.facts.clone()?))).collect(),
+            in_use: in_use.map(|eni| eni.slot).collect(),
             vpc_cidrs: self.vpc_cidrs.held().to_vec(),
         };
         if wanted != self.wanted {

@@ -8,8 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::fcntl::{Flock, FlockArg};
-use tokio::sync::mpsc;
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+use tokio::sync::{mpsc, oneshot};
 use veni_core::{
     config::Config,
     id::InstanceType,
@@ -52,22 +55,24 @@ pub async fn lock(state_dir: &Path) -> Result<Flock<File>> {
     let path = state_dir.join("lock");
     std::fs::create_dir_all(state_dir)
         .with_context(|| format!("making {}", state_dir.display()))?;
-    let mut file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
-    let mut told = false;
-    loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((back, nix::errno::Errno::EWOULDBLOCK)) => file = back,
-            Err((_, error)) => {
-                return Err(error).with_context(|| format!("locking {}", path.display()));
-            }
+    let file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => return Ok(lock),
+        Err((file, Errno::EWOULDBLOCK)) => file,
+        Err((_, error)) => {
+            return Err(error).with_context(|| format!("locking {}", path.display()));
         }
-        if !told {
-            tracing::info!(lock = %path.display(), "another ipamd serves this node: waiting until it ends");
-            told = true;
-        }
-        // A blocking flock would hold a thread that SIGTERM cannot end.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    tracing::info!(lock = %path.display(), "another ipamd serves this node: waiting until it ends");
+    // A thread of its own, that SIGTERM need not wait for: the process ends around it.
+    let (locked, lock) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("lock".to_owned())
+        .spawn(move || drop(locked.send(Flock::lock(file, FlockArg::LockExclusive))))
+        .context("starting a thread")?;
+    match lock.await.context("the thread that waits for the lock has ended")? {
+        Ok(lock) => Ok(lock),
+        Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
     }
 }
 

@@ -34,7 +34,18 @@ pub fn uninstall(config: &Config) -> Result<()> {
         bail!("not removed: {}", report.failed.join("; "));
     }
     bpf::remove(Path::new(&config.bpf_dir)).context("removing the filter")?;
-    for path in [Path::new(&config.socket).to_path_buf(), state_dir.join("journal"), lock] {
+    // The lock's file stays: a daemon that waits for it holds this very file.
+    let mut files = vec![Path::new(&config.socket).to_path_buf()];
+    let listed =
+        fs::read_dir(state_dir).with_context(|| format!("listing {}", state_dir.display()))?;
+    for entry in listed {
+        let entry = entry.with_context(|| format!("listing {}", state_dir.display()))?;
+        // `journal`, and beside it `.whereabouts`, `.old`, `.next`, `.damaged…`.
+        if entry.file_name().to_string_lossy().starts_with("journal") {
+            files.push(entry.path());
+        }
+    }
+    for path in files {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("removing {}", path.display()));

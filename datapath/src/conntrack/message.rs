@@ -80,7 +80,8 @@ pub(super) fn names(body: &[u8], addresses: &BTreeSet<Ipv4Addr>) -> bool {
     [CTA_TUPLE_ORIG, CTA_TUPLE_REPLY].into_iter().any(|tuple| {
         let ip = attribute(attributes, tuple).and_then(|tuple| attribute(tuple, CTA_TUPLE_IP));
         [CTA_IP_V4_SRC, CTA_IP_V4_DST].into_iter().any(|side| {
-            let octets = ip.and_then(|ip| attribute(ip, side)).and_then(|a| <[u8; 4]>::try_from(a).ok());
+            let octets =
+                ip.and_then(|ip| attribute(ip, side)).and_then(|a| <[u8; 4]>::try_from(a).ok());
             octets.is_some_and(|octets| addresses.contains(&octets.into()))
         })
     })

@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeSet, io, net::Ipv4Addr};
 
-use super::message::{
-    CTA_ID, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, DELETE, Flush, GET, header, names,
-};
+use super::message::{CTA_ID, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, DELETE, Flush, GET, header, names};
 use crate::{
     raw::{self, NESTED},
     socket::RawSocket,

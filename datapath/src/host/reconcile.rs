@@ -52,7 +52,7 @@ impl Pass {
         match self.socket.transact(requests) {
             Ok(()) => self.report.repaired.push(Repair { kind, what }),
             // The link went between the listing and the repair: its own end repairs everything.
-            Err(error) if error.raw_os_error() == Some(ENODEV) => {}
+            Err(error) if error.errno() == Some(ENODEV) => {}
             Err(error) => match kind {
                 RepairKind::PodRoute | RepairKind::Qdisc => {
                     self.report.failed_pods.push(format!("{what}: {error}"));

@@ -4,9 +4,9 @@
 //! Stopping it, in whatever way, changes nothing in the kernel.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -27,20 +27,32 @@ use veni_core::{
     wire::FilterBlocks,
 };
 use veni_datapath::{
-    bpf::{Filter, PodEntry},
-    conntrack,
+    bpf::{Filter, PodEntry, PodPolicy},
     host::{self, EniLink, HostConfig, PodLink, Repair},
     nft::{NftConfig, NftTable},
     watch::{self, Change, Watch, WatchConfig},
 };
 
-use super::{Host, HostEvent, Wanted};
+use veni_ebpf_common::PodFlags;
+use veni_policy::change::{CLOSED_SET, PodKey};
+
+use super::{Host, HostEvent, Wanted, flush::Flusher};
+use crate::enforcer::{Answering, Handle, Input, Judged, Wired};
 use crate::start::{self, KernelPod};
 
 /// How often what sends no notification is looked at.
 const CHECK_PERIOD: Duration = Duration::from_secs(10);
 /// Changes within this time are repaired together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// How long a start waits until the pods that are there are judged.
+const ADOPTION: Duration = Duration::from_secs(10);
+/// Of a pod whose labels are not known: nothing but its own node.
+const CLOSED: PodPolicy = PodPolicy {
+    address_v6: None,
+    ingress_set: CLOSED_SET,
+    egress_set: CLOSED_SET,
+    flags: PodFlags::LABELS_UNKNOWN,
+};
 /// After a failure it is tried again, whether or not something is notified.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -49,6 +61,9 @@ type Links = Arc<Mutex<HashMap<u32, String>>>;
 /// The owner's end.
 pub struct Kernel {
     filter: Arc<Filter>,
+    flusher: Flusher,
+    /// `None`: no policy on this node, no pod is isolated.
+    enforcer: Option<Handle>,
     links: Links,
     config: Arc<Config>,
     orders: Sender<Order>,
@@ -60,14 +75,17 @@ pub struct Kernel {
 enum Order {
     Configure(Wanted),
     Wired(PodLink),
-    Forget { ifindex: u32, address: Ipv4Addr },
-    Flush(Ipv4Addr),
+    Enforce(Handle),
+    Forget(u32),
     Changed(Change),
 }
 
 /// The thread's state.
 struct Keeper {
     config: Arc<Config>,
+    enforcer: Option<Handle>,
+    /// The node's own addresses, as they were last told.
+    addresses: BTreeSet<IpAddr>,
     filter: Arc<Filter>,
     links: Links,
     events: UnboundedSender<HostEvent>,
@@ -119,6 +137,8 @@ impl Kernel {
         relist(&links)?;
         let keeper = Keeper {
             config: config.clone(),
+            enforcer: None,
+            addresses: BTreeSet::new(),
             filter: filter.clone(),
             links: links.clone(),
             events,
@@ -136,7 +156,8 @@ impl Kernel {
             .name("host".to_owned())
             .spawn(move || keeper.run(&received))
             .expect("a thread can be started");
-        Ok(Self { filter, links, config, orders, armed, _watch: watch })
+        let flusher = Flusher::start().expect("a thread can be started");
+        Ok(Self { filter, flusher, enforcer: None, links, config, orders, armed, _watch: watch })
     }
 
     /// Every pod that the kernel shows: by the filter's map, or by a route of ours alone (the map may be lost too).
@@ -145,18 +166,53 @@ impl Kernel {
     /// When the kernel does not list its routes.
     pub fn known_pods(&self) -> Result<Vec<KernelPod>, veni_datapath::Error> {
         let routes = host::pod_routes(self.config.table_base)?;
-        let mapped = self.pods().into_iter().map(|(index, (pod, name))| (index, pod.address, name));
+        let mapped =
+            self.pods()?.into_iter().map(|(index, (pod, name))| (index, pod.address, name));
         let links = lock(&self.links);
         Ok(join(mapped, &routes, |index| links.get(&index).cloned(), &self.config.veth_prefix))
     }
 
     /// Pods that the filter's map knows and whose link is there, by interface index.
-    fn pods(&self) -> BTreeMap<u32, (PodEntry, String)> {
-        let pods = self.filter.pods().unwrap_or_default();
+    fn pods(&self) -> Result<BTreeMap<u32, (PodEntry, String)>, veni_datapath::Error> {
+        let pods = self.filter.pods()?;
         let links = lock(&self.links);
-        pods.into_iter()
-            .filter_map(|(index, pod)| Some((index, (pod, links.get(&index)?.clone()))))
-            .collect()
+        let linked = pods
+            .into_iter()
+            .filter_map(|(index, pod)| Some((index, (pod, links.get(&index)?.clone()))));
+        Ok(linked.collect())
+    }
+
+    /// The loaded programs.
+    #[must_use]
+    pub const fn filter(&self) -> &Arc<Filter> {
+        &self.filter
+    }
+
+    /// From now on pods are judged: before anything is served.
+    pub fn enforce(&mut self, enforcer: Handle) {
+        self.order(Order::Enforce(enforcer.clone()));
+        self.enforcer = Some(enforcer);
+    }
+
+    /// Has the pods that are there judged before the programs look at their entries. Waits for it, bounded: this is
+    /// the start, and a pod that is closed for a moment loses packets.
+    fn adopt(&self, pods: &[(Allocation, Mac)]) {
+        let Some(enforcer) = &self.enforcer else { return };
+        let (done, judged) = channel();
+        enforcer.tell(Input::Adopt {
+            pods: pods.iter().map(|(allocation, _)| wired(allocation)).collect(),
+            done: Box::new(move || {
+                if done.send(()).is_err() {
+                    tracing::info!("pods judged, later than was waited for");
+                }
+            }),
+        });
+        if judged.recv_timeout(ADOPTION).is_err() {
+            tracing::error!(
+                wait_secs = ADOPTION.as_secs(),
+                "pods not judged yet: those without rule sets in the map stay closed"
+            );
+        }
     }
 
     fn entry(&self, allocation: &Allocation, mac: Mac) -> PodEntry {
@@ -181,14 +237,30 @@ impl Host for Kernel {
 
     fn admit(&mut self, allocation: &Allocation, pod_mac: Mac) -> Result<(), String> {
         let entry = self.entry(allocation, pod_mac);
-        self.filter.pod_insert(allocation.host_ifindex, entry).map_err(|error| chain(&error))
+        let index = allocation.host_ifindex;
+        self.flusher.keep(allocation.address);
+        let done = match &self.enforcer {
+            None => self.filter.pod_insert(index, entry),
+            // Closed until its sets are known.
+            Some(_) => self.filter.pod_insert_judged(index, entry, CLOSED),
+        };
+        done.map_err(|error| chain(&error))
+    }
+
+    fn judge(&mut self, allocation: &Allocation, answer: Answering) {
+        let Some(enforcer) = &self.enforcer else { return answer(Judged::ByLabels) };
+        enforcer.tell(Input::Attach {
+            wired: wired(allocation),
+            deadline: Instant::now() + self.config.policy.wait,
+            answer,
+        });
     }
 
     fn resume(&mut self, pods: &[(Allocation, Mac)]) -> Result<(), String> {
         let entries = pods.iter().map(|(a, mac)| (a.host_ifindex, self.entry(a, *mac))).collect();
         // A pod that the kernel shows and the ledger could not take in keeps its entry: its traffic goes on.
         let mut entries: BTreeMap<u32, PodEntry> = entries;
-        for (index, (pod, _)) in self.pods() {
+        for (index, (pod, _)) in self.pods().map_err(|error| chain(&error))? {
             let entry = entries.entry(index).or_insert(pod);
             let owner = pods.iter().find(|(a, _)| a.host_ifindex == index);
             if owner.is_some_and(|(a, _)| start::is_stranger(&a.attachment)) {
@@ -196,7 +268,9 @@ impl Host for Kernel {
                 entry.mac = pod.mac;
             }
         }
-        let changed = self.filter.sync(&entries).map_err(|error| chain(&error))?;
+        let closed = if self.enforcer.is_some() { CLOSED } else { PodPolicy::default() };
+        let changed = self.filter.sync_judged(&entries, closed).map_err(|error| chain(&error))?;
+        self.adopt(pods);
         self.filter.ensure_attached().map_err(|error| chain(&error))?;
         self.armed.store(true, Ordering::Release);
         tracing::info!(
@@ -220,11 +294,15 @@ impl Host for Kernel {
         if let Err(error) = self.filter.pod_remove(allocation.host_ifindex) {
             tracing::warn!(error = chain(&error), address = %allocation.address, "pod not removed from the filter's map");
         }
-        self.order(Order::Forget { ifindex: allocation.host_ifindex, address: allocation.address });
+        if let Some(enforcer) = &self.enforcer {
+            enforcer.tell(Input::Detach(allocation.host_ifindex));
+        }
+        self.flusher.flush(allocation.address);
+        self.order(Order::Forget(allocation.host_ifindex));
     }
 
     fn flush(&mut self, address: Ipv4Addr) {
-        self.order(Order::Flush(address));
+        self.flusher.flush(address);
     }
 
     fn blocks(&self) -> Option<FilterBlocks> {
@@ -281,13 +359,13 @@ impl Keeper {
                 self.pods.insert(pod.ifindex, pod);
                 None
             }
-            Order::Forget { ifindex, address } => {
+            Order::Forget(ifindex) => {
                 self.pods.remove(&ifindex);
-                flush(address);
                 None
             }
-            Order::Flush(address) => {
-                flush(address);
+            Order::Enforce(enforcer) => {
+                self.enforcer = Some(enforcer);
+                self.own_addresses();
                 None
             }
             Order::Changed(change) => self.changed(change),
@@ -351,12 +429,14 @@ impl Keeper {
         self.settled.take_if(|settled| *settled != slots);
         let pods: Vec<_> = self.pods.values().cloned().collect();
         // A conflict stands until somebody removes it, which is notified; only what failed is tried again.
-        let mut sound = true;
+        let (mut sound, mut pods_sound) = (true, true);
         match host::reconcile(&host::desired(&config, &pods)) {
             Ok(report) => {
                 self.repaired(&report.repaired);
                 sound &= report.failed.is_empty();
+                pods_sound = report.failed_pods.is_empty();
                 problems.extend(report.failed);
+                problems.extend(report.failed_pods);
                 problems.extend(report.conflicts.iter().map(ToString::to_string));
             }
             Err(error) => {
@@ -369,14 +449,16 @@ impl Keeper {
             problems.push(chain(&error));
         }
         self.check_filter();
+        self.own_addresses();
         if !sound {
-            // A new ENI is used once its rules and routes are in place; one that was used before stays.
-            ready.retain(|eni| self.used.contains(eni));
+            // A new ENI is used once its rules and routes are in place; one that was used before, by this daemon or by
+            // the one before it, stays: its pods' traffic and its addresses do not depend on a repair that failed.
+            ready.retain(|eni| self.used.contains(eni) || wanted.in_use.contains(&eni.0));
         }
         self.used.clone_from(&ready);
         self.settled = Some(slots);
         self.report(ready, problems);
-        sound
+        sound && pods_sound
     }
 
     fn host_config(&mut self, wanted: &Wanted, problems: &mut Vec<String>) -> Option<HostConfig> {
@@ -467,6 +549,28 @@ impl Keeper {
         Ok(())
     }
 
+    /// Tells programs and Services which addresses are the node's own.
+    fn own_addresses(&mut self) {
+        let addresses = match host::addresses() {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the node's addresses not read");
+                return;
+            }
+        };
+        if addresses == self.addresses {
+            return;
+        }
+        if let Err(error) = self.filter.set_node_addresses(&addresses) {
+            tracing::error!(error = chain(&error), "the programs do not know the node's addresses");
+            return;
+        }
+        if let Some(enforcer) = &self.enforcer {
+            enforcer.tell(Input::NodeAddresses(addresses.clone()));
+            self.addresses = addresses;
+        }
+    }
+
     fn check_filter(&mut self) {
         if !self.armed.load(Ordering::Acquire) {
             return;
@@ -528,9 +632,13 @@ fn join(
     pods
 }
 
-fn flush(address: Ipv4Addr) {
-    if let Err(error) = conntrack::flush(address) {
-        tracing::warn!(error = chain(&error), %address, "conntrack entries not flushed");
+/// A pod as the enforcer knows it.
+fn wired(allocation: &Allocation) -> Wired {
+    Wired {
+        pod: PodKey::new(&allocation.pod.namespace, &allocation.pod.name),
+        uid: allocation.pod.uid.clone(),
+        addresses: vec![allocation.address.into()],
+        ifindex: allocation.host_ifindex,
     }
 }
 

@@ -80,9 +80,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             || self.parts.pool.ledger.allocation(&request.attachment).is_some())
             && let Some(body) = self.try_add(&request)
         {
-            fault::point("add-before-reply");
             self.parts.metrics.added(Duration::ZERO);
-            answer(reply, body);
+            self.answer_judged(&request.attachment, reply, body);
             self.plan_soon();
             return;
         }
@@ -123,6 +122,22 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         Some(ReplyBody::Wiring(Box::new(self.wiring(&allocation))))
     }
 
+    /// Answers an ADD once its pod is judged by its rule sets: no packet of it is before them.
+    fn answer_judged(
+        &mut self,
+        attachment: &Attachment,
+        reply: oneshot::Sender<ReplyBody>,
+        body: ReplyBody,
+    ) {
+        fault::point("add-before-reply");
+        match self.parts.pool.ledger.allocation(attachment) {
+            Some(allocation) if matches!(body, ReplyBody::Wiring(_)) => {
+                self.parts.host.judge(allocation, Box::new(move |_| answer(reply, body)));
+            }
+            _ => answer(reply, body),
+        }
+    }
+
     fn wiring(&self, allocation: &Allocation) -> Wiring {
         let eni = self.parts.pool.ledger.eni(allocation.slot).and_then(|eni| eni.facts.as_ref());
         Wiring {
@@ -151,9 +166,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             let request = waiter.request.clone();
             let Some(body) = self.try_add(&request) else { break };
             let waiter = self.waiters.pop_front().expect("there is a first");
-            fault::point("add-before-reply");
             self.parts.metrics.added(waiter.since.elapsed());
-            answer(waiter.reply, body);
+            self.answer_judged(&request.attachment, waiter.reply, body);
             self.plan_soon();
         }
     }

@@ -165,7 +165,7 @@ pub struct Diagnostic {
 }
 
 /// What holds for a pod.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Explanation {
     /// `namespace/name`.
     pub pod: String,

@@ -1,0 +1,374 @@
+//! Policy on this node: objects and pods in, ordered writes to the programs' tables out.
+//!
+//! A thread of its own ([`Handle::start`]) holds the index, so that a change of a large cluster never holds up the
+//! pool. Invariants: every step of a change is carried out, in order, before the next change is computed; a step that
+//! fails is tried again, and nothing overtakes it; a pod is answered for ([`Enforcer::attach`]) only when the sets that
+//! its labels ask for are in its entry, or when its wait is over — then it stays closed to all but its own node.
+//! Deliberately absent: where objects come from, and the wiring.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use veni_core::{id::SecurityGroupId, wire::inspect::policy::Diagnostic};
+use veni_policy::{
+    change::{PodKey, PodSets, Remove, Step, Write},
+    index::{Index, Scope},
+    object::{Key, Kind, Object, Pod},
+    security_group::SecurityGroups,
+    service::{Found, OwnNode, ServiceTables},
+};
+
+mod events;
+mod plane;
+mod thread;
+mod views;
+
+pub use events::Subscriber;
+pub use plane::{FilterPlane, Plane};
+pub use thread::{Handle, Input, Sources};
+pub use views::{Answer, Query};
+
+/// After a write that failed it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A pod of this node, as the pool knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wired {
+    /// Which pod.
+    pub pod: PodKey,
+    /// Its UID, where the runtime gave it.
+    pub uid: Option<String>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The index of its veth on the node: the key of its entry.
+    pub ifindex: u32,
+}
+
+/// What holds for a pod when its ADD is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Judged {
+    /// The sets of its labels.
+    ByLabels,
+    /// Its labels did not come in time: the sets of the last pod of this name.
+    ByPredecessor,
+    /// Its labels did not come in time and nobody of its name is known: closed to all but its own node.
+    Closed,
+}
+
+/// Called when a pod may be wired.
+pub type Answering = Box<dyn FnOnce(Judged) + Send>;
+
+/// The state. Time is handed in.
+pub struct Enforcer<P> {
+    plane: P,
+    index: Index,
+    services: ServiceTables,
+    /// Steps that are still to be carried out.
+    pending: VecDeque<Step>,
+    retry_at: Option<Instant>,
+    wired: BTreeMap<u32, Wired>,
+    /// The latest wiring of each pod: a pod that is made anew has two for a moment.
+    latest: BTreeMap<PodKey, u32>,
+    waiting: Vec<Waiting>,
+    /// Pods as their objects say, for views and to know a pod of this name again.
+    pods: BTreeMap<PodKey, Pod>,
+    diagnostics: Vec<Diagnostic>,
+    refused: Vec<String>,
+    closed: BTreeMap<PodKey, Instant>,
+    complete: bool,
+    subscribers: Vec<Subscriber>,
+    slots: BTreeMap<u32, PodKey>,
+}
+
+struct Waiting {
+    wired: Wired,
+    deadline: Instant,
+    answer: Answering,
+}
+
+/// Numbers for metrics and views.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Standing {
+    /// Whether the source of objects was read at all.
+    pub complete: bool,
+    /// Pods that stay closed because their labels are not known.
+    pub closed: Vec<PodKey>,
+    /// Steps that could not be carried out yet.
+    pub pending: usize,
+    /// What did not fit, for people.
+    pub refused: Vec<String>,
+    /// Objects that are wrong.
+    pub diagnostics: usize,
+    /// Rule sets, classes, and (set, class) entries.
+    pub sets: usize,
+    /// See `sets`.
+    pub classes: usize,
+    /// See `sets`.
+    pub verdicts: usize,
+}
+
+impl<P> fmt::Debug for Enforcer<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Enforcer").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+impl<P: Plane> Enforcer<P> {
+    /// An enforcer for the pods of `node` that knows no object yet.
+    pub fn new(plane: P, own: OwnNode, found: &Found) -> Self {
+        let mut enforcer = Self {
+            index: Index::new(Scope::Node(own.name.clone())),
+            services: ServiceTables::new(own, found),
+            plane,
+            pending: VecDeque::new(),
+            retry_at: None,
+            wired: BTreeMap::new(),
+            latest: BTreeMap::new(),
+            waiting: Vec::new(),
+            pods: BTreeMap::new(),
+            diagnostics: Vec::new(),
+            refused: Vec::new(),
+            closed: BTreeMap::new(),
+            complete: false,
+            subscribers: Vec::new(),
+            slots: BTreeMap::new(),
+        };
+        enforcer.settle(Instant::now());
+        enforcer
+    }
+
+    /// Takes objects and what is wrong with others.
+    pub fn objects(
+        &mut self,
+        apply: Vec<Object>,
+        delete: &[Key],
+        diagnostics: Vec<Diagnostic>,
+        now: Instant,
+    ) {
+        self.complete = true;
+        self.diagnostics = diagnostics;
+        let steps = self.services.update(apply.iter(), delete.iter());
+        self.pending.extend(steps);
+        for key in delete {
+            if key.kind == Kind::Pod {
+                self.pods.remove(&PodKey::new(&key.namespace, &key.name));
+            }
+            self.index.delete(key);
+        }
+        for object in apply {
+            if let Object::Pod(pod) = &object {
+                self.pods.insert(PodKey::new(&pod.namespace, &pod.name), pod.clone());
+            }
+            self.index.apply(object);
+        }
+        self.settle(now);
+    }
+
+    /// Takes the groups as they are resolved now.
+    pub fn groups(&mut self, groups: SecurityGroups, now: Instant) {
+        self.index.set_security_groups(groups);
+        self.settle(now);
+    }
+
+    /// The node's own addresses.
+    pub fn node_addresses(&mut self, addresses: BTreeSet<IpAddr>, now: Instant) {
+        let steps = self.services.set_addresses(addresses);
+        self.pending.extend(steps);
+        self.settle(now);
+    }
+
+    /// A pod is about to be wired; its entry is in the map already. `answer` is called when it is judged.
+    pub fn attach(&mut self, wired: Wired, deadline: Instant, answer: Answering, now: Instant) {
+        self.place(&wired);
+        self.waiting.push(Waiting { wired, deadline, answer });
+        self.settle(now);
+        self.expire(now);
+    }
+
+    /// Pods that were wired before this daemon started: nobody waits.
+    pub fn adopt(&mut self, pods: Vec<Wired>, now: Instant) {
+        for wired in pods {
+            self.place(&wired);
+        }
+        self.settle(now);
+    }
+
+    fn place(&mut self, wired: &Wired) {
+        if let Some(slot) = self.plane.slot(wired.ifindex) {
+            self.slots.insert(slot, wired.pod.clone());
+        }
+        self.index.attach(wired.pod.clone(), wired.addresses.clone());
+        self.latest.insert(wired.pod.clone(), wired.ifindex);
+        self.wired.insert(wired.ifindex, wired.clone());
+        // A pod whose sets do not change by this has no step that would write them into its new entry.
+        let sets = self.index.pod_sets(&wired.pod);
+        if let Some(sets) = sets {
+            self.pending.push_back(Step::Endpoint { pod: wired.pod.clone(), sets });
+        }
+    }
+
+    /// The pod of this interface is gone.
+    pub fn detach(&mut self, ifindex: u32, now: Instant) {
+        let Some(wired) = self.wired.remove(&ifindex) else { return };
+        self.waiting.retain(|waiting| waiting.wired.ifindex != ifindex);
+        self.slots.retain(|_, pod| *pod != wired.pod);
+        if self.latest.get(&wired.pod) == Some(&ifindex) {
+            self.latest.remove(&wired.pod);
+            self.closed.remove(&wired.pod);
+            self.index.detach(&wired.pod);
+        }
+        self.settle(now);
+    }
+
+    /// Carries out what is pending, then what the index wants, then answers who waits for it.
+    pub fn settle(&mut self, now: Instant) {
+        if !self.carry(now) {
+            return;
+        }
+        let change = self.index.change();
+        self.refused = change.refused.iter().map(views::refusal).collect();
+        for refusal in &self.refused {
+            tracing::error!(refusal, "rule set not in force");
+        }
+        self.pending.extend(change.steps);
+        if self.carry(now) {
+            self.answer_known();
+        }
+    }
+
+    /// Carries out pending steps. `false`: one failed and is tried again.
+    fn carry(&mut self, now: Instant) -> bool {
+        while let Some(step) = self.pending.pop_front() {
+            let done = match &step {
+                Step::Write(_) => self.write_run(&step),
+                Step::Delete(_) => self.remove_run(&step),
+                Step::Endpoint { pod, sets } => self.endpoint(pod, *sets),
+                Step::Epoch(_) => self.plane.raise_epoch(),
+                Step::Grace => {
+                    self.plane.grace();
+                    Ok(())
+                }
+            };
+            if let Err(error) = done {
+                tracing::error!(error, retry_secs = RETRY.as_secs(), "policy not written");
+                self.pending.push_front(step);
+                self.retry_at = Some(now + RETRY);
+                return false;
+            }
+        }
+        self.retry_at = None;
+        true
+    }
+
+    /// This write and those that follow it at once, in few calls.
+    fn write_run(&mut self, first: &Step) -> Result<(), String> {
+        let Step::Write(first) = first else { return Ok(()) };
+        let mut run: Vec<Write> = vec![first.clone()];
+        while let Some(Step::Write(write)) = self.pending.front() {
+            run.push(write.clone());
+            self.pending.pop_front();
+        }
+        let done = self.plane.write(&run);
+        if done.is_err() {
+            // All of them again: a write is the same twice.
+            run.drain(1..).rev().for_each(|write| self.pending.push_front(Step::Write(write)));
+        }
+        done
+    }
+
+    fn remove_run(&mut self, first: &Step) -> Result<(), String> {
+        let Step::Delete(first) = first else { return Ok(()) };
+        let mut run: Vec<Remove> = vec![first.clone()];
+        while let Some(Step::Delete(remove)) = self.pending.front() {
+            run.push(remove.clone());
+            self.pending.pop_front();
+        }
+        let done = self.plane.remove(&run);
+        if done.is_err() {
+            run.drain(1..).rev().for_each(|remove| self.pending.push_front(Step::Delete(remove)));
+        }
+        done
+    }
+
+    fn endpoint(&mut self, pod: &PodKey, sets: PodSets) -> Result<(), String> {
+        let Some(ifindex) = self.latest.get(pod) else { return Ok(()) };
+        self.plane.judge(*ifindex, sets).map(drop)
+    }
+
+    /// Answers the ADDs of pods whose labels are known and in force.
+    fn answer_known(&mut self) {
+        let (known, waiting) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition::<Vec<_>, _>(|waiting| self.known(&waiting.wired));
+        self.waiting = waiting;
+        for waiting in known {
+            (waiting.answer)(Judged::ByLabels);
+        }
+        let index = &self.index;
+        self.closed.retain(|pod, _| index.pod_sets(pod).is_none_or(|sets| sets == PodSets::CLOSED));
+    }
+
+    /// Whether this very pod's object is known, and judged.
+    fn known(&self, wired: &Wired) -> bool {
+        let same = match self.index.pod_uid(&wired.pod) {
+            None => false,
+            Some(uid) => match (uid, &wired.uid) {
+                (Some(known), Some(asked)) => known == asked,
+                _ => true,
+            },
+        };
+        same && self.index.pod_sets(&wired.pod).is_some()
+    }
+
+    /// Ends waits that are over.
+    pub fn expire(&mut self, now: Instant) {
+        let (over, waiting) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition::<Vec<_>, _>(|waiting| waiting.deadline <= now);
+        self.waiting = waiting;
+        for waiting in over {
+            let pod = waiting.wired.pod;
+            let judged = match self.index.pod_sets(&pod) {
+                Some(sets) if sets != PodSets::CLOSED => Judged::ByPredecessor,
+                _ => Judged::Closed,
+            };
+            if judged == Judged::Closed {
+                self.closed.insert(pod.clone(), now);
+            }
+            tracing::warn!(%pod, ?judged, "the pod's labels did not come in time");
+            (waiting.answer)(judged);
+        }
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.settle(now);
+        }
+    }
+
+    /// The security groups that the node's pods choose.
+    pub fn wanted_groups(&self) -> BTreeSet<SecurityGroupId> {
+        self.index.wanted_groups()
+    }
+
+    /// When [`Enforcer::expire`] has something to do.
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.waiting.iter().map(|waiting| waiting.deadline).chain(self.retry_at).min()
+    }
+
+    /// Numbers for metrics and views.
+    pub fn standing(&self) -> Standing {
+        let sizes = self.index.sizes();
+        Standing {
+            complete: self.complete,
+            closed: self.closed.keys().cloned().collect(),
+            pending: self.pending.len(),
+            refused: self.refused.clone(),
+            diagnostics: self.diagnostics.len() + self.services.diagnostics().len(),
+            sets: sizes.sets,
+            classes: sizes.classes,
+            verdicts: sizes.verdicts,
+        }
+    }
+}

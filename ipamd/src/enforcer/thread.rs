@@ -1,0 +1,167 @@
+//! The enforcer's thread, and the handle on it.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+use veni_core::{id::SecurityGroupId, wire::inspect::policy::Diagnostic};
+use veni_ebpf_common::Event;
+use veni_policy::{
+    object::{Key, Object},
+    security_group::SecurityGroups,
+    service::{Found, OwnNode},
+    view::Unanswerable,
+};
+
+use super::{Answer, Answering, Enforcer, Plane, Query, Standing, Subscriber, Wired};
+
+/// What the thread is told.
+pub enum Input {
+    /// Objects have changed.
+    Objects {
+        /// New and changed ones.
+        apply: Vec<Object>,
+        /// Those that are gone.
+        delete: Vec<Key>,
+        /// Everything that is wrong now.
+        diagnostics: Vec<Diagnostic>,
+    },
+    /// Security groups as they are resolved now.
+    Groups(SecurityGroups),
+    /// The node's own addresses.
+    NodeAddresses(BTreeSet<IpAddr>),
+    /// A pod is about to be wired.
+    Attach {
+        /// It.
+        wired: Wired,
+        /// How long its labels are waited for.
+        deadline: Instant,
+        /// Called when it may be wired.
+        answer: Answering,
+    },
+    /// Pods that were there before.
+    Adopt {
+        /// They.
+        pods: Vec<Wired>,
+        /// Called when they are judged.
+        done: Box<dyn FnOnce() + Send>,
+    },
+    /// The pod of this interface is gone.
+    Detach(u32),
+    /// New flows.
+    Events(Vec<Event>),
+    /// Someone follows flows from now on.
+    Subscribe(Subscriber),
+    /// A question.
+    Query(Query, oneshot::Sender<Result<Answer, Unanswerable>>),
+    /// Numbers.
+    Standing(oneshot::Sender<Standing>),
+}
+
+/// Tells the thread. It ends with the last handle.
+#[derive(Clone)]
+pub struct Handle {
+    inputs: Sender<Input>,
+}
+
+/// What the thread starts from.
+pub struct Sources<P> {
+    /// The tables.
+    pub plane: P,
+    /// The node.
+    pub own: OwnNode,
+    /// The Services' tables as an earlier daemon left them.
+    pub found: Found,
+    /// Told which security groups are wanted, whenever that changes.
+    pub want: Box<dyn Fn(BTreeSet<SecurityGroupId>) + Send>,
+}
+
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Input")
+    }
+}
+
+impl<P> std::fmt::Debug for Sources<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sources").field("own", &self.own).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub fn start<P: Plane>(sources: Sources<P>) -> std::io::Result<Self> {
+        let (inputs, received) = channel();
+        std::thread::Builder::new()
+            .name("policy".to_owned())
+            .spawn(move || run(sources, &received))?;
+        Ok(Self { inputs })
+    }
+
+    /// Tells the thread.
+    pub fn tell(&self, input: Input) {
+        if self.inputs.send(input).is_err() {
+            tracing::error!("the policy thread has ended: restart ipamd");
+        }
+    }
+}
+
+fn run<P: Plane>(sources: Sources<P>, inputs: &Receiver<Input>) {
+    let Sources { plane, own, found, want } = sources;
+    let mut enforcer = Enforcer::new(plane, own, &found);
+    let mut wanted = BTreeSet::new();
+    loop {
+        let now = Instant::now();
+        let wait = enforcer
+            .wake_at()
+            .map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(now));
+        match inputs.recv_timeout(wait) {
+            Ok(input) => take(&mut enforcer, input),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        enforcer.expire(Instant::now());
+        let now_wanted = enforcer.wanted_groups();
+        if now_wanted != wanted {
+            wanted.clone_from(&now_wanted);
+            want(now_wanted);
+        }
+    }
+}
+
+fn take<P: Plane>(enforcer: &mut Enforcer<P>, input: Input) {
+    let now = Instant::now();
+    match input {
+        Input::Objects { apply, delete, diagnostics } => {
+            enforcer.objects(apply, &delete, diagnostics, now);
+        }
+        Input::Groups(groups) => enforcer.groups(groups, now),
+        Input::NodeAddresses(addresses) => enforcer.node_addresses(addresses, now),
+        Input::Attach { wired, deadline, answer } => {
+            enforcer.attach(wired, deadline, answer, now);
+        }
+        Input::Adopt { pods, done } => {
+            enforcer.adopt(pods, now);
+            done();
+        }
+        Input::Detach(ifindex) => enforcer.detach(ifindex, now),
+        Input::Events(events) => enforcer.tell(&events),
+        Input::Subscribe(subscriber) => enforcer.subscribe(subscriber),
+        // Who asked and went away needs no answer.
+        Input::Query(query, reply) => drop(reply.send(enforcer.query(&query))),
+        Input::Standing(reply) => drop(reply.send(enforcer.standing())),
+    }
+}

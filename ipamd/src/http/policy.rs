@@ -1,0 +1,176 @@
+//! Policy over HTTP: verdicts, explanations, and flows as they happen.
+//!
+//! Paths, parameters and documents are those of [`veni_core::wire::inspect::policy`].
+
+use std::{convert::Infallible, str::FromStr};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Query as Parameters, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use futures_util::stream;
+use tokio::sync::{mpsc, oneshot};
+use veni_core::wire::inspect::policy::{FlowEvent, Verdict};
+use veni_policy::{
+    change::PodKey,
+    view::{End, Question, protocol_number},
+};
+
+use crate::enforcer::{Answer, Handle, Input, Query, Standing, Subscriber};
+
+/// Flows that may wait for a reader that is slow.
+const BACKLOG: usize = 1024;
+
+type Pairs = Parameters<Vec<(String, String)>>;
+
+/// What cannot be answered, as it is sent.
+type Refusal = (StatusCode, String);
+
+/// The routes; without policy on this node they say so.
+pub(super) fn router(enforcer: Option<Handle>) -> Router {
+    Router::new()
+        .route("/v1/policy", get(standing))
+        .route("/v1/policy/check", get(check))
+        .route("/v1/policy/matrix", get(matrix))
+        .route("/v1/policy/explain", get(explain))
+        .route("/v1/flows", get(flows))
+        .with_state(enforcer)
+}
+
+async fn standing(State(enforcer): State<Option<Handle>>) -> Result<Json<Standing>, Refusal> {
+    let (reply, answer) = oneshot::channel();
+    enabled(enforcer)?.tell(Input::Standing(reply));
+    answer.await.map(Json).map_err(|_| stopping())
+}
+
+async fn check(State(enforcer): State<Option<Handle>>, pairs: Pairs) -> Result<Response, Refusal> {
+    let question = Question {
+        from: required::<End>(&pairs, "from")?,
+        to: required::<End>(&pairs, "to")?,
+        protocol: match parameter::<String>(&pairs, "protocol")? {
+            None => 6,
+            Some(name) => protocol_number(&name)
+                .ok_or_else(|| bad(format!("protocol={name}: expected a name or a number")))?,
+        },
+        port: required(&pairs, "port")?,
+    };
+    ask(enforcer, Query::Check(question)).await
+}
+
+async fn matrix(State(enforcer): State<Option<Handle>>, pairs: Pairs) -> Result<Response, Refusal> {
+    let (from, to) = (parameter(&pairs, "from")?, parameter(&pairs, "to")?);
+    ask(enforcer, Query::Matrix { from, to }).await
+}
+
+async fn explain(
+    State(enforcer): State<Option<Handle>>,
+    pairs: Pairs,
+) -> Result<Response, Refusal> {
+    match required(&pairs, "pod")? {
+        End::Pod { namespace, name } => {
+            ask(enforcer, Query::Explain(PodKey { namespace, name })).await
+        }
+        End::Address(address) => Err(bad(format!("pod={address}: expected namespace/name"))),
+    }
+}
+
+async fn ask(enforcer: Option<Handle>, query: Query) -> Result<Response, Refusal> {
+    let (reply, answer) = oneshot::channel();
+    enabled(enforcer)?.tell(Input::Query(query, reply));
+    match answer.await.map_err(|_| stopping())? {
+        Ok(Answer::Flows(flows)) => Ok(Json(flows).into_response()),
+        Ok(Answer::Explanation(explanation)) => Ok(Json(explanation).into_response()),
+        Err(unanswerable) => Err((StatusCode::NOT_FOUND, format!("{unanswerable}\n"))),
+    }
+}
+
+/// Which flows are wanted.
+struct Filter {
+    pod: Option<End>,
+    namespace: Option<String>,
+    verdicts: Vec<String>,
+    ports: Vec<u16>,
+}
+
+impl Filter {
+    fn parse(pairs: &Pairs) -> Result<Self, Refusal> {
+        Ok(Self {
+            pod: parameter(pairs, "pod")?,
+            namespace: parameter(pairs, "namespace")?,
+            verdicts: all(pairs, "verdict")?,
+            ports: all(pairs, "port")?,
+        })
+    }
+
+    fn wants(&self, flow: &FlowEvent) -> bool {
+        let ends = [Some(flow.pod.as_str()), flow.peer.as_deref()];
+        let of_pod = self.pod.as_ref().is_none_or(|pod| {
+            let name = pod.to_string();
+            ends.iter().flatten().any(|end| *end == name)
+        });
+        let of_namespace = self.namespace.as_ref().is_none_or(|namespace| {
+            ends.iter().flatten().any(|end| end.split('/').next() == Some(namespace))
+        });
+        let verdict = Verdict::as_str(flow.verdict);
+        of_pod
+            && of_namespace
+            && (self.verdicts.is_empty() || self.verdicts.iter().any(|wanted| wanted == verdict))
+            && (self.ports.is_empty() || self.ports.contains(&flow.destination.port()))
+    }
+}
+
+/// One JSON document a line, as they happen, without end.
+async fn flows(State(enforcer): State<Option<Handle>>, pairs: Pairs) -> Result<Response, Refusal> {
+    let filter = Filter::parse(&pairs)?;
+    let (sender, receiver) = mpsc::channel(BACKLOG);
+    enabled(enforcer)?.tell(Input::Subscribe(Subscriber::new(sender)));
+    let lines = stream::unfold((receiver, filter), |(mut receiver, filter)| async move {
+        loop {
+            let flow = receiver.recv().await?;
+            if filter.wants(&flow)
+                && let Ok(mut line) = serde_json::to_string(&flow)
+            {
+                line.push('\n');
+                return Some((Ok::<_, Infallible>(line), (receiver, filter)));
+            }
+        }
+    });
+    Ok(([("content-type", "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+fn enabled(enforcer: Option<Handle>) -> Result<Handle, Refusal> {
+    let message =
+        "no policy is enforced on this node: set VENI_MANIFEST_DIR, or attach it to a cluster\n";
+    enforcer.ok_or_else(|| (StatusCode::NOT_FOUND, message.to_owned()))
+}
+
+fn stopping() -> Refusal {
+    (StatusCode::SERVICE_UNAVAILABLE, "ipamd is stopping\n".to_owned())
+}
+
+fn bad(message: String) -> Refusal {
+    (StatusCode::BAD_REQUEST, message + "\n")
+}
+
+fn all<T: FromStr<Err: std::fmt::Display>>(pairs: &Pairs, name: &str) -> Result<Vec<T>, Refusal> {
+    let of_name = pairs.0.iter().filter(|(key, _)| key == name);
+    let parsed = of_name.map(|(_, value)| {
+        value.parse().map_err(|error: T::Err| bad(format!("{name}={value}: {error}")))
+    });
+    parsed.collect()
+}
+
+fn parameter<T: FromStr<Err: std::fmt::Display>>(
+    pairs: &Pairs,
+    name: &str,
+) -> Result<Option<T>, Refusal> {
+    Ok(all(pairs, name)?.pop())
+}
+
+fn required<T: FromStr<Err: std::fmt::Display>>(pairs: &Pairs, name: &str) -> Result<T, Refusal> {
+    parameter(pairs, name)?.ok_or_else(|| bad(format!("{name} is missing")))
+}

@@ -1,0 +1,163 @@
+//! Puts network policy together: objects from a folder, groups from the cloud, flows from the programs, and the
+//! enforcer in their middle.
+//!
+//! Deliberately absent: an API server, which another source of objects will be.
+
+use std::{collections::BTreeSet, os::fd::AsFd as _, path::Path, sync::Arc};
+
+use anyhow::{Context, Result};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use tokio::{sync::mpsc, time::timeout};
+use veni_core::config::Config;
+use veni_datapath::bpf::{Events, Filter};
+use veni_ebpf_common::{SettingFlags, Settings, write::Write as Entry};
+use veni_manifests::watch::Batch;
+use veni_policy::service::{Found, FrontEnd, OwnNode};
+use veni_provider::{Cloud, InstanceIdentity};
+use veni_security_groups::{Resolver, SecurityGroups as _, Settings as GroupSettings};
+
+use crate::enforcer::{FilterPlane, Handle, Input, Sources};
+
+/// Events that are taken from the ring at once.
+const EVENTS: usize = 256;
+
+/// Starts policy, where there is a source of objects. The first objects have been taken in, or waited for in vain as
+/// long as an ADD would, when this returns.
+///
+/// # Errors
+/// When the folder cannot be watched, or the programs' maps not be read.
+pub async fn start<C: Cloud>(
+    config: &Config,
+    cloud: Arc<C>,
+    filter: &Arc<Filter>,
+    identity: &InstanceIdentity,
+) -> Result<Option<Handle>> {
+    filter.configure(|settings| configure(settings, config)).context("writing the settings")?;
+    let Some(folder) = &config.policy.manifest_dir else { return Ok(None) };
+    let settings = GroupSettings { seed: seed(identity), ..GroupSettings::default() };
+    let (resolver, driver) = Resolver::new(cloud, settings);
+    let name = config.node_name.clone().unwrap_or_else(|| identity.instance_id.to_string());
+    let addresses = BTreeSet::from([identity.local_ipv4.into()]);
+    let wanted = resolver.clone();
+    let handle = Handle::start(Sources {
+        plane: FilterPlane(filter.clone()),
+        own: OwnNode { name, zone: Some(identity.availability_zone.to_string()), addresses },
+        found: found(filter)?,
+        want: Box::new(move |groups| wanted.want(groups)),
+    })
+    .context("starting the policy thread")?;
+    tokio::spawn(driver.run());
+    tokio::spawn(groups(resolver, handle.clone()));
+    let events = filter.events().context("opening the flow events")?;
+    let told = handle.clone();
+    std::thread::Builder::new()
+        .name("flows".to_owned())
+        .spawn(move || flows(events, &told))
+        .context("starting the flow events' thread")?;
+    let mut batches = veni_manifests::watch::watch(Path::new(folder))
+        .with_context(|| format!("watching VENI_MANIFEST_DIR={folder}"))?;
+    match timeout(config.policy.wait, batches.recv()).await {
+        Ok(Some(batch)) => take(&handle, batch),
+        Ok(None) => {}
+        Err(_) => {
+            tracing::warn!(folder, "manifests not read yet: pods are judged by what was there")
+        }
+    }
+    tokio::spawn(objects(batches, handle.clone()));
+    Ok(Some(handle))
+}
+
+/// The settings that the programs know, out of the daemon's.
+fn configure(settings: &mut Settings, config: &Config) {
+    use veni_core::config::{Established, FlowEvents, MetadataAccess};
+    let policy = &config.policy;
+    let mut set = |flag: u32, on: bool| {
+        settings.flags = if on { settings.flags | flag } else { settings.flags & !flag };
+    };
+    set(SettingFlags::KEEP_ESTABLISHED, policy.established == Established::Keep);
+    set(SettingFlags::METADATA_CLOSED, policy.metadata == MetadataAccess::Closed);
+    set(SettingFlags::EVENTS_ALLOWED, policy.flow_events == FlowEvents::All);
+    set(SettingFlags::EVENTS_DENIED, policy.flow_events != FlowEvents::None);
+    if let Some(net) = policy.service_v4 {
+        settings.service_v4 = net.network().octets();
+        settings.service_mask_v4 = net.netmask().octets();
+    }
+    if let Some(net) = policy.service_v6 {
+        settings.service_v6 = net.network().octets();
+        settings.service_mask_v6 = net.netmask().octets();
+    }
+}
+
+/// The Services' tables as an earlier daemon left them.
+fn found(filter: &Filter) -> Result<Found> {
+    let mut found = Found::default();
+    for entry in filter.tables().entries().context("reading the programs' tables")? {
+        match entry {
+            Entry::ServiceV4 { key, value } => {
+                found.front_ends.extend(FrontEnd::of_v4(&key).map(|end| (end, value)));
+            }
+            Entry::ServiceV6 { key, value } => {
+                found.front_ends.extend(FrontEnd::of_v6(&key).map(|end| (end, value)));
+            }
+            Entry::Backend { key, value } => found.back_ends.push((key, value)),
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+async fn objects(mut batches: mpsc::Receiver<Batch>, handle: Handle) {
+    while let Some(batch) = batches.recv().await {
+        take(&handle, batch);
+    }
+    tracing::error!("the manifests are not followed any more: restart ipamd");
+}
+
+fn take(handle: &Handle, batch: Batch) {
+    for diagnostic in &batch.diagnostics {
+        tracing::warn!(diagnostic = %diagnostic, "manifest");
+    }
+    let diagnostics = batch.diagnostics.into_iter().map(Into::into).collect();
+    handle.tell(Input::Objects { apply: batch.apply, delete: batch.delete, diagnostics });
+}
+
+async fn groups(resolver: Resolver, handle: Handle) {
+    let mut snapshots = resolver.subscribe();
+    while snapshots.changed().await.is_ok() {
+        let snapshot = snapshots.borrow_and_update().clone();
+        handle.tell(Input::Groups((*snapshot).clone()));
+    }
+}
+
+/// A thread: the ring is read where it lies, asleep in between.
+fn flows(mut events: Events, handle: &Handle) {
+    loop {
+        let mut ring = [PollFd::new(events.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ring, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => {
+                tracing::error!(%error, "flow events are not read: venictl observe shows nothing");
+                return;
+            }
+        }
+        let mut batch = Vec::new();
+        while batch.len() < EVENTS
+            && let Some(event) = events.next()
+        {
+            batch.push(event);
+        }
+        if !batch.is_empty() {
+            handle.tell(Input::Events(batch));
+        }
+    }
+}
+
+/// Nodes do not ask EC2 in step.
+fn seed(identity: &InstanceIdentity) -> u64 {
+    identity.instance_id.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
