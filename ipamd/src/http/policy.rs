@@ -145,7 +145,7 @@ async fn flows(State(enforcer): State<Option<Handle>>, pairs: Pairs) -> Result<R
 fn enabled(enforcer: Option<Handle>) -> Result<Handle, Refusal> {
     let message =
         "no policy is enforced on this node: set VENI_MANIFEST_DIR, or attach it to a cluster\n";
-    enforcer.ok_or_else(|| (StatusCode::NOT_FOUND, message.to_owned()))
+    enforcer.ok_or_else(|| (StatusCode::SERVICE_UNAVAILABLE, message.to_owned()))
 }
 
 fn stopping() -> Refusal {
