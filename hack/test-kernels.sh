@@ -5,17 +5,18 @@
 #
 # Each kernel is a package of Debian's, unpacked below .tools/kernels and never installed. It boots in QEMU without KVM
 # (software emulation runs anywhere) with an initramfs of the test programs, linked statically, and of the few commands
-# that they run; no disk, no network. What the serial line says decides: a program that did not report has failed.
+# that they run; no disk, no network. What the serial line says decides: a program that did not report has failed, and
+# so has a kernel that warned.
 #
 #   KERNELS="linux-image-cloud-amd64 …"   packages, or meta packages that name one
 #   KERNEL_TESTS="bpf_attach …"           test programs of veni-datapath (patterns of cargo's --test)
-#   KERNEL_TIMEOUT_SECS=300               for one kernel, from its start to its end
+#   KERNEL_TIMEOUT_SECS=600               for one kernel, from its start to its end
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 read -ra KERNELS <<<"${KERNELS:-linux-image-cloud-amd64}"
 read -ra TESTS <<<"${KERNEL_TESTS:-bpf_*}"
-TIMEOUT_SECS=${KERNEL_TIMEOUT_SECS:-300}
+TIMEOUT_SECS=${KERNEL_TIMEOUT_SECS:-600}
 TARGET=x86_64-unknown-linux-musl
 CACHE=$PWD/.tools/kernels
 WORK=$PWD/target/test-kernels
@@ -129,10 +130,11 @@ pack() {
 boot() {
     timeout "$TIMEOUT_SECS" qemu-system-x86_64 -accel tcg -cpu max -smp 2 -m 2048 -nodefaults -no-user-config \
         -display none -serial stdio -no-reboot -kernel "$1" -initrd "$2" \
-        -append "console=ttyS0 quiet panic=-1 oops=panic net.ifnames=0" </dev/null
+        -append "console=ttyS0 loglevel=5 panic=-1 oops=panic net.ifnames=0" </dev/null
 }
 
-# judge LOG KERNEL  adds a row a test program to the table; fails unless each of them passed.
+# judge LOG KERNEL  adds a row a test program to the table, and what the tests said of the verifier; fails unless each
+# of them passed.
 judge() {
     local name status result passed skipped verdict bad=0
     while read -r name _; do
@@ -148,6 +150,11 @@ judge() {
         [ "$verdict" = ok ] || bad=1
         TABLE+=("$(printf '%-28s %-16s %7s %8s  %s' "$2" "$name" "${passed:-0}" "$skipped" "$verdict")")
     done <"$WORK/tests"
+    mapfile -t -O ${#VERIFIED[@]} VERIFIED < <(sed -n "s/^verifier: /$2: /p" "$1")
+    if grep -aqE '(WARNING|BUG): ' "$1"; then
+        TABLE+=("$(printf '%-28s %-16s %7s %8s  %s' "$2" "the kernel itself" "" "" 'WARNED (see its log)')")
+        bad=1
+    fi
     return $bad
 }
 
@@ -162,7 +169,7 @@ say "building the test programs for $TARGET"
 build_tests >"$WORK/tests"
 [ -s "$WORK/tests" ] || die "no test program matches: ${TESTS[*]}"
 
-failed=0 TABLE=()
+failed=0 TABLE=() VERIFIED=()
 for kernel in "${KERNELS[@]}"; do
     package=$(resolve "$kernel") start=$SECONDS
     image=$(unpack "$package")
@@ -170,8 +177,8 @@ for kernel in "${KERNELS[@]}"; do
     log=$WORK/$version.log
     pack "$image" "$version" "$WORK/initramfs.gz"
     say "booting $version"
-    boot "$image/boot/vmlinuz-$version" "$WORK/initramfs.gz" | tr -d '\r' | tee "$log" | grep --line-buffered -aE \
-        '^(test |SKIPPED: |verifier|veni-|cannot insert|.*(panicked|Kernel panic|BUG:|WARNING:))' || true
+    boot "$image/boot/vmlinuz-$version" "$WORK/initramfs.gz" | sed -u 's|\r||' | tee "$log" | grep --line-buffered -aE \
+        '^(test |SKIPPED: |verifier|veni-|cannot insert|.*(panicked|Kernel panic|(BUG|WARNING): ))' || true
     grep -qa '^veni-end:' "$log" || { say "the kernel did not get to the end: the last lines of ${log#"$PWD"/}"; tail -n 30 "$log"; failed=1; }
     judge "$log" "$version" || failed=1
     say "$version took $((SECONDS - start)) s (log: ${log#"$PWD"/})"
@@ -179,4 +186,5 @@ done
 
 printf '\n%-28s %-16s %7s %8s\n' kernel 'test program' passed skipped
 printf '%s\n' "${TABLE[@]}"
+printf '%s\n' "${VERIFIED[@]}"
 exit $failed
