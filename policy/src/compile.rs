@@ -21,4 +21,7 @@ pub(crate) struct Shape {
     pub(crate) extra: u32,
     /// The pod's named ports, as far as rules ask for them (in the interner of ports).
     pub(crate) ports: u32,
+    /// The class that an earlier daemon gave it, plus 1, while sets of that one are in force: they may tell it from
+    /// others. 0: none.
+    pub(crate) origin: u32,
 }

@@ -13,8 +13,10 @@ pub(crate) mod class;
 pub(crate) mod cluster;
 mod commit;
 mod explain;
+mod objects;
 mod plan;
 mod region;
+mod resume;
 mod vectors;
 
 use std::{
@@ -25,6 +27,8 @@ use std::{
 
 use veni_core::id::SecurityGroupId;
 use veni_ebpf_common::table::Decision;
+
+pub use resume::Found;
 
 pub use explain::{
     ClassEntry, Explanation, GroupHalf, Half, Party, PodExplanation, PortEntry, ProfileEntry,
@@ -40,12 +44,12 @@ use crate::{
         set::{Lists, Set},
     },
     intern::{FastMap, FastSet},
-    object::{ClusterNetworkPolicy, Key, Kind, Namespace, Node, Object, Pod},
+    object::{ClusterNetworkPolicy, Key, Kind, Namespace, Node, Object},
     rule::{RuleIndex, RuleKind, RuleRef, RuleRegistry, RuleTier},
     security_group::SecurityGroups,
 };
 use class::{Classes, Numbers};
-use cluster::{Cluster, IdentityId, PodId, PodState};
+use cluster::{Cluster, IdentityId, PodId};
 use region::Regions;
 
 /// Which pods get rule sets. Every pod gets a class.
@@ -117,6 +121,8 @@ struct Entry {
     /// What is known of the address itself.
     extra: u32,
     class: u32,
+    /// See [`crate::compile::Shape::origin`].
+    origin: u32,
 }
 
 /// A pod with rule sets.
@@ -126,6 +132,8 @@ struct Local {
     pod: Option<PodId>,
     /// The sets in force.
     sets: Option<PodSets>,
+    /// An earlier daemon gave it its sets; it keeps them until its object comes, or [`Index::complete`].
+    held: bool,
 }
 
 /// What has to be looked at by the next change.
@@ -143,6 +151,8 @@ struct Dirty {
     locals: BTreeSet<PodKey>,
     /// Names of ports that rules ask for changed.
     port_names: bool,
+    /// Regions have to be looked at.
+    regions: bool,
 }
 
 /// The index.
@@ -173,6 +183,10 @@ pub struct Index {
     sets: BTreeMap<u32, Set>,
     set_ids: FastMap<Arc<Content>, u32>,
     set_numbers: Numbers,
+    /// Sets of an earlier daemon.
+    inherited: BTreeSet<u32>,
+    /// Whether every object was seen once.
+    complete: bool,
     epoch: u32,
     dirty: Dirty,
     /// Steps that the first change starts with.
@@ -187,7 +201,10 @@ impl Index {
     /// Never: an empty map has room for one profile.
     #[must_use]
     pub fn new(scope: Scope) -> Self {
-        let mut registry = RuleRegistry::default();
+        Self::with(scope, RuleRegistry::default(), Profiles::default())
+    }
+
+    fn with(scope: Scope, mut registry: RuleRegistry, mut profiles: Profiles) -> Self {
         let number = registry.number(&RuleRef {
             kind: RuleKind::Unknown,
             namespace: String::new(),
@@ -197,7 +214,6 @@ impl Index {
             rule: RuleIndex::None,
             reason: Some("nothing is known of the pod".to_owned()),
         });
-        let mut profiles = Profiles::default();
         let body = Body { otherwise: Decision::deny(number), ranges: Vec::new() };
         let any = profiles.number(body).expect("an empty map has room");
         profiles.acquire(any);
@@ -230,6 +246,8 @@ impl Index {
             sets: [(CLOSED_SET, closed)].into(),
             set_ids: FastMap::default(),
             set_numbers: Numbers::from(CLOSED_SET + 1),
+            inherited: BTreeSet::new(),
+            complete: true,
             epoch: 0,
             dirty: Dirty::default(),
             first: vec![Step::Write(Write::Verdict { key, profile: any })],
@@ -375,6 +393,9 @@ impl Index {
 
     /// The node's pod is gone; its status counts again.
     pub fn detach(&mut self, pod: &PodKey) {
+        if let Some(local) = self.locals.get_mut(pod) {
+            local.held = false;
+        }
         if let Some(attached) = self.attached.remove(pod)
             && let Some(id) = self.cluster.pod_id(&pod.namespace, &pod.name)
         {
@@ -421,190 +442,6 @@ impl Index {
             classes: self.classes.by_number.len(),
             sets: self.sets.len(),
             verdicts: self.sets.values().map(|set| set.table.len() + 1).sum(),
-        }
-    }
-}
-
-/// Objects into the model.
-impl Index {
-    fn apply_namespace(&mut self, namespace: Namespace) {
-        let id = self.cluster.namespace(&namespace.name);
-        let state = &mut self.cluster.namespaces[id as usize];
-        if state.labels == namespace.labels {
-            return;
-        }
-        state.labels = namespace.labels;
-        self.dirty.atoms.extend(state.identities.iter().copied());
-        self.dirty.rules.extend(state.identities.iter().copied());
-    }
-
-    fn apply_node(&mut self, node: Node) {
-        if self.nodes.get(&node.name) == Some(&node) {
-            return;
-        }
-        self.remove_node(&node.name);
-        for address in &node.addresses {
-            self.nodes_by_address.entry(*address).or_default().insert(node.name.clone());
-            self.dirty.addresses.insert(*address);
-        }
-        self.nodes.insert(node.name.clone(), node);
-    }
-
-    fn remove_node(&mut self, name: &str) {
-        let Some(node) = self.nodes.remove(name) else { return };
-        for address in node.addresses {
-            if let Some(names) = self.nodes_by_address.get_mut(&address) {
-                names.remove(name);
-                if names.is_empty() {
-                    self.nodes_by_address.remove(&address);
-                }
-            }
-            self.dirty.addresses.insert(address);
-        }
-    }
-
-    fn choose_groups(&mut self, namespace: cluster::NamespaceId) {
-        let identities: Vec<IdentityId> =
-            self.cluster.namespace_state(namespace).identities.iter().copied().collect();
-        for id in identities {
-            let chosen = self.cluster.choose(&self.cluster.identity(id).key);
-            let identity = self.cluster.identity_mut(id);
-            if identity.chosen != chosen {
-                identity.chosen = chosen;
-                self.dirty.atoms.insert(id);
-                self.dirty.rules.insert(id);
-            }
-        }
-    }
-
-    fn is_local(&self, pod: &Pod) -> bool {
-        match &self.scope {
-            Scope::All => true,
-            Scope::Node(node) => pod.node.as_ref() == Some(node),
-        }
-    }
-
-    fn apply_pod(&mut self, pod: &Pod) {
-        let known = self.cluster.pod_id(&pod.namespace, &pod.name);
-        if pod.finished || pod.host_network {
-            if let Some(id) = known {
-                self.remove_pod(id);
-            }
-            return;
-        }
-        let (identity, new) = self.cluster.join_identity(pod);
-        if new {
-            self.dirty.atoms.insert(identity);
-        }
-        let local = self.is_local(pod);
-        let id = match known {
-            Some(id) => self.replace_pod(id, identity, local),
-            None => {
-                let namespace = self.cluster.namespace(&pod.namespace);
-                let name = pod.name.as_str().into();
-                let addresses = Box::default();
-                let state = PodState { name, namespace, identity, addresses, uid: None, local };
-                self.cluster.insert_pod(state)
-            }
-        };
-        let key = PodKey::new(&*pod.namespace, &*pod.name);
-        let addresses = match self.attached.get_mut(&key) {
-            Some(attached) => {
-                attached.status.clone_from(&pod.addresses);
-                attached.given.clone()
-            }
-            None => pod.addresses.clone(),
-        };
-        if local {
-            self.cluster.identity_mut(identity).local += 1;
-            let state = self.cluster.pods[id as usize].as_mut().expect("just put there");
-            state.uid = pod.uid.as_deref().map(Into::into);
-            self.locals.entry(key.clone()).or_insert(Local { pod: None, sets: None }).pod =
-                Some(id);
-            self.dirty.locals.insert(key);
-            self.dirty.rules.insert(identity);
-        }
-        self.set_addresses(id, addresses.into());
-    }
-
-    /// Leaves the old identity, not the addresses.
-    fn replace_pod(&mut self, id: PodId, identity: IdentityId, local: bool) -> PodId {
-        let state = self.cluster.pods[id as usize].as_mut().expect("it is known");
-        let (old, was_local) = (state.identity, state.local);
-        (state.identity, state.local) = (identity, local);
-        if old != identity {
-            self.dirty.addresses.extend(state.addresses.iter().copied());
-        }
-        if was_local {
-            self.cluster.identity_mut(old).local -= 1;
-            if !local {
-                self.forget_local(id);
-            }
-        }
-        self.leave_identity(old);
-        id
-    }
-
-    fn leave_identity(&mut self, id: IdentityId) {
-        if self.cluster.leave_identity(id) {
-            self.dirty.atoms.remove(&id);
-            self.dirty.rules.remove(&id);
-            self.dirty.moved.remove(&id);
-        }
-    }
-
-    fn forget_local(&mut self, id: PodId) {
-        let pod = self.cluster.pod(id);
-        let namespace = &self.cluster.namespace_state(pod.namespace).name;
-        let key = PodKey::new(&**namespace, &*pod.name);
-        if let Some(local) = self.locals.get_mut(&key) {
-            local.pod = None;
-            self.dirty.locals.insert(key);
-        }
-    }
-
-    fn remove_pod(&mut self, id: PodId) {
-        self.set_addresses(id, Box::default());
-        if self.cluster.pod(id).local {
-            self.forget_local(id);
-            let identity = self.cluster.pod(id).identity;
-            self.cluster.identity_mut(identity).local -= 1;
-        }
-        let pod = self.cluster.remove_pod(id);
-        self.leave_identity(pod.identity);
-    }
-
-    /// The newest owner of an address has it.
-    fn set_addresses(&mut self, id: PodId, addresses: Box<[IpAddr]>) {
-        let state = self.cluster.pods[id as usize].as_mut().expect("it is known");
-        let old = std::mem::replace(&mut state.addresses, addresses.clone());
-        for address in old.iter().filter(|address| !addresses.contains(address)) {
-            self.dirty.addresses.insert(*address);
-            let others = self.contested.get_mut(address);
-            let heir = others.and_then(|others| {
-                others.retain(|other| *other != id);
-                others.last().copied()
-            });
-            if let Some(entry) = self.entries.get_mut(address)
-                && entry.pod == Some(id)
-            {
-                entry.pod = heir;
-                if let (Some(heir), Some(others)) = (heir, self.contested.get_mut(address)) {
-                    others.retain(|other| *other != heir);
-                }
-            }
-            if self.contested.get(address).is_some_and(Vec::is_empty) {
-                self.contested.remove(address);
-            }
-        }
-        for address in addresses.iter().filter(|address| !old.contains(address)) {
-            self.dirty.addresses.insert(*address);
-            let blocks = self.regions.blocks_at(*address);
-            let absent = Entry { pod: None, blocks, extra: 0, class: region::ABSENT };
-            let entry = self.entries.entry(*address).or_insert(absent);
-            if let Some(before) = entry.pod.replace(id) {
-                self.contested.entry(*address).or_default().push(before);
-            }
         }
     }
 }

@@ -73,13 +73,20 @@ pub enum RuleIndex {
 pub struct RuleRegistry {
     numbers: HashMap<RuleRef, u32>,
     rules: Vec<RuleRef>,
+    /// Numbers up to this one are an earlier daemon's.
+    before: u32,
 }
 
 impl RuleRegistry {
-    /// The rule of a number; `None` for 0, the default, and for numbers that were never given.
+    /// A registry whose numbers come after this one.
+    pub(crate) fn after(before: u32) -> Self {
+        Self { before, ..Self::default() }
+    }
+
+    /// The rule of a number; `None` for 0, the default, and for numbers that were never given, or by an earlier daemon.
     #[must_use]
     pub fn get(&self, number: u32) -> Option<&RuleRef> {
-        let index = usize::try_from(number).ok()?.checked_sub(1)?;
+        let index = usize::try_from(number.checked_sub(self.before)?).ok()?.checked_sub(1)?;
         self.rules.get(index)
     }
 
@@ -90,13 +97,14 @@ impl RuleRegistry {
         }
         self.rules.push(rule.clone());
         let number = u32::try_from(self.rules.len()).expect("fewer than 2^31 rules fit in memory");
+        let number = self.before + number;
         self.numbers.insert(rule.clone(), number);
         number
     }
 
     /// Every rule with its number.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &RuleRef)> {
-        (1..).zip(&self.rules)
+        (self.before + 1..).zip(&self.rules)
     }
 }
 

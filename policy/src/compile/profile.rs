@@ -1,5 +1,7 @@
 //! Port profiles: numbered, shared by every (set, class) that has the same, in the form of the programs' maps.
 
+use std::collections::BTreeMap;
+
 use veni_ebpf_common::table::{Decision, INLINE_RANGES, PortKey, PortRange, Profile, capacity};
 
 use crate::{
@@ -114,6 +116,23 @@ fn port_prefixes(first: u16, last: u16) -> Vec<(u16, u32)> {
 }
 
 impl Profiles {
+    /// The profiles that an earlier daemon wrote; each needs a user before [`Profiles::settle`].
+    pub(crate) fn resume(found: &BTreeMap<u32, Body>) -> Self {
+        let mut profiles = Self::default();
+        for number in 1..=found.keys().next_back().copied().unwrap_or(0) {
+            let numbered = found.get(&number).map(|body| {
+                profiles.prefixes += body.prefixes(number).len();
+                profiles.numbers.entry(body.clone()).or_insert(number);
+                Numbered { body: body.clone(), users: 0, used: true, written: true }
+            });
+            if numbered.is_none() {
+                profiles.free.push(number);
+            }
+            profiles.profiles.push(numbered);
+        }
+        profiles
+    }
+
     /// The number of a body. It lasts until [`Profiles::settle`] unless something uses it then.
     pub(crate) fn number(&mut self, body: Body) -> Result<u32, Full> {
         if let Some(number) = self.numbers.get(&body) {
@@ -197,7 +216,9 @@ impl Profiles {
                         .map(|(bits, key, _)| Step::Delete(Remove::Port { bits, key })),
                 );
             }
-            self.numbers.remove(&body);
+            if self.numbers.get(&body) == Some(&number) {
+                self.numbers.remove(&body);
+            }
             self.free.push(number);
         }
         (writes, deletes)

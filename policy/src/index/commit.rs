@@ -21,7 +21,7 @@ impl Index {
     #[must_use]
     pub fn change(&mut self) -> Change {
         let mut targets = self.targets();
-        let regions_changed = self.refresh_vectors();
+        let regions_changed = self.refresh_vectors() | std::mem::take(&mut self.dirty.regions);
         let moves = self.moves(regions_changed);
         let mut copies = Copies::default();
         let mut refused = Vec::new();
@@ -289,6 +289,7 @@ impl Index {
                     deletes.push(Step::Delete(Remove::Verdict(key)));
                 }
             }
+            self.inherited.remove(&number);
             if let Some(rules) = set.rules {
                 let content = &rules.content;
                 self.atoms.release(content.atoms());
@@ -307,6 +308,7 @@ impl Index {
             }
             self.set_numbers.give_back(number);
         }
+        self.forget_origins();
     }
 
     /// Forgets lists that nothing refers to any more.

@@ -105,6 +105,7 @@ impl Index {
         let mut targets = Targets::new();
         for (key, local) in &self.locals {
             match local.pod {
+                None if local.held => {}
                 None => {
                     targets.insert(key.clone(), None);
                 }
@@ -170,7 +171,8 @@ impl Index {
             let Some(entry) = self.entries.get(&address) else { continue };
             let identity =
                 entry.pod.map(|pod| self.cluster.identity(self.cluster.pod(pod).identity));
-            let goes = identity.is_none() && entry.extra == 0;
+            let held = !self.complete && entry.origin != 0;
+            let goes = identity.is_none() && entry.extra == 0 && !held;
             let in_map = entry.class != ABSENT;
             if goes && !in_map {
                 self.entries.remove(&address);
@@ -181,6 +183,7 @@ impl Index {
                 ports: identity.map_or(0, |identity| identity.ports),
                 blocks: entry.blocks,
                 extra: entry.extra,
+                origin: entry.origin,
             };
             if in_map && !goes && self.classes.shape(entry.class) == Some(new) {
                 continue;

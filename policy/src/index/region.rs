@@ -22,6 +22,8 @@ pub(crate) struct Region {
     pub(crate) blocks: u32,
     /// Its class in the map, or [`ABSENT`].
     pub(crate) class: u32,
+    /// See [`Shape::origin`].
+    pub(crate) origin: u32,
 }
 
 /// How many prefixes of each length there are, by family.
@@ -51,7 +53,7 @@ impl Region {
     }
 
     pub(crate) fn shape(&self) -> Shape {
-        Shape { blocks: self.blocks, ..Shape::default() }
+        Shape { blocks: self.blocks, origin: self.origin, ..Shape::default() }
     }
 }
 
@@ -94,7 +96,7 @@ impl Regions {
             if let Some(region) = self.by_net.get_mut(net) {
                 region.users += 1;
             } else {
-                self.by_net.insert(*net, Region { users: 1, blocks: 0, class: ABSENT });
+                self.by_net.insert(*net, Region { users: 1, blocks: 0, class: ABSENT, origin: 0 });
                 self.lengths.add(*net);
             }
         }
@@ -114,6 +116,28 @@ impl Regions {
                 region.users -= 1;
             }
         }
+    }
+
+    /// A prefix that an earlier daemon left in the map. It stays until [`Regions::release`].
+    pub(crate) fn hold(&mut self, net: IpNet, class: u32) {
+        self.by_net.insert(net, Region { users: 1, blocks: 0, class, origin: class + 1 });
+        self.lengths.add(net);
+    }
+
+    /// Prefixes that were held stay only if a block names them.
+    pub(crate) fn release(&mut self) {
+        for region in self.by_net.values_mut().filter(|region| region.origin != 0) {
+            region.users -= 1;
+        }
+    }
+
+    /// No prefix remembers its origin any more. Returns whether any did.
+    pub(crate) fn forget_origins(&mut self) -> bool {
+        let mut any = false;
+        for region in self.by_net.values_mut() {
+            any |= std::mem::take(&mut region.origin) != 0;
+        }
+        any
     }
 
     /// Answers blocks anew where they changed. Returns whether anything did.

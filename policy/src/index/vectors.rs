@@ -181,7 +181,7 @@ impl Index {
         if let Some(entry) = self.entries.get_mut(&address) {
             (entry.extra, entry.blocks) = (extra, blocks);
         } else if extra != 0 {
-            let entry = Entry { pod: None, blocks, extra, class: ABSENT };
+            let entry = Entry { pod: None, blocks, extra, class: ABSENT, origin: 0 };
             self.entries.insert(address, entry);
         }
     }
