@@ -9,6 +9,7 @@
 mod account;
 mod control;
 mod daemon;
+mod groups;
 mod imds;
 mod localstack;
 mod timer;

@@ -19,6 +19,7 @@ async fn the_provider_passes_every_case_of_the_conformance_suite() {
         subnet,
         small_subnet,
         security_groups: groups,
+        groups: account.group_world().await.unwrap(),
         instance: node.instance.clone(),
         run: "localstack".into(),
         describe_is_consistent: true,

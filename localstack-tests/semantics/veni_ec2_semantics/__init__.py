@@ -5,13 +5,14 @@ attaches at once (localstack-tests/tests/plain.rs asserts what it gets wrong). T
 test has to be able to ask for: refusals before and after the effect, delays, and ENIs that Describe does not show yet.
 
 Modules: `addresses` (what a subnet has left), `limits` (what a type takes), `interfaces` (the actions), `lifecycle`
-(attaching and detaching take time), `instances` (the primary interface), `control` (the file that a test writes),
-`dispatch` (one call at a time, and the log), `hook` (LocalStack's entry point).
+(attaching and detaching take time), `instances` (the primary interface), `security_groups` (rules and prefix lists),
+`control` (the file that a test writes), `dispatch` (one call at a time, and the log), `hook` (LocalStack's entry point).
 
-Deliberately absent: IPv6, elastic addresses, permissions, and anything that ipamd does not call.
+Deliberately absent: IPv6 (but for addresses that are named), elastic addresses, permissions, and anything that ipamd
+does not call.
 """
 
-from . import dispatch, instances, interfaces, lifecycle
+from . import dispatch, instances, interfaces, lifecycle, security_groups
 
 _applied = False
 
@@ -25,4 +26,5 @@ def apply():
     lifecycle.patch()
     instances.patch()
     interfaces.patch()
+    security_groups.patch()
     dispatch.patch()

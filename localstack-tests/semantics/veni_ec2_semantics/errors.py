@@ -48,5 +48,9 @@ def no_group(group_id):
     return refused("InvalidGroup.NotFound", f"The security group '{group_id}' does not exist")
 
 
+def no_prefix_list(list_id):
+    return refused("InvalidPrefixListID.NotFound", f"The prefix list ID '{list_id}' does not exist")
+
+
 def invalid(message, code="InvalidParameterValue"):
     return refused(code, message)

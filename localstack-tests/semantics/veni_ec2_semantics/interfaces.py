@@ -75,6 +75,7 @@ def create(self):
     except Exception:
         backend.enis.pop(eni.id)
         raise
+    eni.ipv6_addresses = [x["Ipv6Address"] for x in self._get_param("Ipv6Addresses", [])]
     eni.request = (token, request)
     eni.interface_type = self._get_param("InterfaceType") or "interface"
     lifecycle.created(eni)
