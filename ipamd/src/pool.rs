@@ -29,6 +29,11 @@ mod settle;
 pub use adopt::Adoption;
 pub use settle::Outcome;
 
+/// The longest wait between two attempts.
+const LONGEST: Duration = Duration::from_secs(120);
+/// How long after the end of a block its attempts count.
+const FORGET: Duration = Duration::from_secs(300);
+
 /// The pool of this node.
 #[derive(Debug)]
 pub struct Pool<S> {
@@ -52,6 +57,8 @@ pub struct Pool<S> {
     missing: BTreeMap<std::net::Ipv4Addr, BootTime>,
     lost: Vec<std::net::Ipv4Addr>,
     attach_refusals: BTreeMap<EniSlot, u32>,
+    /// Steps that fail again and again, by place and action: forgotten when the step succeeds, not when another does.
+    failing: BTreeMap<(EniSlot, &'static str), Failing>,
     /// When a repeated creation was first refused without a trace of the earlier attempt.
     refused: BTreeMap<EniSlot, BootTime>,
     /// Addresses of pods that the kernel showed at start.
@@ -62,6 +69,16 @@ pub struct Pool<S> {
     budget: Budget,
     /// When the next call may leave, while the budget is used up.
     budget_back: Option<BootTime>,
+}
+
+/// A step that failed and has not succeeded since.
+#[derive(Debug, Clone, Copy)]
+struct Failing {
+    /// How often in a row before the last time.
+    attempts: u32,
+    since: BootTime,
+    /// When it may be tried again.
+    until: BootTime,
 }
 
 /// Where this node's ENIs are made.
@@ -120,6 +137,7 @@ impl<S: Store> Pool<S> {
             missing: BTreeMap::new(),
             lost: Vec::new(),
             attach_refusals: BTreeMap::new(),
+            failing: BTreeMap::new(),
             refused: BTreeMap::new(),
             on_pods: HashSet::new(),
             unclaimed: HashSet::new(),
@@ -181,7 +199,8 @@ impl<S: Store> Pool<S> {
     /// Plans, and announces what must be announced: the steps that come back are to be started now.
     pub fn next_steps(&mut self, now: BootTime) -> (Plan, Vec<Step>) {
         self.thaw(now);
-        self.activity.blocks.retain(|_, block| block.until.after(Duration::from_secs(300)) > now);
+        self.activity.blocks.retain(|_, block| block.until.after(FORGET) > now);
+        self.failing.retain(|_, failing| failing.until.after(FORGET) > now);
         let mut plan = plan::plan(&self.snapshot(now));
         let shrinkable =
             plan.excess > 0 || plan.steps.iter().any(|s| matches!(s, Step::DetachEni { .. }));
@@ -332,12 +351,25 @@ impl<S: Store> Pool<S> {
         let former = self.activity.blocks.get(&what);
         let attempts = former.map_or(0, |b| b.attempts + 1);
         let since = former.map_or(now, |b| b.since);
-        let wait =
-            base.saturating_mul(1 << attempts.min(6)).min(Duration::from_secs(120)).max(base);
+        let wait = self.backoff(base, attempts, LONGEST, now);
+        self.hold(what, Block { until: now.after(wait), attempts, kind, reason, since }, now);
+    }
+
+    fn hold(&mut self, what: Blocked, block: Block, now: BootTime) {
+        let (kind, reason) = (block.kind, &block.reason);
+        tracing::warn!(kind, reason, wait_millis = block.until.0 - now.0, "cloud call held back");
+        self.activity.blocks.insert(what, block);
+    }
+
+    fn backoff(&self, base: Duration, attempts: u32, longest: Duration, now: BootTime) -> Duration {
+        let wait = base.saturating_mul(1 << attempts.min(6)).min(longest).max(base);
         let jitter = attachment_jitter(&self.place.instance_id, now.0);
-        let until = now.after(wait.mul_f64(0.8 + 0.4 * jitter));
-        tracing::warn!(kind, reason, wait_millis = until.0 - now.0, "cloud call held back");
-        self.activity.blocks.insert(what, Block { until, attempts, kind, reason, since });
+        wait.mul_f64(0.8 + 0.4 * jitter)
+    }
+
+    /// What was tried on this ENI has happened, or is of no use any more.
+    fn forget_failures(&mut self, slot: EniSlot) {
+        self.failing.retain(|(at, _), _| *at != slot);
     }
 
     fn unblock(&mut self, what: Blocked) {

@@ -13,7 +13,11 @@ use veni_ipamd::{
     owner::{Command, ConnectionId},
     testing::{ACTIONS, Node, NodeSpec},
 };
-use veni_provider::sim::{Consistency, Fault, Latency};
+use veni_provider::{
+    ErrorClass,
+    call::Failure,
+    sim::{Consistency, Fault, Latency},
+};
 
 fn by_addresses() -> Config {
     Config {
@@ -562,4 +566,136 @@ async fn a_pod_that_vanished_without_a_del_is_collected() {
     let collected: Vec<_> = released.released.into_iter().map(|r| r.attachment).collect();
     assert_eq!(collected, [Node::attachment(1)]);
     assert_eq!(node.view().await.pool.assigned, 2);
+}
+
+fn refusal(action: &str, class: ErrorClass) -> Fault {
+    let code = format!("Test.{class:?}");
+    Fault::error_before(action, Failure::new(class, code, "the test says so"))
+}
+
+/// Calls in ten minutes and the problems after them, while EC2 refuses one action for one reason. The pool wants to
+/// grow by an ENI and by addresses, then to give an ENI and addresses back.
+async fn refused_for_ten_minutes(fault: Fault) -> (Node, u64, Vec<String>) {
+    let config = by_addresses();
+    let node = Node::start(NodeSpec::instant(config)).await;
+    assert_all_wired(&add_all(&node, 0..20).await);
+    node.settle().await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    node.sim().inject(fault.times(u32::MAX));
+    let before = node.sim().calls().ec2();
+    drop(add_all(&node, 100..112).await);
+    del_all(&node, 0..20).await;
+    del_all(&node, 100..112).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let calls = node.sim().calls().ec2() - before;
+    let problems = node.view().await.problems.into_iter().map(|p| p.message).collect();
+    node.assert_sound();
+    (node, calls, problems)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_persistent_refusal_of_any_call_costs_few_calls_and_is_recovered_from() {
+    let limit = || ErrorClass::AddressLimit { eni: None };
+    for action in ACTIONS {
+        let classes = [
+            ErrorClass::Invalid,
+            ErrorClass::NotFound,
+            ErrorClass::Quota,
+            ErrorClass::AttachmentLimit,
+            ErrorClass::Transient,
+            limit(),
+        ];
+        for class in classes {
+            let what = format!("{action} {class:?}");
+            // Who is told that an ENI does not exist has no reason to look for it.
+            let denied = class == ErrorClass::NotFound
+                && ["DeleteNetworkInterface", "DescribeNetworkInterfaces"].contains(action);
+            let (node, calls, problems) = refused_for_ten_minutes(refusal(action, class)).await;
+            println!("{what}: {calls} calls; {problems:?}");
+            assert!(calls <= 90, "{what}: {calls} calls in ten minutes");
+            node.sim().clear_faults();
+            tokio::time::sleep(Duration::from_secs(1_200)).await;
+            let view = node.settle().await;
+            assert_eq!((view.pool.assigned, view.pool.available), (0, 10), "{what}");
+            assert_eq!(view.problems, [], "{what}");
+            if !denied {
+                assert_nothing_leaked(&node).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detachment_that_is_refused_is_reported() {
+    let fault = refusal("DetachNetworkInterface", ErrorClass::NotFound);
+    let (_, calls, problems) = refused_for_ten_minutes(fault).await;
+    assert!(calls <= 60, "{calls} calls");
+    assert!(problems.iter().any(|p| p.contains("DetachNetworkInterface")), "{problems:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_eni_that_ec2_calls_full_is_left_alone_and_others_are_made() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    node.sim().inject(
+        refusal("AssignPrivateIpAddresses", ErrorClass::AddressLimit { eni: None }).times(u32::MAX),
+    );
+    let before = node.sim().calls().ec2();
+    assert_all_wired(&add_all(&node, 0..14).await);
+    node.settle().await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let calls = node.sim().calls().ec2() - before;
+    assert!(calls <= 40, "{calls} calls in ten minutes");
+    node.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_eni_that_ec2_makes_with_fewer_addresses_only_is_made_with_fewer() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    node.sim()
+        .inject(refusal("CreateNetworkInterface", ErrorClass::AddressLimit { eni: None }).times(2));
+    assert_all_wired(&add_all(&node, 0..20).await);
+    node.settle().await;
+    node.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_eni_that_is_refused_at_its_creation_is_not_counted_as_coming() {
+    for class in [ErrorClass::AddressLimit { eni: None }, ErrorClass::AttachmentLimit] {
+        let node = Node::start(NodeSpec::instant(by_addresses())).await;
+        node.settle().await;
+        let fault = refusal("CreateNetworkInterface", class.clone()).times(u32::MAX);
+        node.sim().inject(fault);
+        let before = node.sim().calls().ec2();
+        drop(add_all(&node, 0..30).await);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let view = node.view().await;
+        let calls = node.sim().calls().ec2() - before;
+        assert_eq!(view.pool.pending, 0, "{class:?}");
+        assert!(view.plan.wanted > 0, "{class:?}");
+        assert!(view.problems.iter().any(|p| p.kind == "limit_reached"), "{:?}", view.problems);
+        assert!(calls <= 40, "{class:?}: {calls} calls");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn enis_that_ec2_does_not_attach_are_made_ever_more_seldom() {
+    for class in [ErrorClass::AttachmentLimit, ErrorClass::Invalid, ErrorClass::NotFound] {
+        let node = Node::start(NodeSpec::instant(by_addresses())).await;
+        node.settle().await;
+        let fault = refusal("AttachNetworkInterface", class.clone()).times(u32::MAX);
+        node.sim().inject(fault);
+        let before = node.sim().calls().ec2();
+        drop(add_all(&node, 0..20).await);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let calls = node.sim().calls().ec2() - before;
+        let made = node.sim().calls().of("CreateNetworkInterface").calls;
+        println!("{class:?}: {calls} calls, {made} ENIs");
+        assert!(calls <= 60 && made <= 6, "{class:?}: {calls} calls, {made} ENIs");
+        assert!(node.view().await.problems.iter().any(|p| p.kind == "limit_reached"));
+        node.sim().clear_faults();
+        tokio::time::sleep(Duration::from_secs(1_000)).await;
+        assert_all_wired(&add_all(&node, 0..20).await);
+    }
 }

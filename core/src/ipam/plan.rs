@@ -110,6 +110,8 @@ pub enum Blocked {
     Assign,
     /// Giving back addresses and ENIs.
     Shrink,
+    /// More addresses on one ENI: EC2 says that it is full.
+    Room(EniSlot),
     /// Setting `DeleteOnTermination`.
     Protect,
     /// Asking EC2 for all ENIs of the instance.
@@ -282,6 +284,14 @@ impl Snapshot<'_> {
     pub fn blocked(&self, what: Blocked) -> Option<&Block> {
         let active = |key| self.activity.blocks.get(&key).filter(|b: &&Block| b.until > self.now);
         active(Blocked::Cloud).or_else(|| active(what))
+    }
+
+    /// How many addresses more `eni` takes, as far as is known.
+    fn room(&self, eni: &Eni) -> u32 {
+        match self.blocked(Blocked::Room(eni.slot)) {
+            Some(_) => 0,
+            None => self.limits.per_eni.saturating_sub(eni.counts().held()),
+        }
     }
 
     fn idle(&self, eni: &Eni) -> bool {

@@ -206,7 +206,10 @@ impl<S: Store> Pool<S> {
         let phase = eni.phase.clone();
         self.activity.links.remove(&slot);
         match phase {
-            Phase::Detaching => self.note(vec![Record::EniDetached { slot, at: now }]),
+            Phase::Detaching => {
+                self.unblock(Blocked::Slot(slot));
+                self.note(vec![Record::EniDetached { slot, at: now }]);
+            }
             // While the answer to Detach is under way the link may go first: settle() sees to it.
             Phase::Draining if self.activity.in_flight.contains_key(&slot) => {}
             Phase::InUse | Phase::Attaching | Phase::Draining => {
@@ -221,15 +224,23 @@ impl<S: Store> Pool<S> {
     pub(super) fn observed(&mut self, slot: EniSlot, seen: Option<Interface>, now: BootTime) {
         let Some(eni) = self.ledger.eni(slot) else { return };
         let (phase, since) = (eni.phase.clone(), eni.since);
+        let held = eni.counts().held();
         let Some(interface) = seen else {
             return self.absent(slot, since, now);
         };
         self.activity.doubts.remove(&slot);
-        if phase != Phase::Attaching {
+        self.merge_addresses(slot, &interface, now);
+        let held_back = self.merge_phase(slot, &phase, &interface, now);
+        let now_is = self.ledger.eni(slot).map(|eni| (eni.phase.clone(), eni.counts().held()));
+        if now_is != Some((phase, held)) {
+            // A call whose answer was lost has had its effect.
+            self.forget_failures(slot);
+        }
+        // A look that was not asked for it does not shorten a failed call's wait.
+        let fails = self.failing.iter().any(|((at, _), f)| *at == slot && f.until > now);
+        if !held_back && !fails {
             self.unblock(Blocked::Slot(slot));
         }
-        self.merge_addresses(slot, &interface, now);
-        self.merge_phase(slot, &phase, &interface, now);
     }
 
     fn absent(&mut self, slot: EniSlot, since: BootTime, now: BootTime) {
@@ -248,7 +259,14 @@ impl<S: Store> Pool<S> {
         }
     }
 
-    fn merge_phase(&mut self, slot: EniSlot, phase: &Phase, interface: &Interface, now: BootTime) {
+    /// Returns whether the ENI must be left alone for a while.
+    fn merge_phase(
+        &mut self,
+        slot: EniSlot,
+        phase: &Phase,
+        interface: &Interface,
+        now: BootTime,
+    ) -> bool {
         let ours =
             interface.attachment.as_ref().filter(|a| a.instance_id == self.place.instance_id);
         match (phase, ours, interface.status) {
@@ -260,9 +278,10 @@ impl<S: Store> Pool<S> {
                 let reason =
                     format!("{} is attached in EC2, its link is not on the node yet", interface.id);
                 self.block(Blocked::Slot(slot), "attaching", now, Duration::from_secs(5), reason);
+                return true;
             }
             // Somebody has detached it by hand.
-            (Phase::InUse, None, InterfaceStatus::Available) => self.taken_away(slot, now),
+            (Phase::InUse, None, InterfaceStatus::Available) => return self.taken_away(slot, now),
             (Phase::Detached, Some(_), InterfaceStatus::InUse | InterfaceStatus::Attaching) => {
                 // Its attachment had happened after all: it is taken in again as what it is.
                 self.gone(slot, now);
@@ -283,13 +302,21 @@ impl<S: Store> Pool<S> {
             (Phase::Detaching, ..) => {
                 let reason = format!("{} is still being detached", interface.id);
                 self.block(Blocked::Slot(slot), "detaching", now, Duration::from_secs(2), reason);
+                return true;
+            }
+            (Phase::Attaching, None, _) => {
+                let reason = format!("{} is not attached to this instance yet", interface.id);
+                self.block(Blocked::Slot(slot), "attaching", now, Duration::from_secs(5), reason);
+                return true;
             }
             _ => {}
         }
+        false
     }
 
     /// An ENI in use that EC2 shows as attached to nothing: deleted once no pod has an address of it.
-    fn taken_away(&mut self, slot: EniSlot, now: BootTime) {
+    /// Returns whether it is looked at again.
+    fn taken_away(&mut self, slot: EniSlot, now: BootTime) -> bool {
         let idle = self
             .ledger
             .eni(slot)
@@ -307,6 +334,7 @@ impl<S: Store> Pool<S> {
             self.block(Blocked::Slot(slot), "eni_detached", now, CONFIRM, reason);
             self.activity.doubts.insert(slot);
         }
+        !idle
     }
 
     fn merge_addresses(&mut self, slot: EniSlot, interface: &Interface, now: BootTime) {

@@ -6,20 +6,22 @@ use veni_core::{
     id::{AttachmentId, EniId},
     ipam::{
         BootTime, Eni, Phase, Record,
-        plan::{Blocked, Step},
+        plan::{Block, Blocked, Step},
     },
     marks::EniSlot,
 };
 use veni_provider::{CloudError, ErrorClass, Interface, TAG_CREATED_AT};
 
-use super::{Pool, adopt::CONFIRM};
-use crate::{fault, journal::Store};
+use super::{Failing, LONGEST, Pool, adopt::CONFIRM};
+use crate::{fault, journal::Store, metrics::action};
 
 const SECOND: Duration = Duration::from_secs(1);
 const THROTTLE: Duration = Duration::from_millis(500);
 const SUBNET_FULL: Duration = Duration::from_secs(10);
 const TOKEN_REUSED: &str = "IdempotentParameterMismatch";
 const MINUTE: Duration = Duration::from_secs(60);
+/// The longest wait between two ENIs that EC2 does not attach.
+const ATTACH_LONGEST: Duration = Duration::from_secs(900);
 
 /// What came of a step.
 #[derive(Debug)]
@@ -67,9 +69,9 @@ impl<S: Store> Pool<S> {
 
     fn settle_success(&mut self, step: &Step, outcome: Outcome, now: BootTime) {
         let slot = step.slot();
+        self.failing.remove(&(slot, action(step)));
         match (step, outcome) {
             (Step::CreateEni { .. }, Outcome::Created(interface)) => {
-                self.unblock(Blocked::NewEni);
                 self.unblock(Blocked::Slot(slot));
                 self.refused.remove(&slot);
                 let eni = self.facts(&interface);
@@ -78,11 +80,14 @@ impl<S: Store> Pool<S> {
             }
             (Step::AttachEni { .. }, Outcome::Attached(attachment)) => {
                 self.attach_refusals.remove(&slot);
+                // Not before: an ENI that can be made and not attached would be made and deleted for ever.
+                self.unblock(Blocked::NewEni);
                 self.unblock(Blocked::Slot(slot));
                 self.note(vec![Record::EniAttaching { slot, attachment, at: now }]);
             }
             (Step::Assign { .. }, Outcome::Assigned(addresses)) => {
                 self.unblock(Blocked::Assign);
+                self.unblock(Blocked::Room(slot));
                 let addresses = self.unknown(&addresses);
                 self.note(vec![Record::Gained { slot, addresses, at: now }]);
             }
@@ -118,7 +123,7 @@ impl<S: Store> Pool<S> {
         let made_now = |s: &Step| matches!(s, Step::CreateEni { .. });
         if self.activity.in_flight.values().any(made_now) {
             // What EC2 shows may be that one's.
-            self.block_slot(slot, error, now);
+            self.block_step(step, error, now);
             return;
         }
         if let Some(eni) = self.left_by(step, error, left).map(|interface| self.facts(interface)) {
@@ -135,7 +140,7 @@ impl<S: Store> Pool<S> {
         // EC2 may not show it yet.
         let first = *self.refused.entry(slot).or_insert(now);
         if now.since(first) < CONFIRM {
-            self.block_slot(slot, error, now);
+            self.block_step(step, error, now);
             return;
         }
         self.refused.remove(&slot);
@@ -169,15 +174,23 @@ impl<S: Store> Pool<S> {
                 self.block(Blocked::Cloud, "throttled", now, base, throttled(error));
             }
             ErrorClass::Denied { action } => self.denied(step, action, now),
-            ErrorClass::SubnetExhausted { .. } => self.subnet_exhausted(step, now),
-            ErrorClass::Quota => {
+            ErrorClass::SubnetExhausted { .. } if grows(step) => self.subnet_exhausted(step, now),
+            ErrorClass::AddressLimit { .. } if grows(step) => self.eni_full(step, error, now),
+            ErrorClass::Quota if grows(step) => {
                 let reason = format!(
                     "EC2 gives no more: {} ({}); ask AWS for a higher quota",
                     error.message, error.code
                 );
                 self.hold_growth(step, "limit_reached", MINUTE, &reason, now);
             }
-            ErrorClass::AttachmentLimit => self.attach_refused(slot, error, now),
+            ErrorClass::AttachmentLimit if matches!(step, Step::CreateEni { .. }) => {
+                let reason = format!("EC2 refuses a new ENI: {} ({})", error.message, error.code);
+                self.survey_wanted = true;
+                self.hold_growth(step, "limit_reached", MINUTE, &reason, now);
+            }
+            ErrorClass::AttachmentLimit if matches!(step, Step::AttachEni { .. }) => {
+                self.attach_refused(step, error, now)
+            }
             ErrorClass::Transient
                 if matches!(
                     step,
@@ -185,13 +198,13 @@ impl<S: Store> Pool<S> {
                 ) =>
             {
                 // The token, or the nature of the call, makes a repetition harmless.
-                self.block_slot(slot, error, now);
+                self.block_step(step, error, now);
             }
             ErrorClass::NotFound if matches!(step, Step::DeleteEni { .. }) => {
                 // One that was never attached may be too young for every part of EC2 to know it.
                 let young = |eni: &Eni| eni.attachment.is_none() && now.since(eni.since) < CONFIRM;
                 if self.ledger.eni(slot).is_some_and(young) {
-                    self.block_slot(slot, error, now);
+                    self.block_step(step, error, now);
                 } else {
                     self.gone(slot, now);
                 }
@@ -206,12 +219,16 @@ impl<S: Store> Pool<S> {
                 self.hold_growth(step, "invalid", MINUTE, &reason, now);
             }
             ErrorClass::Invalid if matches!(step, Step::AttachEni { .. }) => {
-                self.attach_refused(slot, error, now)
+                self.attach_refused(step, error, now)
+            }
+            // At first EC2 may not know it everywhere; then it never will, and its place is of use to another.
+            ErrorClass::NotFound if self.attach_is_hopeless(step) => {
+                self.give_back_unattached(slot, error, now)
             }
             ErrorClass::Invalid if matches!(step, Step::DeleteEni { .. }) => {
                 // Still detaching, or attached after all: EC2 is asked before it is tried again.
                 self.activity.doubts.insert(slot);
-                self.block_slot(slot, error, now);
+                self.block_step(step, error, now);
             }
             _ => self.doubt(step, error, now),
         }
@@ -258,12 +275,19 @@ impl<S: Store> Pool<S> {
             return;
         }
         self.activity.doubts.insert(step.slot());
-        if matches!(step, Step::Observe { .. }) || !error.effect_unknown() {
-            self.block_slot(step.slot(), error, now);
+        let key = (step.slot(), action(step));
+        let first = error.effect_unknown() && !self.failing.contains_key(&key);
+        if first && !matches!(step, Step::Observe { .. }) {
+            // What it did is seen at once.
+            self.failing.insert(key, Failing { attempts: 0, since: now, until: now });
+        } else {
+            self.block_step(step, error, now);
         }
     }
 
-    fn block_slot(&mut self, slot: EniSlot, error: &CloudError, now: BootTime) {
+    /// Any call on the step's ENI waits, the longer the more often in a row this step has failed.
+    fn block_step(&mut self, step: &Step, error: &CloudError, now: BootTime) {
+        let slot = step.slot();
         let reason = format!(
             "{} on device {}: {} ({})",
             error.action,
@@ -271,7 +295,13 @@ impl<S: Store> Pool<S> {
             error.message,
             error.code
         );
-        self.block(Blocked::Slot(slot), kind(&error.class), now, SECOND, reason);
+        let key = (slot, action(step));
+        let former = self.failing.get(&key);
+        let (attempts, since) = former.map_or((0, now), |f| (f.attempts + 1, f.since));
+        let until = now.after(self.backoff(SECOND, attempts, LONGEST, now));
+        self.failing.insert(key, Failing { attempts, since, until });
+        let kind = kind(&error.class);
+        self.hold(Blocked::Slot(slot), Block { until, attempts, kind, reason, since }, now);
     }
 
     fn denied(&mut self, step: &Step, action: &str, now: BootTime) {
@@ -334,24 +364,70 @@ impl<S: Store> Pool<S> {
         }
     }
 
+    /// An ENI takes no more, although its type's limit says so: it is left as it is for a while. One that is not made
+    /// yet is made with fewer.
+    fn eni_full(&mut self, step: &Step, error: &CloudError, now: BootTime) {
+        match step {
+            Step::CreateEni { slot, addresses, .. } if *addresses > 1 => {
+                self.gone(*slot, now);
+                self.activity.fit = Some(addresses / 2);
+            }
+            Step::CreateEni { .. } => {
+                self.activity.fit = None;
+                let reason = format!("EC2 refuses a new ENI: {} ({})", error.message, error.code);
+                self.hold_growth(step, "limit_reached", MINUTE, &reason, now);
+            }
+            step => {
+                // It may hold some that the ledger does not know.
+                self.activity.doubts.insert(step.slot());
+                let reason = format!(
+                    "EC2 gives the ENI of device {} no more addresses: {} ({})",
+                    step.slot().device_index(),
+                    error.message,
+                    error.code
+                );
+                self.block(Blocked::Room(step.slot()), "limit_reached", now, MINUTE, reason);
+            }
+        }
+    }
+
     /// The place is taken or the instance is full: look, and after the second refusal give the ENI back.
-    fn attach_refused(&mut self, slot: EniSlot, error: &CloudError, now: BootTime) {
+    fn attach_refused(&mut self, step: &Step, error: &CloudError, now: BootTime) {
+        let slot = step.slot();
         self.survey_wanted = true;
         if self.ledger.eni(slot).is_some_and(|eni| eni.phase != Phase::Created) {
             self.activity.doubts.insert(slot);
-            self.block_slot(slot, error, now);
+            self.block_step(step, error, now);
             return;
         }
         let refusals = self.attach_refusals.entry(slot).or_default();
         *refusals += 1;
         if *refusals >= 2 {
-            self.attach_refusals.remove(&slot);
-            self.note(vec![Record::EniDetached { slot, at: now }]);
-            let reason = format!("EC2 attaches no further ENI: {} ({})", error.message, error.code);
-            self.block(Blocked::NewEni, "limit_reached", now, MINUTE, reason);
+            self.give_back_unattached(slot, error, now);
         } else {
             self.activity.doubts.insert(slot);
         }
+    }
+
+    fn give_back_unattached(&mut self, slot: EniSlot, error: &CloudError, now: BootTime) {
+        self.attach_refusals.remove(&slot);
+        self.forget_failures(slot);
+        self.note(vec![Record::EniDetached { slot, at: now }]);
+        let reason = format!("EC2 attaches no further ENI: {} ({})", error.message, error.code);
+        let former = self.activity.blocks.get(&Blocked::NewEni);
+        let attempts = former.map_or(0, |b| b.attempts + 1);
+        let since = former.map_or(now, |b| b.since);
+        // Each attempt makes an ENI and deletes it.
+        let until = now.after(self.backoff(MINUTE, attempts, ATTACH_LONGEST, now));
+        let kind = "limit_reached";
+        self.hold(Blocked::NewEni, Block { until, attempts, kind, reason, since }, now);
+    }
+
+    fn attach_is_hopeless(&self, step: &Step) -> bool {
+        let key = (step.slot(), action(step));
+        matches!(step, Step::AttachEni { .. })
+            && self.ledger.eni(step.slot()).is_some_and(|eni| eni.phase == Phase::Created)
+            && self.failing.get(&key).is_some_and(|f| f.attempts >= 4)
     }
 
     /// The ENI does not exist (any more): everything known of it goes, unless pods still have its addresses.
@@ -362,7 +438,9 @@ impl<S: Store> Pool<S> {
         self.activity.doubts.remove(&slot);
         self.activity.links.remove(&slot);
         self.refused.remove(&slot);
+        self.forget_failures(slot);
         self.unblock(Blocked::Slot(slot));
+        self.unblock(Blocked::Room(slot));
         self.note(vec![Record::EniGone { slot, at: now }]);
     }
 
@@ -378,6 +456,11 @@ impl<S: Store> Pool<S> {
         unknown.dedup();
         unknown
     }
+}
+
+/// Whether the step brings addresses.
+fn grows(step: &Step) -> bool {
+    matches!(step, Step::CreateEni { .. } | Step::Assign { .. })
 }
 
 fn lacking(action: &str) -> String {

@@ -71,7 +71,7 @@ fn rooms(plan: &Plan, snapshot: &Snapshot<'_>) -> Vec<Room> {
             eni.in_use() && snapshot.idle(eni) && !plan.steps.iter().any(|s| s.slot() == eni.slot)
         })
         .filter_map(|eni| {
-            let room = snapshot.limits.per_eni.saturating_sub(eni.counts().held());
+            let room = snapshot.room(eni);
             let facts = eni.facts.as_ref().filter(|_| room > 0)?;
             Some(Room { slot: eni.slot, eni: facts.id.clone(), room })
         })

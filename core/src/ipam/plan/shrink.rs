@@ -100,7 +100,7 @@ fn free_enis(
 /// or pods that went in an unlucky order, leave it so, and nothing else would ever free it.
 fn movable(snapshot: &Snapshot<'_>, pool: PoolState, eni: &Eni) -> bool {
     let short = short(snapshot, pool, eni);
-    let room: u32 = others_with_room(snapshot, eni).map(|other| room(snapshot, other)).sum();
+    let room: u32 = others_with_room(snapshot, eni).map(|other| snapshot.room(other)).sum();
     let headroom = pool.max_pods.map_or(u32::MAX, |max| max.saturating_sub(pool.counts.total()));
     eni.counts().free > 0
         && pool.counts.cooling + pool.waiting == 0
@@ -111,10 +111,6 @@ fn movable(snapshot: &Snapshot<'_>, pool: PoolState, eni: &Eni) -> bool {
 fn short(snapshot: &Snapshot<'_>, pool: PoolState, eni: &Eni) -> u32 {
     let targets = &snapshot.settings.targets;
     pool.short_without_eni(targets, eni.counts().free, eni.counts().total())
-}
-
-fn room(snapshot: &Snapshot<'_>, eni: &Eni) -> u32 {
-    snapshot.limits.per_eni.saturating_sub(eni.counts().held())
 }
 
 /// Where an idle ENI's addresses could be instead: on the primary, or on one that pods hold.
@@ -128,7 +124,7 @@ fn others_with_room<'a>(
             && eni.in_use()
             && (eni.primary || eni.counts().assigned > 0)
             && snapshot.idle(eni)
-            && room(&snapshot, eni) > 0
+            && snapshot.room(eni) > 0
     })
 }
 
@@ -158,9 +154,9 @@ fn consolidate(
     let mut others: Vec<_> = others_with_room(snapshot, eni)
         .filter(|other| !plan.steps.iter().any(|s| s.slot() == other.slot))
         .collect();
-    others.sort_by_key(|other| (std::cmp::Reverse(room(snapshot, other)), other.slot));
+    others.sort_by_key(|other| (std::cmp::Reverse(snapshot.room(other)), other.slot));
     for other in others {
-        let count = short.min(room(snapshot, other));
+        let count = short.min(snapshot.room(other));
         let Some(facts) = other.facts.as_ref().filter(|_| count > 0) else { continue };
         short -= count;
         plan.reasons.push(format!(
