@@ -127,7 +127,7 @@ fn differences(
             .collect();
         probing.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
-    (cells.len(), differences)
+    (cells.iter().filter(probed).count(), differences)
 }
 
 /// The cases that are run: those asked for, spread over all of them.
