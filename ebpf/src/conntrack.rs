@@ -88,7 +88,9 @@ fn alive<F: Family>(env: &Env, work: &Work<F>, entry: &Flow) -> bool {
 #[inline(never)]
 pub(crate) fn find<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     let error = work.packet.kind == Kind::Error;
-    if !error && work.is_syn() {
+    // The pod's own SYN to its own Service comes back from the address that stands for it.
+    let turned = !work.is_egress() && F::same(&work.packet.source, &F::hairpin(env.settings));
+    if !error && work.is_syn() && !turned {
         return 0;
     }
     if let Some(found) = F::flows().get_ptr(&work.key) {

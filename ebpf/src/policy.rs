@@ -46,8 +46,15 @@ pub(crate) fn judge<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     let (_, local_port, remote_port) = ends::<F>(&work.packet, work.is_egress());
     work.judged_direction = 1 - work.direction;
     work.judged_port = if work.is_egress() { local_port } else { remote_port };
-    work.entry.origin = work.judged_direction;
+    let (reason, decision) = (work.reason, work.decision);
     work.reason = verdict(env, work);
+    if work.reason == NO_REASON {
+        work.entry.origin = work.judged_direction;
+    } else {
+        // Refused both ways: by what was asked first.
+        work.reason = reason;
+        work.decision = decision;
+    }
     1
 }
 
