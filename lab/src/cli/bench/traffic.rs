@@ -4,7 +4,7 @@
 //! the same links, routes and nftables rules, nothing else. Each round measures either pair once, each going first
 //! every other time, and gives one ratio; the median of the ratios is the result. Likewise a Service: translated by
 //! the programs for one pair, by nftables rules of the shape of kube-proxy's for the other, which are there only while
-//! that pair is measured.
+//! that pair is measured. The daemon is stopped meanwhile: it would give the bare links their programs back.
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use veni_lab::{
     Lab, LabConfig, Node, Pod, PodSpec,
@@ -104,6 +105,9 @@ pub(in crate::cli) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         .into_iter()
         .collect::<Result<Vec<_>, _>>()?;
     let links = links(node, &bare)?;
+    // It would repair what is taken away; the programs and their tables do without it.
+    node.stop_ipamd(Signal::SIGTERM)?;
+    strip(node, &links)?;
     let rules = kube_proxy(bare.server.added.address, options.services)?;
     progress(&format!(
         "{} rounds of {} measurements of {} ms, with and without in turn",
@@ -113,7 +117,6 @@ pub(in crate::cli) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     ));
     let mut rounds = Rounds::new();
     for round in 0..options.rounds {
-        strip(node, &links)?;
         for (path, load) in MEASURED {
             let measure = |ours: bool| {
                 let pair = if ours { &judged } else { &bare };
@@ -270,7 +273,7 @@ fn links(node: &Node, pair: &Pair) -> anyhow::Result<Vec<String>> {
     [&pair.client, &pair.server].into_iter().map(link).collect()
 }
 
-/// Takes the programs off `links`, with the qdisc that holds them. The daemon may have repaired it.
+/// Takes the programs off `links`, with the qdisc that holds them.
 fn strip(node: &Node, links: &[String]) -> anyhow::Result<()> {
     for link in links {
         if has_programs(node, std::slice::from_ref(link))? {
