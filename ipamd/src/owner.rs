@@ -123,11 +123,13 @@ pub struct Owner<C, H, S> {
     plan_at: Option<Instant>,
     last_plan: Plan,
     started: Instant,
+    /// The same as the ledger's time.
+    began: BootTime,
     repairs: std::collections::BTreeMap<String, u64>,
     host_problems: Vec<String>,
     links: std::collections::BTreeMap<EniSlot, String>,
     wanted: Wanted,
-    problem_since: HashMap<String, BootTime>,
+    problem_since: HashMap<(String, String), BootTime>,
 }
 
 #[derive(Debug)]
@@ -185,6 +187,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             plan_at: Some(now),
             last_plan: Plan::default(),
             started: now,
+            began: parts.clock.now(),
             repairs: std::collections::BTreeMap::new(),
             host_problems: Vec::new(),
             links: std::collections::BTreeMap::new(),
@@ -220,14 +223,18 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
                             let Ok(command) = commands.try_recv() else { break };
                             self.handle(command);
                         }
+                        // Requests that never end starve neither the cloud's answers nor the kernel's news.
+                        while let Ok(event) = host_events.try_recv() {
+                            self.host_event(event);
+                        }
+                        while let Some(ended) = self.calls.try_join_next() {
+                            self.ended(ended);
+                        }
                     }
                     None => return,
                 },
                 Some(event) = host_events.recv() => self.host_event(event),
-                Some(done) = self.calls.join_next() => match done {
-                    Ok(done) => self.done(done),
-                    Err(error) => tracing::error!(%error, "cloud call task failed"),
-                },
+                Some(ended) = self.calls.join_next() => self.ended(ended),
                 () = sleep_until(wake) => {}
             }
         }
@@ -237,8 +244,30 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         self.parts.clock.now()
     }
 
+    fn ended(&mut self, ended: Result<Done, tokio::task::JoinError>) {
+        match ended {
+            Ok(done) => self.done(done),
+            Err(error) => tracing::error!(%error, "cloud call task failed"),
+        }
+    }
+
+    /// Those whose plugin has gone are no demand.
+    fn drop_dead_waiters(&mut self) {
+        if !self.waiters.iter().any(|waiter| waiter.reply.is_closed()) {
+            return;
+        }
+        let waiters = std::mem::take(&mut self.waiters);
+        let (dead, living): (VecDeque<_>, VecDeque<_>) =
+            waiters.into_iter().partition(|waiter| waiter.reply.is_closed());
+        self.waiters = living;
+        for waiter in dead {
+            self.let_go_of(waiter.connection, &waiter.request.attachment);
+        }
+    }
+
     /// Everything that follows from the state as it is now.
     fn work(&mut self) {
+        self.drop_dead_waiters();
         self.serve_waiters();
         self.expire();
         let now = Instant::now();
@@ -394,6 +423,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
                 let slots: Vec<_> = ready.iter().map(|(slot, _)| *slot).collect();
                 self.parts.pool.links_ready(&slots, now);
                 self.links = ready.into_iter().collect();
+                self.parts.pool.link_problems.clone_from(&problems);
                 self.host_problems = problems;
             }
             HostEvent::EniUnplugged(mac) => self.parts.pool.link_gone(mac, now),
@@ -472,7 +502,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             .allocations()
             .filter(|a| !self.held.contains_key(&a.attachment))
             .filter(|a| !self.parts.host.has_link(&a.host_ifname, a.host_ifindex))
-            .filter(|a| now.since(a.at) >= WIRING_GRACE || !a.netns.exists())
+            .filter(|a| now.since(a.at) >= WIRING_GRACE || self.plugin_is_done(a) && netns_gone(a))
             .filter(|a| !self.parts.evidence.runtime_has(&a.attachment))
             .map(|a| a.attachment.clone())
             .collect();
@@ -480,6 +510,11 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             tracing::warn!(container = %attachment.container_id, "pod is gone in kernel and runtime, its address is released");
             self.release(&attachment);
         }
+    }
+
+    /// Whether no plugin can be at work for it: this daemon knows its plugins, and one of the former daemon has ended.
+    fn plugin_is_done(&self, allocation: &Allocation) -> bool {
+        allocation.at >= self.began || self.began.since(allocation.at) >= HOLD
     }
 
     fn release(&mut self, attachment: &Attachment) -> Option<Allocation> {
@@ -503,4 +538,12 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             .chain(holds)
             .fold(far, Instant::min)
     }
+}
+
+/// Whether the pod's network namespace is gone, and not only out of this daemon's sight.
+fn netns_gone(allocation: &Allocation) -> bool {
+    let path = &allocation.netns;
+    let absent = std::fs::symlink_metadata(path)
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    absent && path.parent().is_some_and(std::path::Path::is_dir)
 }

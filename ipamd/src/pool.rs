@@ -54,7 +54,6 @@ pub struct Pool<S> {
     store: S,
     veth_prefix: String,
     changed: BTreeMap<EniSlot, BootTime>,
-    missing: BTreeMap<std::net::Ipv4Addr, BootTime>,
     lost: Vec<std::net::Ipv4Addr>,
     attach_refusals: BTreeMap<EniSlot, u32>,
     /// Steps that fail again and again, by place and action: forgotten when the step succeeds, not when another does.
@@ -66,6 +65,8 @@ pub struct Pool<S> {
     /// Addresses of pods that the kernel shows and that were on no ENI when the daemon started: not to be handed
     /// out, whatever a later answer shows.
     unclaimed: HashSet<std::net::Ipv4Addr>,
+    /// What could not be configured of the ENIs' links, for people.
+    pub link_problems: Vec<String>,
     budget: Budget,
     /// When the next call may leave, while the budget is used up.
     budget_back: Option<BootTime>,
@@ -134,13 +135,13 @@ impl<S: Store> Pool<S> {
             store,
             veth_prefix,
             changed: BTreeMap::new(),
-            missing: BTreeMap::new(),
             lost: Vec::new(),
             attach_refusals: BTreeMap::new(),
             failing: BTreeMap::new(),
             refused: BTreeMap::new(),
             on_pods: HashSet::new(),
             unclaimed: HashSet::new(),
+            link_problems: Vec::new(),
             budget: Budget::new(now),
             budget_back: None,
         }
@@ -159,8 +160,9 @@ impl<S: Store> Pool<S> {
             return Ok((known.clone(), false));
         }
         self.thaw(now);
-        let usable = |slot, address| self.activity.plugged(slot) && !self.doubtful(address, now);
-        let (slot, address) = self.ledger.pick_among(usable).ok_or(AllocateError::Empty)?;
+        let snapshot = self.snapshot(now);
+        let picked = self.ledger.pick_among(|slot, address| snapshot.usable(slot, address));
+        let (slot, address) = picked.ok_or(AllocateError::Empty)?;
         let allocation = Allocation {
             attachment: request.attachment.clone(),
             pod: request.pod.clone(),
@@ -177,14 +179,6 @@ impl<S: Store> Pool<S> {
         fault::point("add-after-journal");
         self.ledger.apply(&record).map_err(AllocateError::Ledger)?;
         Ok((allocation, true))
-    }
-
-    /// Whether EC2's last answer did not show an address that came long ago: a damaged journal may have lost the record
-    /// by which it went.
-    fn doubtful(&self, address: std::net::Ipv4Addr, now: BootTime) -> bool {
-        let old = |gained| now.since(gained) >= adopt::CONFIRM;
-        self.missing.contains_key(&address)
-            && self.ledger.address(address).is_some_and(|(_, _, gained)| old(gained))
     }
 
     /// Releases an attachment's address; `None` when it has none.

@@ -699,3 +699,77 @@ async fn enis_that_ec2_does_not_attach_are_made_ever_more_seldom() {
         assert_all_wired(&add_all(&node, 0..20).await);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_keeps_the_address_of_a_pod_that_is_being_wired() {
+    let mut node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    let requests = node.requests().unwrap();
+    // In a mount namespace that the daemon does not see.
+    let request =
+        veni_core::wire::AddRequest { netns: "/nowhere/netns/pod0".into(), ..Node::request(0) };
+    let wired = requests.ask(|reply| Command::Add(ConnectionId::next(), request, reply)).await;
+    assert!(matches!(wired, Some(ReplyBody::Wiring(_))), "{wired:?}");
+    node.kill().await;
+    node.boot().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(node.view().await.pool.assigned, 1, "its plugin is at work still");
+    tokio::time::sleep(Duration::from_secs(240)).await;
+    assert_eq!(node.view().await.pool.assigned, 0, "nothing came of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn adds_whose_plugins_have_died_are_no_demand() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    assert_all_wired(&add_all(&node, 0..10).await);
+    for action in ["CreateNetworkInterface", "AssignPrivateIpAddresses"] {
+        node.sim().inject(Fault::deny(action).times(u32::MAX));
+    }
+    let living = tokio::spawn(node.begin_add(20));
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let requests = node.requests().unwrap();
+    let mut answers = Vec::new();
+    for pod in 100..140 {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        requests.tell(Command::Add(ConnectionId::next(), Node::request(pod), reply)).await;
+        answers.push(answer);
+    }
+    assert_eq!(node.view().await.pool.waiting, 41);
+    drop(answers);
+    // What wakes the daemon next finds them gone.
+    node.view().await;
+    assert_eq!(node.view().await.pool.waiting, 1);
+    drop(living.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_problem_is_as_old_as_its_cause() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    node.sim().inject(Fault::deny("CreateNetworkInterface").times(u32::MAX));
+    drop(add_all(&node, 0..30).await);
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    drop(add_all(&node, 30..50).await);
+    let problems = node.view().await.problems;
+    let denied = problems.iter().find(|p| p.kind == "denied").unwrap();
+    assert!(denied.age_secs >= 100, "nobody has looked before: {denied:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_of_an_eni_without_its_link_are_not_counted_as_available() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    for action in ["CreateNetworkInterface", "AssignPrivateIpAddresses"] {
+        node.sim().inject(Fault::deny(action).times(u32::MAX));
+    }
+    node.host.plug(std::collections::HashSet::new());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let view = node.view().await;
+    assert_eq!((view.pool.available, view.daemon.ready), (0, false));
+    assert!(view.plan.wanted > 0, "what nobody can get is not warm: {:?}", view.plan);
+    let status = node.requests().unwrap().ask(Command::Status).await;
+    let Some(ReplyBody::Error(error)) = status else { panic!("{status:?}") };
+    assert!(error.message.contains("the link of eni-"), "{}", error.message);
+    assert!(error.message.contains("is not configured"), "{}", error.message);
+}

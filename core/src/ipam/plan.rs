@@ -32,6 +32,9 @@ pub const SHRINK_PATIENCE: Duration = Duration::from_secs(30);
 /// How long EC2 may take to attach or detach before it is asked how things stand.
 pub const TRANSITION_PATIENCE: Duration = Duration::from_secs(15);
 
+/// How far apart two EC2 answers must be to agree that something is gone.
+pub const CONFIRM: Duration = Duration::from_secs(30);
+
 /// How long after its link has gone an ENI is deleted: EC2 goes on detaching for a while and refuses until it is done.
 pub const DETACH_SETTLE: Duration = Duration::from_secs(5);
 
@@ -93,6 +96,8 @@ pub struct Activity {
     pub foreign: BTreeSet<EniSlot>,
     /// What must wait, and why.
     pub blocks: BTreeMap<Blocked, Block>,
+    /// Addresses that EC2's last answer did not show, with the time of the first such answer.
+    pub missing: BTreeMap<Ipv4Addr, BootTime>,
     /// Since when there has been something to give back.
     pub excess_since: Option<BootTime>,
     /// At most so many addresses a call: a subnet had no room for more.
@@ -266,7 +271,8 @@ impl Snapshot<'_> {
             if eni.arriving() {
                 incoming += eni.promised();
             } else if eni.in_use() {
-                counts += eni.counts();
+                // What nobody can get is not warm.
+                counts += Counts { free: self.usable_free(eni), ..eni.counts() };
             }
         }
         incoming += self.activity.in_flight.values().map(Step::incoming).sum::<u32>();
@@ -277,6 +283,34 @@ impl Snapshot<'_> {
             per_eni: self.limits.per_eni,
             max_pods: self.settings.max_pods,
         }
+    }
+
+    /// Whether a free address of an ENI in use can be handed out: its ENI's link is there, and EC2 shows it or it is too
+    /// new to be shown (a damaged journal may have lost the record by which it went).
+    #[must_use]
+    pub fn usable(&self, slot: EniSlot, address: Ipv4Addr) -> bool {
+        let old = || {
+            let gained = self.ledger.address(address).map(|(_, _, gained)| gained);
+            gained.is_some_and(|gained| self.now.since(gained) >= CONFIRM)
+        };
+        self.activity.plugged(slot) && !(self.activity.missing.contains_key(&address) && old())
+    }
+
+    /// Addresses that can be handed out now.
+    #[must_use]
+    pub fn available(&self) -> u32 {
+        self.ledger.enis().filter(|eni| eni.in_use()).map(|eni| self.usable_free(eni)).sum()
+    }
+
+    fn usable_free(&self, eni: &Eni) -> u32 {
+        if !self.activity.plugged(eni.slot) {
+            return 0;
+        }
+        if self.activity.missing.is_empty() {
+            return eni.counts().free;
+        }
+        let usable = eni.free().filter(|address| self.usable(eni.slot, *address)).count();
+        u32::try_from(usable).unwrap_or(u32::MAX)
     }
 
     /// The block that keeps `what` from happening now, if any.

@@ -206,7 +206,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         self.let_go(attachment);
     }
 
-    fn let_go_of(&mut self, connection: ConnectionId, attachment: &Attachment) {
+    pub(super) fn let_go_of(&mut self, connection: ConnectionId, attachment: &Attachment) {
         if self.held.get(attachment).is_some_and(|held| held.by == connection) {
             self.let_go(attachment);
         }
@@ -290,7 +290,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
 
     /// Whether an ADD would be served now.
     pub(super) fn ready(&self) -> bool {
-        self.waiters.is_empty() && self.parts.pool.ledger.available() > 0
+        self.waiters.is_empty() && self.parts.pool.snapshot(self.now()).available() > 0
     }
 }
 

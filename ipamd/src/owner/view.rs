@@ -1,7 +1,7 @@
 //! The owner's state as people and metrics see it.
 
 use veni_core::{
-    ipam::{AddressState, Counts, Eni, Phase},
+    ipam::{AddressState, BootTime, Counts, Eni, Phase},
     wire::inspect::{self, Problem, View},
 };
 use veni_provider::Cloud;
@@ -58,9 +58,10 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     fn pool_view(&self) -> inspect::Pool {
         let pool = &self.parts.pool;
         let counts = pool.ledger.counts();
+        let snapshot = pool.snapshot(self.now());
         inspect::Pool {
-            available: pool.ledger.available(),
-            pending: pool.snapshot(self.now()).pool().incoming,
+            available: snapshot.available(),
+            pending: snapshot.pool().incoming,
             waiting: u32::try_from(self.waiters.len()).unwrap_or(u32::MAX),
             ..sums(counts)
         }
@@ -131,31 +132,40 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     fn problems(&mut self) -> Vec<Problem> {
         let now = self.now();
         let pool = &self.parts.pool;
-        let mut found: Vec<(String, String)> = Vec::new();
-        for block in pool.activity.blocks.values().filter(|b| b.until > now) {
-            if !matches!(block.kind, "attaching" | "detaching") {
-                found.push((block.kind.to_owned(), block.reason.clone()));
+        // Kind, subject, since when where that is known, and what.
+        let mut found: Vec<(String, String, Option<BootTime>, String)> = Vec::new();
+        for (what, block) in pool.activity.blocks.iter().filter(|(_, b)| b.until > now) {
+            let told =
+                found.iter().any(|(kind, .., why)| kind == block.kind && *why == block.reason);
+            if !matches!(block.kind, "attaching" | "detaching") && !told {
+                let (kind, subject) = (block.kind.to_owned(), format!("{what:?}"));
+                found.push((kind, subject, Some(block.since), block.reason.clone()));
             }
         }
         for address in pool.lost() {
             let what =
                 format!("{address} is on a pod and EC2 does not show it any more: delete the pod");
-            found.push(("address_lost".to_owned(), what));
+            found.push(("address_lost".to_owned(), address.to_string(), None, what));
         }
         if pool.backlog() > 0 {
             let what = format!(
                 "{} facts wait for the disk: free space in the state directory",
                 pool.backlog()
             );
-            found.push(("storage".to_owned(), what));
+            found.push(("storage".to_owned(), String::new(), None, what));
         }
-        found.extend(self.host_problems.iter().map(|what| ("host".to_owned(), what.clone())));
+        let host = self.host_problems.iter();
+        found.extend(host.map(|what| ("host".to_owned(), what.clone(), None, what.clone())));
         found.dedup();
-        self.problem_since.retain(|message, _| found.iter().any(|(_, m)| m == message));
+        let kept = |(kind, subject): &(String, String)| {
+            found.iter().any(|(k, s, ..)| k == kind && s == subject)
+        };
+        self.problem_since.retain(|key, _| kept(key));
         let mut problems: Vec<_> = found
             .into_iter()
-            .map(|(kind, message)| {
-                let since = *self.problem_since.entry(message.clone()).or_insert(now);
+            .map(|(kind, subject, known, message)| {
+                let seen = *self.problem_since.entry((kind.clone(), subject)).or_insert(now);
+                let since = known.unwrap_or(seen);
                 Problem { kind, message, age_secs: now.since(since).as_secs() }
             })
             .collect();

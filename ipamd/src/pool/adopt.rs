@@ -6,7 +6,10 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use veni_core::{
-    ipam::{AddressState, Allocation, BootTime, EniFacts, Phase, Record, plan::Blocked},
+    ipam::{
+        AddressState, Allocation, BootTime, EniFacts, Phase, Record,
+        plan::{Blocked, CONFIRM},
+    },
     marks::EniSlot,
 };
 use veni_provider::{
@@ -16,8 +19,6 @@ use veni_provider::{
 use super::{Place, Pool};
 use crate::journal::Store;
 
-/// How far apart two EC2 answers must be to agree that something is gone.
-pub(super) const CONFIRM: Duration = Duration::from_secs(30);
 /// What was changed a shorter while ago is not compared: EC2 and metadata are eventually consistent.
 const SETTLE: Duration = Duration::from_secs(30);
 
@@ -359,7 +360,7 @@ impl<S: Store> Pool<S> {
                 self.ledger.address(address).map(|(_, st, at)| (address, st.clone(), at))
             })
             .collect();
-        self.missing.retain(|address, _| !shown.contains(address));
+        self.activity.missing.retain(|address, _| !shown.contains(address));
         self.lost.retain(|address| !shown.contains(address));
         for (address, state, gained) in hidden {
             self.hidden(slot, address, &state, gained, now);
@@ -375,7 +376,7 @@ impl<S: Store> Pool<S> {
         gained: BootTime,
         now: BootTime,
     ) {
-        let first = *self.missing.entry(address).or_insert(now);
+        let first = *self.activity.missing.entry(address).or_insert(now);
         let confirmed = now.since(first) >= CONFIRM && now.since(gained) >= CONFIRM;
         match state {
             AddressState::Releasing => {
@@ -383,7 +384,7 @@ impl<S: Store> Pool<S> {
             }
             AddressState::Free { .. } if confirmed => {
                 tracing::warn!(%address, "address is gone in EC2, dropped from the pool");
-                self.missing.remove(&address);
+                self.activity.missing.remove(&address);
                 self.note(vec![Record::Unassigned { slot, addresses: vec![address], at: now }]);
             }
             AddressState::Assigned(attachment) if confirmed && !self.lost.contains(&address) => {

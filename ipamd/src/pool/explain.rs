@@ -11,6 +11,15 @@ impl<S: Store> Pool<S> {
         let snapshot = self.snapshot(now);
         let counts = self.ledger.counts();
         let held = format!("{} addresses on pods, {} cooling", counts.assigned, counts.cooling);
+        let unplugged = self
+            .ledger
+            .enis()
+            .find(|eni| eni.in_use() && eni.counts().free > 0 && !self.activity.plugged(eni.slot));
+        if let Some(eni) = unplugged {
+            let id = eni.facts.as_ref().map(|facts| facts.id.to_string()).unwrap_or_default();
+            let what = self.link_problems.first().map_or("it is not on the node", String::as_str);
+            return format!("the link of {id} is not configured: {what} ({held})");
+        }
         for what in [Blocked::Cloud, Blocked::Assign, Blocked::NewEni] {
             if let Some(block) = snapshot.blocked(what) {
                 let secs = block.until.since(now).as_secs();

@@ -6,13 +6,13 @@ use veni_core::{
     id::{AttachmentId, EniId},
     ipam::{
         BootTime, Eni, Phase, Record,
-        plan::{Block, Blocked, Step},
+        plan::{Block, Blocked, CONFIRM, Step},
     },
     marks::EniSlot,
 };
 use veni_provider::{CloudError, ErrorClass, Interface, TAG_CREATED_AT};
 
-use super::{Failing, LONGEST, Pool, adopt::CONFIRM};
+use super::{Failing, LONGEST, Pool};
 use crate::{fault, journal::Store, metrics::action};
 
 const SECOND: Duration = Duration::from_secs(1);

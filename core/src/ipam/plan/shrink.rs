@@ -64,8 +64,17 @@ fn idle_enis<'a>(plan: &Plan, snapshot: &Snapshot<'a>) -> Vec<&'a Eni> {
     enis
 }
 
+/// As the pool counts them.
+fn usable_total(snapshot: &Snapshot<'_>, eni: &Eni) -> u32 {
+    eni.counts().total() - eni.counts().free + snapshot.usable_free(eni)
+}
+
 fn spare(pool: PoolState, snapshot: &Snapshot<'_>, eni: &Eni) -> bool {
-    pool.can_spare_eni(&snapshot.settings.targets, eni.counts().free, eni.counts().total())
+    pool.can_spare_eni(
+        &snapshot.settings.targets,
+        snapshot.usable_free(eni),
+        usable_total(snapshot, eni),
+    )
 }
 
 /// Frees idle ENIs; those that are too young yet are left alone. Returns the slots of both.
@@ -83,7 +92,7 @@ fn free_enis(
         let Some((facts, attachment)) = eni.facts.as_ref().zip(eni.attachment.clone()) else {
             continue;
         };
-        pool.counts.free -= eni.counts().free;
+        pool.counts.free -= snapshot.usable_free(eni);
         spoken_for.insert(eni.slot);
         let old_enough = eni.since.after(MIN_ENI_AGE);
         if old_enough > snapshot.now {
@@ -110,7 +119,7 @@ fn movable(snapshot: &Snapshot<'_>, pool: PoolState, eni: &Eni) -> bool {
 
 fn short(snapshot: &Snapshot<'_>, pool: PoolState, eni: &Eni) -> u32 {
     let targets = &snapshot.settings.targets;
-    pool.short_without_eni(targets, eni.counts().free, eni.counts().total())
+    pool.short_without_eni(targets, snapshot.usable_free(eni), usable_total(snapshot, eni))
 }
 
 /// Where an idle ENI's addresses could be instead: on the primary, or on one that pods hold.
