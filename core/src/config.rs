@@ -252,6 +252,7 @@ impl PoolSettings {
     ) -> Result<(Self, Vec<Warning>), Vec<ConfigError>> {
         let mut reader = reader::Reader::new(vars, true);
         let settings = load::pool(&mut reader);
+        load::floor_trap(&mut reader, &settings.targets);
         load::unknown_names(&mut reader);
         if reader.errors.is_empty() {
             Ok((settings, reader.into_warnings()))

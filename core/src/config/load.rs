@@ -76,9 +76,8 @@ pub(super) fn pool(reader: &mut Reader) -> PoolSettings {
     settings
 }
 
-/// Combinations that do not do what they seem to (`vpc-cni` issues 1077, 853, 728).
-fn pool_traps(reader: &mut Reader, targets: &Targets) {
-    let by_target = targets.warm_ip > 0 || targets.minimum_ip > 0;
+/// With the AWS VPC CNI, which does not count a waiting ADD as demand. With veni the pool grows for it.
+pub(super) fn floor_trap(reader: &mut Reader, targets: &Targets) {
     if targets.minimum_ip > 0 && targets.warm_ip == 0 {
         reader.warn(
             "MINIMUM_IP_TARGET",
@@ -86,6 +85,11 @@ fn pool_traps(reader: &mut Reader, targets: &Targets) {
              beyond it stay pending; set WARM_IP_TARGET=1 or more",
         );
     }
+}
+
+/// Combinations that do not do what they seem to (`vpc-cni` issues 1077, 853, 728).
+fn pool_traps(reader: &mut Reader, targets: &Targets) {
+    let by_target = targets.warm_ip > 0 || targets.minimum_ip > 0;
     for name in ["WARM_ENI_TARGET", "WARM_PREFIX_TARGET"] {
         let used = name != "WARM_PREFIX_TARGET" || targets.prefix_delegation;
         if by_target && used && reader.get(name).is_some() {
@@ -297,10 +301,12 @@ fn tags(reader: &mut Reader) -> Vec<(String, String)> {
 fn add_wait(reader: &mut Reader) -> Option<Duration> {
     const NAME: &str = "VENI_ADD_WAIT_SECS";
     let secs = reader.at_least(NAME, 1)?;
-    if secs > 120 {
-        reader.warn(NAME, "longer than container runtimes wait for an ADD; 120 is used");
+    // The plugin asks for no more (`wait_millis` of its ADD), so that it answers before the runtime gives up.
+    const MOST: u32 = 55;
+    if secs > MOST {
+        reader.warn(NAME, "longer than the plugin waits for an ADD; 55 is used");
     }
-    Some(Duration::from_secs(secs.min(120).into()))
+    Some(Duration::from_secs(secs.min(MOST).into()))
 }
 
 fn http_bind(reader: &mut Reader, default: Option<String>) -> Option<String> {

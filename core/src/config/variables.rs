@@ -141,7 +141,7 @@ pub static VARIABLES: &[Variable] = &[
     v("AWS_CLUSTER_ID", "", Ignored, "of the metrics helper"),
     // veni's own.
     v("VENI_MAX_PODS", "", Honoured, "the kubelet's maxPods: the pool never grows past it"),
-    v("VENI_ADD_WAIT_SECS", "20", Honoured, "seconds that an ADD waits for an address at most, 1 to 120"),
+    v("VENI_ADD_WAIT_SECS", "20", Honoured, "seconds that an ADD waits for an address at most, 1 to 55"),
     v("VENI_ENI_MARK_MASK", "0x00ff0000", Honoured, "the bits of packet marks that name a pod's ENI: at least 8 adjacent ones, clear of 0xc000 and of AWS_VPC_K8S_CNI_CONNMARK"),
     v("VENI_TABLE_BASE", "7600", Honoured, "the routing table of pods; the 255 tables after it are the ENIs'"),
     v("VENI_SOCKET", "/run/veni/ipamd.sock", Honoured, "the socket that plugin and venictl speak to"),
