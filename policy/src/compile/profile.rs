@@ -235,3 +235,43 @@ fn write(body: &Body, number: u32, steps: &mut Vec<Step>) {
     );
     steps.push(Step::Write(Write::Profile { number, profile: body.profile() }));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_cover_a_range_and_nothing_else() {
+        for (first, last, count) in [
+            (80, 80, 1),
+            (0, 65535, 1),
+            (1, 65535, 16),
+            (0, 65534, 16),
+            (1, 65534, 30),
+            (1024, 65535, 6),
+            (8080, 8090, 3),
+        ] {
+            let prefixes = port_prefixes(first, last);
+            assert_eq!(prefixes.len(), count, "{first}-{last}");
+            let covers = |port: u16| {
+                let holds = |(start, bits): &(u16, u32)| {
+                    u32::from(port) >> (16 - bits) == u32::from(*start) >> (16 - bits)
+                };
+                prefixes.iter().filter(|prefix| holds(prefix)).count()
+            };
+            for port in 0..=u16::MAX {
+                assert_eq!(covers(port), usize::from((first..=last).contains(&port)), "{port}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_profile_is_inline_up_to_its_room() {
+        for (ranges, inline) in [(8_u16, true), (9, false)] {
+            let ranges = (0..ranges).map(|port| (6, 2 * port, 2 * port, Decision::allow(1)));
+            let body = Body { otherwise: Decision::deny(2), ranges: ranges.collect() };
+            assert_eq!(body.profile().count == Profile::IN_PORTS, !inline);
+            assert_eq!(body.prefixes(7).is_empty(), inline);
+        }
+    }
+}

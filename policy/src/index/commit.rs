@@ -32,11 +32,15 @@ impl Index {
                     self.classes.numbers = numbers;
                     break plan;
                 }
-                Err((set, full)) => match copies.iter_mut().find(|(_, copy)| **copy == set) {
-                    // No room for a copy: the pods stay with the original.
-                    Some((original, copy)) => *copy = *original,
-                    None => refused.push(self.withdraw(&mut targets, set, full)),
-                },
+                Err(full) => {
+                    for (set, full) in full {
+                        match copies.iter_mut().find(|(_, copy)| **copy == set) {
+                            // No room for a copy: the pods stay with the original.
+                            Some((original, copy)) => *copy = *original,
+                            None => refused.push(self.withdraw(&mut targets, set, full)),
+                        }
+                    }
+                }
             }
         };
         refused.extend(plan.full.iter().map(|(set, full)| Refusal {

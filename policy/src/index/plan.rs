@@ -25,6 +25,8 @@ use crate::{
     intern::{FastMap, FastSet},
 };
 
+const VERDICTS_FULL: Full = Full { map: "VERDICTS", capacity: capacity::VERDICTS };
+
 /// Sets that pods are to have; `None`: the pod is gone.
 pub(super) type Targets = BTreeMap<PodKey, Option<PodSets>>;
 
@@ -216,15 +218,15 @@ impl Index {
         });
     }
 
-    /// Plans the change to these targets and by these moves. A set that does not fit is an error; the caller withdraws
-    /// it and asks again.
+    /// Plans the change to these targets and by these moves. Sets that do not fit are an error; the caller withdraws
+    /// them and asks again.
     pub(super) fn plan(
         &mut self,
         targets: &Targets,
         moves: &[Move],
         copies: &mut Copies,
         numbers: &mut Numbers,
-    ) -> Result<Plan, (u32, Full)> {
+    ) -> Result<Plan, Vec<(u32, Full)>> {
         let deltas = self.deltas(moves);
         let flips = self.flips(targets, &deltas, copies);
         let frozen = self.frozen(&flips, &deltas);
@@ -378,7 +380,7 @@ impl Index {
     }
 
     /// Tables of the sets that pods get and that have none yet.
-    fn compile(&mut self, plan: &mut Plan, mut room: usize) -> Result<(), (u32, Full)> {
+    fn compile(&mut self, plan: &mut Plan, mut room: usize) -> Result<(), Vec<(u32, Full)>> {
         let wanted: BTreeSet<u32> = plan
             .flips
             .iter()
@@ -400,17 +402,21 @@ impl Index {
         classes.extend(plan.numbering.new.iter().map(|class| (class.number, class.shape)));
         classes.sort_unstable();
         let postings = Postings::new(&classes, &self.lists);
+        let mut full = Vec::new();
         for number in wanted {
             let Some(rules) = &self.sets[&number].rules else { continue };
-            let (any, table) = rules
-                .compile(&postings, &self.lists, &mut self.profiles)
-                .map_err(|full| (number, full))?;
-            room = room
-                .checked_sub(table.len() + 1)
-                .ok_or((number, Full { map: "VERDICTS", capacity: capacity::VERDICTS }))?;
-            plan.tables.push(Table { set: number, any, table });
+            match rules.compile(&postings, &self.lists, &mut self.profiles) {
+                Err(found) => full.push((number, found)),
+                Ok((any, table)) => match room.checked_sub(table.len() + 1) {
+                    None => full.push((number, VERDICTS_FULL)),
+                    Some(left) => {
+                        room = left;
+                        plan.tables.push(Table { set: number, any, table });
+                    }
+                },
+            }
         }
-        Ok(())
+        if full.is_empty() { Ok(()) } else { Err(full) }
     }
 
     /// Pods that were to get this set keep what they have.
