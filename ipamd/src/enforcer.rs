@@ -16,10 +16,10 @@ use std::{
 use veni_core::{id::SecurityGroupId, wire::inspect::policy::Diagnostic};
 use veni_policy::{
     change::{PodKey, PodSets, Remove, Step, Write},
-    index::{Index, Scope},
+    index::{self, Index, Scope},
     object::{Key, Kind, Object, Pod},
     security_group::SecurityGroups,
-    service::{Found, OwnNode, ServiceTables},
+    service::{self, OwnNode, ServiceTables},
 };
 
 mod events;
@@ -34,6 +34,15 @@ pub use views::{Answer, Query};
 
 /// After a write that failed it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// What an earlier daemon left in the maps.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// Classes, sets, and the pods' entries.
+    pub policy: index::Found,
+    /// Front ends and back ends.
+    pub services: service::Found,
+}
 
 /// A pod of this node, as the pool knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +91,8 @@ pub struct Enforcer<P> {
     complete: bool,
     subscribers: Vec<Subscriber>,
     slots: BTreeMap<u32, PodKey>,
+    /// Whose address it is, for events.
+    owners: BTreeMap<IpAddr, PodKey>,
 }
 
 struct Waiting {
@@ -118,11 +129,12 @@ impl<P> fmt::Debug for Enforcer<P> {
 }
 
 impl<P: Plane> Enforcer<P> {
-    /// An enforcer for the pods of `node` that knows no object yet.
+    /// An enforcer for the pods of the node that knows no object yet: what an earlier daemon left stays in force until
+    /// the objects are known.
     pub fn new(plane: P, own: OwnNode, found: &Found) -> Self {
         let mut enforcer = Self {
-            index: Index::new(Scope::Node(own.name.clone())),
-            services: ServiceTables::new(own, found),
+            index: Index::resume(Scope::Node(own.name.clone()), &found.policy),
+            services: ServiceTables::new(own, &found.services),
             plane,
             pending: VecDeque::new(),
             retry_at: None,
@@ -136,34 +148,45 @@ impl<P: Plane> Enforcer<P> {
             complete: false,
             subscribers: Vec::new(),
             slots: BTreeMap::new(),
+            owners: BTreeMap::new(),
         };
         enforcer.settle(Instant::now());
         enforcer
     }
 
-    /// Takes objects and what is wrong with others.
+    /// Takes objects and what is wrong with others; `complete` once all that exist were among them.
     pub fn objects(
         &mut self,
         apply: Vec<Object>,
         delete: &[Key],
         diagnostics: Vec<Diagnostic>,
+        complete: bool,
         now: Instant,
     ) {
-        self.complete = true;
         self.diagnostics = diagnostics;
         let steps = self.services.update(apply.iter(), delete.iter());
         self.pending.extend(steps);
         for key in delete {
             if key.kind == Kind::Pod {
-                self.pods.remove(&PodKey::new(&key.namespace, &key.name));
+                let pod = PodKey::new(&key.namespace, &key.name);
+                self.pods.remove(&pod);
+                self.owners.retain(|_, owner| *owner != pod);
             }
             self.index.delete(key);
         }
         for object in apply {
             if let Object::Pod(pod) = &object {
-                self.pods.insert(PodKey::new(&pod.namespace, &pod.name), pod.clone());
+                let key = PodKey::new(&pod.namespace, &pod.name);
+                if !pod.host_network && !pod.finished {
+                    self.owners.extend(pod.addresses.iter().map(|address| (*address, key.clone())));
+                }
+                self.pods.insert(key, pod.clone());
             }
             self.index.apply(object);
+        }
+        if complete && !self.complete {
+            self.complete = true;
+            self.index.complete();
         }
         self.settle(now);
     }
@@ -202,6 +225,7 @@ impl<P: Plane> Enforcer<P> {
             self.slots.insert(slot, wired.pod.clone());
         }
         self.index.attach(wired.pod.clone(), wired.addresses.clone());
+        self.owners.extend(wired.addresses.iter().map(|address| (*address, wired.pod.clone())));
         self.latest.insert(wired.pod.clone(), wired.ifindex);
         self.wired.insert(wired.ifindex, wired.clone());
         // A pod whose sets do not change by this has no step that would write them into its new entry.
@@ -372,3 +396,6 @@ impl<P: Plane> Enforcer<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

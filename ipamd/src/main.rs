@@ -159,8 +159,9 @@ async fn until_stopped<C: Cloud>(
     let mut host = Kernel::start(config.clone(), events).context("preparing the node's network")?;
     let kernel_pods = host.known_pods().context("looking for pods in the kernel")?;
     let whereabouts = start::kept_or_asked(&*cloud, recovered.whereabouts.clone()).await;
+    let wired: Vec<_> = recovered.ledger.allocations().map(policy::pod).collect();
     let enforcer =
-        policy::start(&config, cloud.clone(), host.filter(), &whereabouts.identity).await?;
+        policy::start(&config, cloud.clone(), host.filter(), &whereabouts.identity, &wired).await?;
     if let Some(enforcer) = &enforcer {
         host.enforce(enforcer.clone());
     }

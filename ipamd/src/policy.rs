@@ -6,25 +6,29 @@
 use std::{collections::BTreeSet, os::fd::AsFd as _, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 use tokio::{sync::mpsc, time::timeout};
-use veni_core::config::Config;
+use veni_core::{config::Config, ipam::Allocation};
 use veni_datapath::bpf::{Events, Filter};
 use veni_ebpf_common::{SettingFlags, Settings, write::Write as Entry};
 use veni_manifests::watch::Batch;
-use veni_policy::service::{Found, FrontEnd, OwnNode};
+use veni_policy::{
+    change::{PodKey, PodSets},
+    service::{FrontEnd, OwnNode},
+};
 use veni_provider::{Cloud, InstanceIdentity};
 use veni_security_groups::{Resolver, SecurityGroups as _, Settings as GroupSettings};
 
-use crate::enforcer::{FilterPlane, Handle, Input, Sources};
+use crate::enforcer::{FilterPlane, Found, Handle, Input, Sources};
 
 /// Events that are taken from the ring at once.
 const EVENTS: usize = 256;
 
-/// Starts policy, where there is a source of objects. The first objects have been taken in, or waited for in vain as
+/// Starts policy, where there is a source of objects. `pods` are those that are wired, with their interfaces. The first objects have been taken in, or waited for in vain as
 /// long as an ADD would, when this returns.
 ///
 /// # Errors
@@ -34,6 +38,7 @@ pub async fn start<C: Cloud>(
     cloud: Arc<C>,
     filter: &Arc<Filter>,
     identity: &InstanceIdentity,
+    pods: &[(PodKey, u32)],
 ) -> Result<Option<Handle>> {
     filter.configure(|settings| configure(settings, config)).context("writing the settings")?;
     let Some(folder) = &config.policy.manifest_dir else { return Ok(None) };
@@ -45,7 +50,7 @@ pub async fn start<C: Cloud>(
     let handle = Handle::start(Sources {
         plane: FilterPlane(filter.clone()),
         own: OwnNode { name, zone: Some(identity.availability_zone.to_string()), addresses },
-        found: found(filter)?,
+        found: found(filter, pods)?,
         want: Box::new(move |groups| wanted.want(groups)),
     })
     .context("starting the policy thread")?;
@@ -70,6 +75,12 @@ pub async fn start<C: Cloud>(
     Ok(Some(handle))
 }
 
+/// A wired pod with its interface.
+#[must_use]
+pub fn pod(allocation: &Allocation) -> (PodKey, u32) {
+    (PodKey::new(&allocation.pod.namespace, &allocation.pod.name), allocation.host_ifindex)
+}
+
 /// The settings that the programs know, out of the daemon's.
 fn configure(settings: &mut Settings, config: &Config) {
     use veni_core::config::{Established, FlowEvents, MetadataAccess};
@@ -91,19 +102,38 @@ fn configure(settings: &mut Settings, config: &Config) {
     }
 }
 
-/// The Services' tables as an earlier daemon left them.
-fn found(filter: &Filter) -> Result<Found> {
+/// The tables as an earlier daemon left them, and which of `pods` (with their interfaces) were judged by what.
+fn found(filter: &Filter, pods: &[(PodKey, u32)]) -> Result<Found> {
     let mut found = Found::default();
+    let policy = &mut found.policy;
     for entry in filter.tables().entries().context("reading the programs' tables")? {
         match entry {
+            Entry::ClassV4 { address, class } => policy.addresses.push((address.into(), class)),
+            Entry::ClassV6 { address, class } => policy.addresses.push((address.into(), class)),
+            Entry::CidrV4 { prefix, length, class } => {
+                policy.prefixes.push((IpNet::new(prefix.into(), length)?, class));
+            }
+            Entry::CidrV6 { prefix, length, class } => {
+                policy.prefixes.push((IpNet::new(prefix.into(), length)?, class));
+            }
+            Entry::Verdict { key, profile } => policy.verdicts.push((key, profile)),
+            Entry::Profile { number, profile } => drop(policy.profiles.insert(number, profile)),
+            Entry::Port { key, length, decision } => {
+                policy.ports.push((length.into(), key, decision));
+            }
             Entry::ServiceV4 { key, value } => {
-                found.front_ends.extend(FrontEnd::of_v4(&key).map(|end| (end, value)));
+                found.services.front_ends.extend(FrontEnd::of_v4(&key).map(|end| (end, value)));
             }
             Entry::ServiceV6 { key, value } => {
-                found.front_ends.extend(FrontEnd::of_v6(&key).map(|end| (end, value)));
+                found.services.front_ends.extend(FrontEnd::of_v6(&key).map(|end| (end, value)));
             }
-            Entry::Backend { key, value } => found.back_ends.push((key, value)),
-            _ => {}
+            Entry::Backend { key, value } => found.services.back_ends.push((key, value)),
+        }
+    }
+    for (pod, ifindex) in pods {
+        if let Some(entry) = filter.pod(*ifindex).context("reading the pods' entries")? {
+            let sets = PodSets::new(entry.policy.ingress_set, entry.policy.egress_set);
+            found.policy.endpoints.insert(pod.clone(), sets);
         }
     }
     Ok(found)
@@ -121,7 +151,12 @@ fn take(handle: &Handle, batch: Batch) {
         tracing::warn!(diagnostic = %diagnostic, "manifest");
     }
     let diagnostics = batch.diagnostics.into_iter().map(Into::into).collect();
-    handle.tell(Input::Objects { apply: batch.apply, delete: batch.delete, diagnostics });
+    handle.tell(Input::Objects {
+        apply: batch.apply,
+        delete: batch.delete,
+        diagnostics,
+        complete: batch.complete,
+    });
 }
 
 async fn groups(resolver: Resolver, handle: Handle) {

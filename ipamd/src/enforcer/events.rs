@@ -85,12 +85,13 @@ impl<P: Plane> Enforcer<P> {
             },
             pod: pod.to_string(),
             direction: if egress { Direction::Egress } else { Direction::Ingress },
-            peer: None,
+            peer: self.owners.get(&remote.ip()).map(ToString::to_string),
             source,
             destination,
             protocol: protocol_name(event.protocol),
             decided_by: judged.then(|| self.decision(event)),
-            reason: reason.map(|reason| reason.name().to_owned()),
+            // What a rule decided is said by the rule.
+            reason: reason.filter(|_| !judged).map(|reason| reason.name().to_owned()),
             lost: 0,
         })
     }

@@ -13,11 +13,11 @@ use veni_ebpf_common::Event;
 use veni_policy::{
     object::{Key, Object},
     security_group::SecurityGroups,
-    service::{Found, OwnNode},
+    service::OwnNode,
     view::Unanswerable,
 };
 
-use super::{Answer, Answering, Enforcer, Plane, Query, Standing, Subscriber, Wired};
+use super::{Answer, Answering, Enforcer, Found, Plane, Query, Standing, Subscriber, Wired};
 
 /// What the thread is told.
 pub enum Input {
@@ -29,6 +29,8 @@ pub enum Input {
         delete: Vec<Key>,
         /// Everything that is wrong now.
         diagnostics: Vec<Diagnostic>,
+        /// Whether all that exist have been told by now.
+        complete: bool,
     },
     /// Security groups as they are resolved now.
     Groups(SecurityGroups),
@@ -74,7 +76,7 @@ pub struct Sources<P> {
     pub plane: P,
     /// The node.
     pub own: OwnNode,
-    /// The Services' tables as an earlier daemon left them.
+    /// What an earlier daemon left in the maps.
     pub found: Found,
     /// Told which security groups are wanted, whenever that changes.
     pub want: Box<dyn Fn(BTreeSet<SecurityGroupId>) + Send>,
@@ -145,8 +147,8 @@ fn run<P: Plane>(sources: Sources<P>, inputs: &Receiver<Input>) {
 fn take<P: Plane>(enforcer: &mut Enforcer<P>, input: Input) {
     let now = Instant::now();
     match input {
-        Input::Objects { apply, delete, diagnostics } => {
-            enforcer.objects(apply, &delete, diagnostics, now);
+        Input::Objects { apply, delete, diagnostics, complete } => {
+            enforcer.objects(apply, &delete, diagnostics, complete, now);
         }
         Input::Groups(groups) => enforcer.groups(groups, now),
         Input::NodeAddresses(addresses) => enforcer.node_addresses(addresses, now),
