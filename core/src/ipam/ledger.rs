@@ -309,7 +309,7 @@ impl Ledger {
         let over = |since: BootTime| since.after(cooldown) <= now;
         let last =
             self.cooling.iter().map(|(since, _)| *since).take_while(|since| over(*since)).last();
-        last.map(|released_until| Record::Thawed { released_until, only: None })
+        last.map(|released_until| Record::Thawed { released_until })
     }
 
     /// When the next cooldown ends.
@@ -326,11 +326,11 @@ impl Ledger {
         match record {
             Record::Assigned(allocation) => self.assigned(allocation),
             Record::Released { attachment, at } => self.released(attachment, *at),
-            Record::Thawed { released_until, only: None } => {
+            Record::Thawed { released_until } => {
                 self.thawed(*released_until);
                 Ok(())
             }
-            Record::Thawed { only: Some(address), .. } => self.thawed_alone(*address),
+            Record::ThawedAlone { address } => self.thawed_alone(*address),
             Record::IfindexUsed { last } => {
                 self.last_ifindex = self.last_ifindex.max(*last);
                 Ok(())

@@ -70,9 +70,12 @@ pub enum Record {
     Thawed {
         /// The time.
         released_until: BootTime,
-        /// Only this address, the others cool on: a pod has it after all.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        only: Option<Ipv4Addr>,
+    },
+    /// This address has not cooled and is free all the same: a pod has it after all. (A kind of its own: an older ipamd
+    /// leaves out what it does not know, and a field of `Thawed` that it does not know would thaw all.)
+    ThawedAlone {
+        /// Which.
+        address: Ipv4Addr,
     },
     /// Host interface indexes up to this one have been used (written by snapshots: indexes are not reused).
     IfindexUsed {

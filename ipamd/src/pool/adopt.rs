@@ -164,9 +164,8 @@ impl<S: Store> Pool<S> {
             self.note(vec![Record::Released { attachment: former.attachment, at: now }]);
         }
         match self.ledger.address(address).map(|(_, state, _)| state) {
-            Some(AddressState::Cooling { since }) => {
-                let released_until = *since;
-                self.note(vec![Record::Thawed { released_until, only: Some(address) }]);
+            Some(AddressState::Cooling { .. }) => {
+                self.note(vec![Record::ThawedAlone { address }]);
             }
             Some(AddressState::Releasing) => {
                 let addresses = vec![address];

@@ -244,14 +244,15 @@ fn one_cooling_address_is_freed_and_the_others_cool_on() {
         .addresses()
         .find(|(_, _, s)| **s == AddressState::Cooling { since: BootTime(12) })
         .map(|(address, ..)| address);
-    let record = Record::Thawed { released_until: BootTime(12), only: address };
+    let record = Record::ThawedAlone { address: address.unwrap() };
     ledger.apply(&record).unwrap();
     assert_eq!((ledger.counts().free, ledger.counts().cooling), (3, 2));
     assert!(ledger.apply(&record).is_err(), "it does not cool any more");
     let json = serde_json::to_string(&record).unwrap();
     assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
+    assert!(json.contains("thawed_alone"), "a kind that an older ipamd does not take for another");
     let former = r#"{"record":"thawed","released_until":12}"#;
-    let all = Record::Thawed { released_until: BootTime(12), only: None };
+    let all = Record::Thawed { released_until: BootTime(12) };
     assert_eq!(serde_json::from_str::<Record>(former).unwrap(), all);
     assert_sound(&ledger);
 }
