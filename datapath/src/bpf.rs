@@ -56,6 +56,7 @@ pub const DEFAULT_BLOCKS: FilterBlocks = FilterBlocks { ingress: 0x7665, egress:
 pub struct Filter {
     egress: load::Program,
     ingress: load::Program,
+    followers: load::Followers,
     maps: load::Maps,
     mask: EniMarkMask,
     /// Serialises changes of pods' entries and of the settings, which are read, changed and written.
@@ -97,10 +98,11 @@ impl Filter {
         mask: EniMarkMask,
         blocks: FilterBlocks,
     ) -> Result<Self> {
-        let load::Loaded { egress, ingress, maps, adopted } = load::load(bpf_dir)?;
+        let load::Loaded { egress, ingress, followers, maps, adopted } = load::load(bpf_dir)?;
         let filter = Self {
             egress,
             ingress,
+            followers,
             maps,
             mask,
             lock: Mutex::default(),
@@ -142,7 +144,11 @@ impl Filter {
     /// When the kernel cannot be asked or refuses a repair.
     pub fn check_attached(&self) -> Result<Vec<Repair>> {
         self.carry_over()?;
+        self.followers.keep()?;
         let repairs = attach::ensure(&self.egress, &self.ingress, self.blocks)?;
+        if repairs.is_empty() {
+            self.followers.release_others()?;
+        }
         self.end_takeover()?;
         Ok(repairs)
     }
@@ -298,6 +304,12 @@ impl Filter {
     #[must_use]
     pub fn ingress_program_id(&self) -> u32 {
         self.ingress.id
+    }
+
+    /// The kernel's ids of all programs of this load.
+    #[must_use]
+    pub fn program_ids(&self) -> Vec<u32> {
+        [self.egress.id, self.ingress.id].into_iter().chain(self.followers.ids()).collect()
     }
 
     fn locked(&self) -> std::sync::MutexGuard<'_, ()> {

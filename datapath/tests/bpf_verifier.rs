@@ -25,7 +25,7 @@ fn the_verifier_takes_every_program_with_room_to_spare() {
         let start = Instant::now();
         let filter = Filter::open(&node::pins(directory), EniMarkMask::default()).unwrap();
         let took = start.elapsed();
-        let ours = [filter.program_id(), filter.ingress_program_id()];
+        let ours = filter.program_ids();
         let programs: Vec<_> =
             loaded_programs().flatten().filter(|program| ours.contains(&program.id())).collect();
         assert_eq!(programs.len(), ours.len());

@@ -10,7 +10,7 @@ use veni_ebpf_common::{
 use crate::{
     maps,
     skb::{Checksum, Skb},
-    work::Work,
+    work::{End, FOLLOW_V4, FOLLOW_V6, Work},
 };
 
 /// A family.
@@ -21,6 +21,8 @@ pub(crate) trait Family: Sized + 'static {
     /// Bytes before the source address in the frame, where no options move it (they do not).
     const SOURCE_AT: u32;
     const DESTINATION_AT: u32;
+    /// Says that the packet has to be followed.
+    const FOLLOW: End;
     /// The echo request's type, as rules see it.
     const ECHO: u16;
 
@@ -96,6 +98,7 @@ impl Family for V4 {
     const VERSION: u8 = 4;
     const SOURCE_AT: u32 = 26;
     const DESTINATION_AT: u32 = 30;
+    const FOLLOW: End = FOLLOW_V4;
     const ECHO: u16 = 8 << 8;
 
     #[inline(always)]
@@ -209,6 +212,7 @@ impl Family for V6 {
     const VERSION: u8 = 6;
     const SOURCE_AT: u32 = 22;
     const DESTINATION_AT: u32 = 38;
+    const FOLLOW: End = FOLLOW_V6;
     const ECHO: u16 = 128 << 8;
 
     #[inline(always)]

@@ -23,6 +23,7 @@
 )]
 
 mod conntrack;
+mod end;
 mod events;
 mod family;
 mod fragment;

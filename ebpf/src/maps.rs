@@ -6,7 +6,7 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use veni_ebpf_common::{
     COUNTER_SLOTS, Counter, DROP_SLOTS, DropReason, Flow, FlowKeyV4, FlowKeyV6, MAX_PODS, PodState,
@@ -42,6 +42,9 @@ pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COU
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 
+/// The programs of [`crate::slow`]: IPv4, IPv6.
+#[map]
+pub(crate) static FOLLOWERS: ProgramArray = ProgramArray::with_max_entries(2, 0);
 /// A packet at work.
 #[map]
 pub(crate) static SCRATCH_V4: PerCpuArray<Work<V4>> = PerCpuArray::with_max_entries(1, 0);

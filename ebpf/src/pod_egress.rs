@@ -5,12 +5,7 @@
 //!
 //! Returns `TC_ACT_UNSPEC` for what passes: "use the default", so that later filters of the same block still run.
 
-use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::bpf_redirect,
-    macros::classifier,
-    programs::TcContext,
-};
+use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
 use veni_ebpf_common::{
     Direction, DropReason, FlowKind, PodValue,
     frame::{self, Carries},
@@ -18,12 +13,13 @@ use veni_ebpf_common::{
 };
 
 use crate::{
-    conntrack, events,
+    conntrack,
+    end::finish,
+    events,
     family::{Family, V4, V6, is_unspecified, same16},
     maps::{PODS, SETTINGS, count_drop},
     skb::Skb,
-    slow,
-    work::{End, Env, FOLLOW, NO_REASON, PASS, Place, TURN_ROUND, key_of, refuse, refused},
+    work::{End, Env, NO_REASON, PASS, Place, key_of, refuse},
 };
 
 /// See the module.
@@ -35,40 +31,7 @@ pub(crate) fn pod_egress(ctx: TcContext) -> i32 {
         count_drop(DropReason::UnknownInterface);
         return TC_ACT_SHOT;
     };
-    let end = judge(skb, pod);
-    if let Some(slot) = refused(end) {
-        count_at(slot);
-        return TC_ACT_SHOT;
-    }
-    if end == TURN_ROUND {
-        return turn_round(skb, pod);
-    }
-    skb.remark(pod.mark, pod.mask);
-    TC_ACT_UNSPEC
-}
-
-#[inline(always)]
-pub(crate) fn count_at(slot: u32) {
-    if let Some(counter) = crate::maps::DROPS.get_ptr_mut(slot) {
-        // SAFETY: this CPU's own counter, and a filter is not preempted by another on its CPU.
-        unsafe { *counter += 1 }
-    }
-}
-
-/// Sends the packet back to the pod: from the host's end of the veth to the pod's.
-#[inline(always)]
-fn turn_round(skb: Skb, pod: &PodValue) -> i32 {
-    // What the pod sent to is the host end's MAC.
-    let Some([first, second]) = skb.words::<2>(0) else { return TC_ACT_SHOT };
-    let [a, b, c, d] = first.to_ne_bytes();
-    let [e, f, ..] = second.to_ne_bytes();
-    let mac = pod.mac;
-    let macs = [mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], a, b, c, d, e, f];
-    if !skb.store(0, &macs) {
-        return TC_ACT_SHOT;
-    }
-    // SAFETY: no pointers.
-    (unsafe { bpf_redirect(skb.ifindex(), 0) }) as i32
+    finish(&ctx, skb, pod, judge(skb, pod), true)
 }
 
 #[inline(always)]
@@ -91,14 +54,8 @@ fn judge(skb: Skb, pod: &'static PodValue) -> End {
         return refuse(reason);
     }
     match carried {
-        Carries::Ipv4 => match ipv4(&env, &head) {
-            FOLLOW => slow::start::<V4>(&env),
-            end => end,
-        },
-        Carries::Ipv6 => match ipv6(&env, &head) {
-            FOLLOW => slow::start::<V6>(&env),
-            end => end,
-        },
+        Carries::Ipv4 => ipv4(&env, &head),
+        Carries::Ipv6 => ipv6(&env, &head),
         Carries::Arp => match frame::arp(&skb, pod) {
             Ok(()) => PASS,
             Err(reason) => refuse(reason),
@@ -206,5 +163,5 @@ pub(crate) fn step<F: Family>(env: &Env, packet: Packet<F::Address>, direction: 
     work.rejudged = false;
     work.event = false;
     work.establish = false;
-    FOLLOW
+    F::FOLLOW
 }

@@ -2,11 +2,7 @@
 //!
 //! Drops what may not be sent to the pod, and gives the answers of Services their Service's address back. Marks stay.
 
-use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    macros::classifier,
-    programs::TcContext,
-};
+use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
 use veni_ebpf_common::{
     Direction, DropReason, PodValue,
     frame::{self, Carries},
@@ -14,12 +10,12 @@ use veni_ebpf_common::{
 };
 
 use crate::{
+    end::finish,
     family::{V4, V6, is_unspecified, same16},
     maps::{PODS, SETTINGS, count_drop},
-    pod_egress::{count_at, is_local, step},
+    pod_egress::{is_local, step},
     skb::Skb,
-    slow,
-    work::{End, Env, FOLLOW, PASS, refuse, refused},
+    work::{End, Env, PASS, refuse},
 };
 
 /// See the module.
@@ -31,13 +27,7 @@ pub(crate) fn pod_ingress(ctx: TcContext) -> i32 {
         count_drop(DropReason::UnknownInterface);
         return TC_ACT_SHOT;
     };
-    match refused(judge(skb, pod)) {
-        Some(slot) => {
-            count_at(slot);
-            TC_ACT_SHOT
-        }
-        None => TC_ACT_UNSPEC,
-    }
+    finish(&ctx, skb, pod, judge(skb, pod), false)
 }
 
 #[inline(always)]
@@ -52,14 +42,8 @@ fn judge(skb: Skb, pod: &'static PodValue) -> End {
         Err(reason) => return refuse(reason),
     };
     match frame::carries(&head) {
-        Ok(Carries::Ipv4) => match ipv4(&env, &head) {
-            FOLLOW => slow::start::<V4>(&env),
-            end => end,
-        },
-        Ok(Carries::Ipv6) => match ipv6(&env, &head) {
-            FOLLOW => slow::start::<V6>(&env),
-            end => end,
-        },
+        Ok(Carries::Ipv4) => ipv4(&env, &head),
+        Ok(Carries::Ipv6) => ipv6(&env, &head),
         // The host asks for the pod's MAC, or answers it.
         Ok(Carries::Arp) => PASS,
         Err(reason) => refuse(reason),

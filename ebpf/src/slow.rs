@@ -1,20 +1,49 @@
 //! Everything but the hot path, step by step. Each step is one function, called at one place.
+//!
+//! Two programs, one a family, that both hooks jump to (a tail call): code that the hooks share is loaded and verified once.
+//! The work is in the family's scratch; pod and settings are looked up again, because pointers do not survive the jump.
 
+use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
 use veni_ebpf_common::{DropReason, FlowKind, packet::Kind};
 
 use crate::{
-    conntrack, events,
-    family::Family,
-    fragment, icmp, policy, service, translate,
-    work::{End, Env, NO_REASON, PASS, Place, Work, refuse, refuse_slot},
+    conntrack,
+    end::finish,
+    events,
+    family::{Family, V4, V6},
+    fragment, icmp,
+    maps::{PODS, SETTINGS, count_drop},
+    policy, service,
+    skb::Skb,
+    translate,
+    work::{End, Env, NO_REASON, PASS, Place, Work, refuse_slot},
 };
 
-/// Follows the packet that is described in the scratch.
+/// See the module.
+#[classifier]
+pub(crate) fn follow_v4(ctx: TcContext) -> i32 {
+    start::<V4>(&ctx)
+}
+
+/// See the module.
+#[classifier]
+pub(crate) fn follow_v6(ctx: TcContext) -> i32 {
+    start::<V6>(&ctx)
+}
+
 #[inline(always)]
-pub(crate) fn start<F: Family>(env: &Env) -> End {
-    let Some(work) = F::scratch() else { return refuse(DropReason::Settings) };
+fn start<F: Family>(ctx: &TcContext) -> i32 {
+    let skb = Skb(ctx.skb.skb);
+    // SAFETY: an entry is replaced or removed as a whole.
+    let pod = unsafe { PODS.get(skb.ifindex()) };
+    let (Some(pod), Some(settings), Some(work)) = (pod, SETTINGS.get(0), F::scratch()) else {
+        count_drop(DropReason::UnknownInterface);
+        return TC_ACT_SHOT;
+    };
     // SAFETY: this CPU's own; every field that is read was written for this packet.
-    follow(env, unsafe { &mut *work })
+    let work = unsafe { &mut *work };
+    let end = follow(&Env { skb, pod, settings }, work);
+    finish(ctx, skb, pod, end, work.is_egress())
 }
 
 /// Follows a packet to its end.

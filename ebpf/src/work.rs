@@ -18,11 +18,12 @@ pub(crate) type End = u32;
 pub(crate) const PASS: End = 0;
 /// It goes back out of the interface that it came from.
 pub(crate) const TURN_ROUND: End = 1;
-/// It is described in its family's scratch, and has to be followed ([`crate::slow`]). Not the end: the function that
-/// reads headers returns first, because both together need more stack than there is.
-pub(crate) const FOLLOW: End = 2;
+/// It is described in its family's scratch, and has to be followed ([`crate::slow`]).
+pub(crate) const FOLLOW_V4: End = 2;
+/// As [`FOLLOW_V4`].
+pub(crate) const FOLLOW_V6: End = 3;
 /// From here on: dropped, with a reason.
-const REFUSED: End = 3;
+const REFUSED: End = 4;
 
 /// [`Work::reason`]: none, so far.
 pub(crate) const NO_REASON: u32 = u32::MAX;

@@ -33,6 +33,11 @@ pub const EGRESS_PROGRAM: &str = "pod_egress";
 /// The program for what enters a pod.
 pub const INGRESS_PROGRAM: &str = "pod_ingress";
 
+/// What both jump to when a packet is not of a plain flow, in the order of their slots.
+const FOLLOW_PROGRAMS: [&str; 2] = ["follow_v4", "follow_v6"];
+/// The map of those.
+const FOLLOWERS: &str = "FOLLOWERS";
+
 /// A loaded program.
 #[derive(Debug)]
 pub(super) struct Program {
@@ -78,9 +83,20 @@ pub(super) struct Maps {
 pub(super) struct Loaded {
     pub(super) egress: Program,
     pub(super) ingress: Program,
+    /// The programs that both jump to.
+    pub(super) followers: Followers,
     pub(super) maps: Maps,
     /// All maps were there.
     pub(super) adopted: bool,
+}
+
+/// The map that the hooks' programs jump by. The kernel empties such a map when nobody outside the kernel holds it any
+/// more, so it is pinned while they are attached: one a load, since each load has programs of its own.
+#[derive(Debug)]
+pub(super) struct Followers {
+    fd: OwnedFd,
+    programs: Vec<Program>,
+    pin: PathBuf,
 }
 
 /// Where the maps of this layout are pinned.
@@ -95,11 +111,71 @@ pub(super) fn load(bpf_dir: &Path) -> Result<Loaded> {
         Object::parse(OBJECT).map_err(|e| Error::bpf("reading the object".to_owned(), e))?;
     let mut made = Making { object: &object, dir: &dir, adopted: true };
     let maps = maps(&mut made)?;
+    let followers = made.own(FOLLOWERS)?;
     let adopted = made.adopted;
-    relocate(&mut object, &maps)?;
-    let egress = load_program(&object, EGRESS_PROGRAM)?;
-    let ingress = load_program(&object, INGRESS_PROGRAM)?;
-    Ok(Loaded { egress, ingress, maps, adopted })
+    relocate(&mut object, &maps, &followers)?;
+    let [egress, ingress, v4, v6] = load_programs(&object)?;
+    let pin = dir.join(format!("{FOLLOWERS}_{}", egress.id));
+    let followers = Followers { fd: followers, programs: vec![v4, v6], pin };
+    followers.fill()?;
+    Ok(Loaded { egress, ingress, followers, maps, adopted })
+}
+
+/// The verifier's work is most of a daemon's start: on two processors at once.
+fn load_programs(object: &Object) -> Result<[Program; 4]> {
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            Ok((
+                load_program(object, EGRESS_PROGRAM)?,
+                load_program(object, INGRESS_PROGRAM)?,
+                load_program(object, FOLLOW_PROGRAMS[0])?,
+            ))
+        });
+        let v6 = load_program(object, FOLLOW_PROGRAMS[1]);
+        let (egress, ingress, v4) =
+            other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok([egress, ingress, v4, v6?])
+    })
+}
+
+impl Followers {
+    fn fill(&self) -> Result<()> {
+        for (slot, program) in (0u32..).zip(&self.programs) {
+            let fd = program.fd.as_raw_fd().cast_unsigned();
+            syscall::update(self.fd.as_fd(), &slot.to_ne_bytes(), &fd.to_ne_bytes(), false)
+                .map_err(|source| Error::bpf(format!("map {FOLLOWERS}"), source))?;
+        }
+        Ok(())
+    }
+
+    /// The kernel's numbers of the programs.
+    pub(super) fn ids(&self) -> impl Iterator<Item = u32> {
+        self.programs.iter().map(|program| program.id)
+    }
+
+    /// Keeps the programs beyond this process. Before the hooks' programs are attached.
+    pub(super) fn keep(&self) -> Result<()> {
+        if self.pin.exists() {
+            return Ok(());
+        }
+        syscall::pin(self.fd.as_fd(), &self.pin)
+            .map_err(|source| Error::bpf(format!("pinning {}", self.pin.display()), source))
+    }
+
+    /// Lets go of those of earlier loads. Some time after ours were attached: a packet may still be on its way through
+    /// an earlier load's program.
+    pub(super) fn release_others(&self) -> Result<()> {
+        let Some(dir) = self.pin.parent() else { return Ok(()) };
+        let entries = fs::read_dir(dir).map_err(Error::io(format!("reading {}", dir.display())))?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with(FOLLOWERS) && path != self.pin {
+                fs::remove_file(&path)
+                    .map_err(Error::io(format!("removing the pin {}", path.display())))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Maps that are being opened or made.
@@ -135,7 +211,7 @@ fn maps(made: &mut Making<'_>) -> Result<Maps> {
         events: made.open("EVENTS")?.0,
         fragments: made.open("FRAGMENTS")?.0,
         affinity: made.open("AFFINITY")?.0,
-        scratch: [made.scratch("SCRATCH_V4")?, made.scratch("SCRATCH_V6")?],
+        scratch: [made.own("SCRATCH_V4")?, made.own("SCRATCH_V6")?],
     })
 }
 
@@ -151,7 +227,8 @@ impl Making<'_> {
         })
     }
 
-    fn scratch(&self, name: &str) -> Result<OwnedFd> {
+    /// A map of this load's own.
+    fn own(&self, name: &str) -> Result<OwnedFd> {
         syscall::create_map(name, self.shape(name)?)
             .map_err(|source| Error::bpf(format!("map {name}"), source))
     }
@@ -219,11 +296,12 @@ impl Maps {
     }
 }
 
-fn relocate(object: &mut Object, maps: &Maps) -> Result<()> {
+fn relocate(object: &mut Object, maps: &Maps, followers: &OwnedFd) -> Result<()> {
     let failed = |error| Error::bpf("relocating the object".to_owned(), error);
     let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
     let mut definitions = Vec::new();
-    for (name, fd) in maps.by_name() {
+    let followers = (FOLLOWERS, followers.as_raw_fd());
+    for (name, fd) in maps.by_name().into_iter().chain([followers]) {
         definitions.push((name, fd, object.maps.get(name).ok_or_else(|| missing(name))?.clone()));
     }
     let maps = definitions.iter().map(|(name, fd, definition)| (*name, *fd, definition));
