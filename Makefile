@@ -20,7 +20,7 @@ test: ## every test that needs no cluster, LocalStack and containerd included; e
 	@hack/setup.sh test
 	@hack/test.sh
 
-test-kernels: ## the eBPF programs and their tests on Debian's 6.1 kernel, in QEMU without KVM (root, half a minute)
+test-kernels: ## the eBPF programs and their tests on Debian's 6.1 kernel, in QEMU without KVM (root, two minutes)
 	@hack/setup.sh lint
 	@hack/test-kernels.sh
 
