@@ -31,7 +31,7 @@ impl Flusher {
         let (orders, received) = channel();
         std::thread::Builder::new()
             .name("conntrack".to_owned())
-            .spawn(move || run(&received, |batch| conntrack::flush_all(batch)))?;
+            .spawn(move || run(&received, conntrack::flush_all))?;
         Ok(Self { orders })
     }
 
