@@ -45,7 +45,9 @@ struct Pod {
 impl Stage {
     async fn up(name: &str) -> Self {
         let tools = Tools::find().unwrap();
-        let lab = Lab::up(&LabConfig::one_node(name, "m5.xlarge")).unwrap();
+        // Nobody writes objects for the runtime's pods: no policy.
+        let config = LabConfig::one_node(name, "m5.xlarge").with_env("VENI_MANIFEST_DIR", "");
+        let lab = Lab::up(&config).unwrap();
         let node = Arc::clone(&lab.nodes()[0]);
         let conflist = json!({
             "cniVersion": "1.0.0",

@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use veni_core::wire::inspect::View;
 use veni_lab::{
     Lab, LabConfig, Node, Pod,
+    cluster::PodSpec,
     ns::{self, Namespace},
     runtime::Sandbox,
     snapshot::Snapshot,
@@ -30,7 +31,9 @@ const TOGETHER: Duration = Duration::from_millis(500);
 /// A node with 3 ENIs of 3 addresses for pods each, and a pool that keeps one address spare: little is needed to make
 /// it grow and shrink. No cooldown: a released address is the next one to be given out.
 const INSTANCE_TYPE: &str = "t3.small";
-const SETTINGS: [(&str, &str); 2] = [("WARM_IP_TARGET", "1"), ("IP_COOLDOWN_PERIOD", "0")];
+/// Pods here have no objects, so there is no policy; with policy the lab's own tests end the daemon.
+const SETTINGS: [(&str, &str); 3] =
+    [("WARM_IP_TARGET", "1"), ("IP_COOLDOWN_PERIOD", "0"), ("VENI_MANIFEST_DIR", "")];
 
 /// The node and what runs on it.
 #[derive(Debug)]
@@ -320,7 +323,8 @@ impl Bench {
     fn keep(&mut self, name: &str, added: veni_lab::runtime::Added) {
         let (namespace, sandbox) = self.sandboxes[name].clone();
         let node = Arc::clone(&self.node);
-        let pod = Pod { name: name.to_owned(), node, namespace, sandbox, added };
+        let spec = PodSpec::called(name);
+        let pod = Pod { name: name.to_owned(), spec, node, namespace, sandbox, added };
         self.pods.insert(name.to_owned(), pod);
     }
 
