@@ -148,7 +148,7 @@ pub(crate) fn rejudge<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     work.remote = remote;
     work.remote_port = remote_port;
     work.judged_direction = work.entry.origin;
-    work.judged_port = if is_icmp(protocol) {
+    work.judged_port = if is_icmp::<F>(protocol) {
         F::ECHO
     } else if began_here {
         remote_port
@@ -169,10 +169,14 @@ pub(crate) fn rejudge<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     1
 }
 
-/// The protocol of the flow: the quoted packet's, where one is quoted.
+/// The protocol of what is judged: of the quoted packet, where an error is about a known flow.
 #[inline(always)]
 pub(crate) fn protocol<F: Family>(work: &Work<F>) -> u8 {
-    if work.packet.kind == Kind::Error { work.quoted.protocol } else { work.packet.protocol }
+    if work.packet.kind == Kind::Error && work.place != Place::Nowhere {
+        work.quoted.protocol
+    } else {
+        work.packet.protocol
+    }
 }
 
 /// Takes a flow out of the tables, both views of it.
@@ -369,7 +373,7 @@ pub(crate) fn begin<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
         work.entry.flags = FlowFlags::EXEMPT;
         return 0;
     }
-    work.judged_port = if is_icmp(work.packet.protocol) {
+    work.judged_port = if is_icmp::<F>(work.packet.protocol) {
         work.packet.message
     } else if egress {
         work.remote_port

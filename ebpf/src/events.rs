@@ -36,7 +36,7 @@ pub(crate) fn emit<F: Family>(env: &Env, work: &Work<F>) -> u32 {
     };
     let packet = &work.packet;
     let (_, local_port, _) = ends::<F>(packet, work.is_egress());
-    let remote_port = if is_icmp(packet.protocol) { packet.message } else { work.remote_port };
+    let remote_port = if is_icmp::<F>(packet.protocol) { packet.message } else { work.remote_port };
     let (service, service_port) = if work.translated {
         (F::wide(&packet.destination), packet.destination_port)
     } else {

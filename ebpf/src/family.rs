@@ -21,6 +21,8 @@ pub(crate) trait Family: Sized + 'static {
     /// Bytes before the source address in the frame, where no options move it (they do not).
     const SOURCE_AT: u32;
     const DESTINATION_AT: u32;
+    /// Its ICMP's number.
+    const ICMP: u8;
     /// Says that the packet has to be followed.
     const FOLLOW: End;
     /// The echo request's type, as rules see it.
@@ -98,6 +100,7 @@ impl Family for V4 {
     const VERSION: u8 = 4;
     const SOURCE_AT: u32 = 26;
     const DESTINATION_AT: u32 = 30;
+    const ICMP: u8 = packet::ICMP;
     const FOLLOW: End = FOLLOW_V4;
     const ECHO: u16 = 8 << 8;
 
@@ -212,6 +215,7 @@ impl Family for V6 {
     const VERSION: u8 = 6;
     const SOURCE_AT: u32 = 22;
     const DESTINATION_AT: u32 = 38;
+    const ICMP: u8 = packet::ICMPV6;
     const FOLLOW: End = FOLLOW_V6;
     const ECHO: u16 = 128 << 8;
 

@@ -102,7 +102,8 @@ fn settle<F: Family>(env: &Env, work: &mut Work<F>) -> End {
     if work.reason != NO_REASON {
         return refuse_slot(work.reason);
     }
-    if work.packet.first_fragment {
+    // Errors are short (RFC 1812, RFC 4443): one in fragments does not have to arrive.
+    if work.packet.first_fragment && work.packet.kind != Kind::Error {
         fragment::remember(env, work);
     }
     if work.entry.kind == FlowKind::DIRECT {

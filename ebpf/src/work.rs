@@ -6,7 +6,7 @@
 
 use veni_ebpf_common::{
     Direction, DropReason, Flow, PodValue, Settings,
-    packet::{ICMP, ICMPV6, Packet, Quoted, SCTP, TCP, UDP, tcp},
+    packet::{Packet, Quoted, SCTP, TCP, UDP, tcp},
     table::{Decision, OPEN_SET},
 };
 
@@ -168,6 +168,6 @@ pub(crate) fn has_ports(protocol: u8) -> bool {
 
 /// Whether the "port" of rules is a message's type and code.
 #[inline(always)]
-pub(crate) fn is_icmp(protocol: u8) -> bool {
-    protocol == ICMP || protocol == ICMPV6
+pub(crate) fn is_icmp<F: Family>(protocol: u8) -> bool {
+    protocol == F::ICMP
 }

@@ -368,7 +368,7 @@ pub(crate) fn with_options(frame: &[u8], options: &[u8]) -> Vec<u8> {
 pub(crate) fn fragment(frame: &[u8], id: u16, more: bool, offset: u16) -> Vec<u8> {
     let mut frame = frame.to_vec();
     frame[18..20].copy_from_slice(&id.to_be_bytes());
-    let field = offset / 8 | if more { 0x2000 } else { 0 };
+    let field = (offset / 8) | if more { 0x2000 } else { 0 };
     frame[20..22].copy_from_slice(&field.to_be_bytes());
     fix_ip(&mut frame);
     frame
