@@ -1,6 +1,10 @@
 //! Verdicts on single packets, by the real programs over tables that a test fills. Each row of the incumbent's wrong
 //! verdicts is here with the right one.
-#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends at the first surprise, and says what it skips"
+)]
 #![cfg(feature = "bpf")]
 
 use veni_datapath::bpf::{Counter, Direction, DropReason, SettingFlags};

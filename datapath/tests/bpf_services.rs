@@ -1,5 +1,9 @@
 //! Services at the pod's veth: translated there, judged by their back end, answered by their address.
-#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends at the first surprise, and says what it skips"
+)]
 #![cfg(feature = "bpf")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

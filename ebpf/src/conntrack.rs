@@ -239,6 +239,9 @@ pub(crate) fn note<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
             if flags & FlowFlags::ANSWERED == 0 {
                 flags |= FlowFlags::ANSWERED;
                 answered(env, work);
+                // Only TCP's beginner has to speak again, to show that it was no forged SYN. Elsewhere the answer may
+                // be all that follows (DNS), and must not use up what the pod may have half open.
+                work.establish = work.packet.protocol != TCP;
             }
         } else if flags & (FlowFlags::ANSWERED | FlowFlags::RESET) == FlowFlags::ANSWERED
             && !work.is_syn()
