@@ -142,15 +142,7 @@ fn every_reason_to_drop_is_counted_as_itself() {
                 udp(POD_MAC, Ipv4Addr::UNSPECIFIED, 18),
                 DropReason::SourceAddress,
             ),
-            (
-                "options that IHL alone claims",
-                {
-                    let mut options = own();
-                    options[14] = 0x4f;
-                    options
-                },
-                DropReason::Malformed,
-            ),
+            ("options that IHL alone claims", changed(14, 0x4f), DropReason::Malformed),
             (
                 "a foreign address behind options",
                 {

@@ -4,8 +4,8 @@
 //! both directions, and both ends of a flow between two pods of a node are two flows. Half-open flows are in maps of
 //! their own; a flow is half open until its beginner spoke again after an answer.
 //!
-//! A translated flow has two entries: what the pod sees ([`FlowKind::Forward`], the remote end is the Service) and what is
-//! on the wire ([`FlowKind::Reverse`], the remote end is the back end). Each holds the other end.
+//! A translated flow has two entries: what the pod sees ([`FlowKind::FORWARD`], the remote end is the Service) and what is
+//! on the wire ([`FlowKind::REVERSE`], the remote end is the back end). Each holds the other end.
 //!
 //! Ages are in ticks of 2^20 ns (about a millisecond); they wrap after 52 days, and are compared by subtraction.
 
