@@ -31,6 +31,7 @@ use crate::{
 };
 
 mod attach;
+pub mod bare;
 mod bpffs;
 mod events;
 mod layout;

@@ -83,6 +83,19 @@ impl Filter {
         self.write(ifindex, had, entry, policy)
     }
 
+    /// Takes entries over as they are, slots and incarnations included, from a filter with another layout: its flows
+    /// name pods by them. How many.
+    ///
+    /// # Errors
+    /// When the map is full.
+    pub fn take_over(&self, entries: &BTreeMap<u32, Pod>) -> Result<usize> {
+        let _lock = self.locked();
+        for (ifindex, pod) in entries {
+            self.maps.pods.set(ifindex, &self.value(pod))?;
+        }
+        Ok(entries.len())
+    }
+
     /// Adds or replaces a pod's interface. The same pod (by its address) keeps what judges it; another is not isolated.
     ///
     /// # Errors
@@ -201,21 +214,24 @@ impl Filter {
             Some(had) => pod(had).identity,
             None => self.new_identity()?,
         };
-        let value = PodValue {
-            address: entry.address.octets(),
-            mac: entry.mac.0,
-            reserved: [0; 2],
-            mark: entry.mark,
-            mask: self.mask.bits(),
-            address_v6: policy.address_v6.map_or([0; 16], |address| address.octets()),
-            slot: identity.slot,
-            incarnation: identity.incarnation,
-            ingress_set: policy.ingress_set,
-            egress_set: policy.egress_set,
-            flags: policy.flags,
-        };
-        self.maps.pods.set(&ifindex, &value)?;
+        self.maps.pods.set(&ifindex, &self.value(&Pod { entry, policy, identity }))?;
         Ok(identity)
+    }
+
+    fn value(&self, pod: &Pod) -> PodValue {
+        PodValue {
+            address: pod.entry.address.octets(),
+            mac: pod.entry.mac.0,
+            reserved: [0; 2],
+            mark: pod.entry.mark,
+            mask: self.mask.bits(),
+            address_v6: pod.policy.address_v6.map_or([0; 16], |address| address.octets()),
+            slot: pod.identity.slot,
+            incarnation: pod.identity.incarnation,
+            ingress_set: pod.policy.ingress_set,
+            egress_set: pod.policy.egress_set,
+            flags: pod.policy.flags,
+        }
     }
 
     /// A slot that no entry has, its state cleared.

@@ -564,3 +564,154 @@ impl Bytes for &[u8] {
         self.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+
+    use super::*;
+
+    const A: [u8; 4] = [10, 0, 0, 1];
+    const B: [u8; 4] = [10, 0, 0, 2];
+
+    fn tcp4() -> Vec<u8> {
+        let mut frame = Vec::new();
+        let builder =
+            PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(A, B, 64).tcp(1000, 80, 1, 1).syn();
+        builder.write(&mut frame, b"").unwrap();
+        frame
+    }
+
+    fn udp6() -> Vec<u8> {
+        let mut frame = Vec::new();
+        let builder =
+            PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6([1; 16], [2; 16], 64).udp(1000, 53);
+        builder.write(&mut frame, b"").unwrap();
+        frame
+    }
+
+    fn parse4(frame: &[u8]) -> Result<Packet<[u8; 4]>, DropReason> {
+        ipv4(&frame, &head(&frame)?)
+    }
+
+    fn parse6(frame: &[u8]) -> Result<Packet<[u8; 16]>, DropReason> {
+        ipv6(&frame, &head(&frame)?)
+    }
+
+    /// Puts a header between the fixed one and the rest.
+    fn extend6(first: u8, header: &[u8]) -> Vec<u8> {
+        let mut frame = udp6();
+        frame[20] = first;
+        frame.splice(54..54, header.iter().copied());
+        let payload = u16::try_from(frame.len() - 54).unwrap();
+        frame[18..20].copy_from_slice(&payload.to_be_bytes());
+        frame
+    }
+
+    #[test]
+    fn every_byte_of_a_header_that_is_read_has_to_be_there() {
+        let whole = tcp4();
+        assert_eq!(whole.len(), 54);
+        for length in 14..54 {
+            assert!(parse4(&whole[..length]).is_err(), "{length} bytes");
+        }
+        let packet = parse4(&whole).unwrap();
+        assert_eq!((packet.source, packet.destination), (A, B));
+        assert_eq!(
+            (packet.source_port, packet.destination_port, packet.flags),
+            (1000, 80, tcp::SYN)
+        );
+        assert_eq!((packet.kind, packet.transport), (Kind::Flow, 34));
+        let whole = udp6();
+        for length in 14..whole.len() {
+            assert!(parse6(&whole[..length]).is_err(), "{length} bytes of IPv6");
+        }
+        assert_eq!(parse6(&whole).unwrap().destination_port, 53);
+    }
+
+    #[test]
+    fn the_packets_own_length_counts_not_the_frames() {
+        for (total, expect) in
+            [(40, None), (39, Some(DropReason::Truncated)), (19, Some(DropReason::Malformed))]
+        {
+            let mut frame = [tcp4(), vec![0; 40]].concat();
+            frame[17] = total;
+            assert_eq!(parse4(&frame).err(), expect, "{total}");
+        }
+        let mut frame = [udp6(), vec![0; 40]].concat();
+        frame[19] = 7;
+        assert_eq!(parse6(&frame).err(), Some(DropReason::Truncated));
+    }
+
+    #[test]
+    fn options_are_stepped_over_and_source_routes_refused() {
+        let with = |options: &[u8]| {
+            let mut frame = tcp4();
+            frame.splice(34..34, options.iter().copied());
+            frame[14] = 0x45 + u8::try_from(options.len() / 4).unwrap();
+            frame[17] = u8::try_from(frame.len() - 14).unwrap();
+            frame
+        };
+        let packet = parse4(&with(&[1, 1, 0, 22])).unwrap();
+        assert_eq!((packet.destination_port, packet.transport), (80, 38));
+        assert_eq!(parse4(&with(&[1; 40])).unwrap().transport, 74);
+        assert_eq!(parse4(&with(&[131, 3, 4, 0])).err(), Some(DropReason::SourceRoute));
+        assert_eq!(parse4(&with(&[1, 1, 1, 1, 137, 3, 4, 0])).err(), Some(DropReason::SourceRoute));
+        let mut frame = tcp4();
+        frame[14] = 0x44;
+        assert_eq!(parse4(&frame).err(), Some(DropReason::Malformed));
+        frame[14] = 0x65;
+        assert_eq!(parse4(&frame).err(), Some(DropReason::Malformed));
+    }
+
+    #[test]
+    fn a_later_fragment_has_no_ports() {
+        let at = |field: u16| {
+            let mut frame = tcp4();
+            frame[20..22].copy_from_slice(&field.to_be_bytes());
+            parse4(&frame)
+        };
+        assert_eq!(at(0x4000).map(|p| (p.kind, p.first_fragment)), Ok((Kind::Flow, false)));
+        assert_eq!(at(0x2000).map(|p| (p.kind, p.first_fragment)), Ok((Kind::Flow, true)));
+        assert_eq!(at(0x2003).map(|p| (p.kind, p.destination_port)), Ok((Kind::LaterFragment, 0)));
+        assert_eq!(at(0x0001).err(), Some(DropReason::Malformed), "it would overwrite the flags");
+    }
+
+    #[test]
+    fn extension_headers_are_walked_to_the_transport_header() {
+        let packet = parse6(&extend6(0, &[UDP, 0, 1, 4, 0, 0, 0, 0])).unwrap();
+        assert_eq!((packet.protocol, packet.destination_port, packet.transport), (UDP, 53, 62));
+        let many = |n: usize| {
+            let mut headers = [60, 0, 1, 4, 0, 0, 0, 0].repeat(n);
+            let last = headers.len() - 8;
+            headers[last] = UDP;
+            parse6(&extend6(60, &headers)).map(|packet| packet.destination_port)
+        };
+        assert_eq!(many(EXTENSIONS), Ok(53));
+        assert_eq!(many(EXTENSIONS + 1), Err(DropReason::ExtensionHeader));
+        assert_eq!(
+            parse6(&extend6(43, &[UDP, 0, 0, 1, 0, 0, 0, 0])).err(),
+            Some(DropReason::SourceRoute)
+        );
+        let first = parse6(&extend6(44, &[UDP, 0, 0, 1, 0, 0, 0, 9])).unwrap();
+        assert_eq!((first.first_fragment, first.fragment_id, first.kind), (true, 9, Kind::Flow));
+        let later = parse6(&extend6(44, &[UDP, 0, 0, 64, 0, 0, 0, 9])).unwrap();
+        assert_eq!(
+            (later.first_fragment, later.fragment_id, later.kind),
+            (false, 9, Kind::LaterFragment)
+        );
+        let twice = [44, 0, 0, 1, 0, 0, 0, 9, UDP, 0, 0, 1, 0, 0, 0, 9];
+        assert_eq!(parse6(&extend6(44, &twice)).err(), Some(DropReason::ExtensionHeader));
+    }
+
+    #[test]
+    fn an_error_names_the_flow_that_it_quotes() {
+        let quoted = tcp4();
+        let message = [&[0; 34][..], &[3, 4, 0, 0, 0, 0, 5, 0], &quoted[14..42]].concat();
+        let found = quoted_ipv4(&&message[..], 34).unwrap();
+        assert_eq!((found.source, found.destination, found.protocol), (A, B, TCP));
+        assert_eq!((found.source_port, found.destination_port), (1000, 80));
+        assert_eq!((found.network, found.transport), (42, 62));
+        assert_eq!(quoted_ipv4(&&message[..69], 34).err(), Some(DropReason::Truncated));
+    }
+}

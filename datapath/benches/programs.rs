@@ -1,0 +1,254 @@
+//! What a packet costs (`BPF_PROG_TEST_RUN`), beside an empty program and bare look-ups, in interleaved rounds.
+//!
+//! `cargo bench -p veni-datapath --features bpf --bench programs [-- -o json]`, as root. In namespaces of its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a benchmark ends at the first surprise, and prints"
+)]
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use veni_datapath::bpf::{
+    Direction, SettingFlags, Skb, Write,
+    bare::{Bare, Family},
+    table::{ANY_CLASS, Decision, PortRange, Profile, VerdictKey},
+};
+
+#[path = "../tests/support/node.rs"]
+mod node;
+#[path = "../tests/support/world.rs"]
+mod world;
+
+use world::{ACK, IFINDEX, PEER, PEER_V6, POD, POD_V6, SYN, TCP, VIP, World, tcp, tcp6, udp};
+
+/// Addresses that have a class, as many as the incumbent was measured with.
+const ADDRESSES: u32 = 60_000;
+const ROUNDS: usize = 15;
+/// Runs of a measurement that repeats one packet.
+const REPEAT: u32 = 100_000;
+/// Packets of a measurement with a fresh one each time.
+const FRESH: u16 = 2000;
+
+/// Flows that fill the table of half-open ones.
+const FILL: u32 = 40_000;
+
+const SKB: Skb = Skb { ifindex: IFINDEX, ingress_ifindex: 2, mark: 0 };
+
+/// Measures once: nanoseconds.
+type Measure<'a> = Box<dyn FnMut() -> f64 + 'a>;
+
+/// One thing that is measured.
+struct Case<'a> {
+    name: &'a str,
+    measure: Measure<'a>,
+    rounds: Vec<f64>,
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// A world with this many rules in each set, this many Services and 60,000 addresses.
+fn filled(directory: &std::path::Path, rules: u32, services: u32) -> World {
+    let mut world = World::new(directory);
+    let mut writes: Vec<Write> = (0..ADDRESSES)
+        .map(|n| Write::ClassV4 {
+            address: Ipv4Addr::from(0x0b00_0000 + n).octets(),
+            class: 10 + n % 5000,
+        })
+        .collect();
+    writes.push(Write::ClassV4 { address: PEER.octets(), class: 5 });
+    writes.push(Write::ClassV6 { address: PEER_V6.octets(), class: 5 });
+    writes.extend((0..64).map(|n| Write::CidrV4 { prefix: [12, n, 0, 0], length: 16, class: 3 }));
+    let none = PortRange {
+        protocol: 0,
+        reserved: 0,
+        first: 1,
+        last: 0,
+        reserved2: 0,
+        decision: Decision::deny(0),
+    };
+    let mut ranges = [none; 8];
+    ranges[0] =
+        PortRange { protocol: TCP, first: 80, last: 80, decision: Decision::allow(1), ..none };
+    ranges[1] =
+        PortRange { protocol: TCP, first: 8080, last: 8080, decision: Decision::allow(1), ..none };
+    writes.push(Write::Profile {
+        number: 1,
+        profile: Profile { otherwise: Decision::deny(2), count: 2, ranges },
+    });
+    for set in [1, 2] {
+        writes.push(Write::Verdict { key: VerdictKey { set, class: ANY_CLASS }, profile: 1 });
+        writes.extend(
+            (0..rules)
+                .map(|n| Write::Verdict { key: VerdictKey { set, class: 5 + n }, profile: 1 }),
+        );
+    }
+    world.write(&writes);
+    for n in 0..services {
+        let front = IpAddr::from(Ipv4Addr::from(u32::from(VIP) + n));
+        world.service((front, 80, TCP), 1 + n, &[(IpAddr::from(PEER), 8080)], 0);
+    }
+    world.configure(|s| {
+        s.flags &= !(SettingFlags::EVENTS_ALLOWED | SettingFlags::EVENTS_DENIED);
+        s.half_open_cap = u32::MAX;
+    });
+    world.isolate(1, 2);
+    world
+}
+
+/// Takes a flow through its beginning, so that the next packet is of an established one.
+fn establish(world: &World, syn: &[u8], answer: &[u8], ack: &[u8]) {
+    world.egress("SYN", syn, Ok(()));
+    world.ingress("SYN ACK", answer, Ok(()));
+    world.egress("ACK", ack, Ok(()));
+}
+
+fn repeated<'a>(world: &'a World, direction: Direction, frame: Vec<u8>) -> Measure<'a> {
+    Box::new(move || world.filter.run(direction, &frame, SKB, REPEAT).unwrap().nanos.into())
+}
+
+/// The median over packets of which each is run once.
+fn fresh<'a>(mut run: impl FnMut(u16) -> f64 + 'a) -> Measure<'a> {
+    Box::new(move || median(&(0..FRESH).map(&mut run).collect::<Vec<_>>()))
+}
+
+/// As [`bare_once`].
+fn new_flows(world: &World) -> Measure<'_> {
+    for n in 0..FILL {
+        let from = Ipv4Addr::from(0x0b00_0000 + (n >> 14));
+        let port = u16::try_from(n & 0x3fff).unwrap();
+        let frame = tcp((from, 40_000 + port), (POD, 80), SYN);
+        world.filter.run(Direction::Ingress, &frame, SKB, 1).unwrap();
+    }
+    let mut round = 0u8;
+    fresh(move |n| {
+        if n == 0 {
+            round = round.wrapping_add(1);
+        }
+        let from = Ipv4Addr::new(11, 0, round, 7);
+        let frame = tcp((from, 1000 + n), (POD, 80), SYN);
+        world.filter.run(Direction::Ingress, &frame, SKB, 1).unwrap().nanos.into()
+    })
+}
+
+/// Over a full table, as a busy node has it: an insertion is an eviction.
+fn bare_once(bare: &Bare, frame: Vec<u8>) -> Measure<'_> {
+    bare.run(&frame, SKB, FILL).unwrap();
+    fresh(move |_| bare.run(&frame, SKB, 1).unwrap().nanos.into())
+}
+
+fn cases<'a>(small: &'a World, bares: &'a [Bare; 4]) -> Vec<Case<'a>> {
+    let data = tcp((POD, 4000), (PEER, 80), ACK);
+    let data6 = tcp6((POD_V6, 4000), (PEER_V6, 80), ACK);
+    establish(
+        small,
+        &tcp((POD, 4000), (PEER, 80), SYN),
+        &tcp((PEER, 80), (POD, 4000), SYN | ACK),
+        &data,
+    );
+    establish(
+        small,
+        &tcp6((POD_V6, 4000), (PEER_V6, 80), SYN),
+        &tcp6((PEER_V6, 80), (POD_V6, 4000), SYN | ACK),
+        &data6,
+    );
+    let service = tcp((POD, 4001), (VIP, 80), ACK);
+    establish(
+        small,
+        &tcp((POD, 4001), (VIP, 80), SYN),
+        &tcp((PEER, 8080), (POD, 4001), SYN | ACK),
+        &service,
+    );
+    let bare = |n: usize| -> Measure<'a> {
+        let frame = data.clone();
+        Box::new(move || bares[n].run(&frame, SKB, REPEAT).unwrap().nanos.into())
+    };
+    let known = Ipv4Addr::new(11, 0, 0, 9);
+    let all: Vec<(&str, Measure<'a>)> = vec![
+        ("empty program", bare(0)),
+        ("bare: LRU and two LPM look-ups, v4", bare(1)),
+        ("bare: LRU and two LPM look-ups, v6", bare(2)),
+        ("established flow, v4", repeated(small, Direction::Egress, data.clone())),
+        (
+            "established flow, v4, its answers",
+            repeated(small, Direction::Ingress, tcp((PEER, 80), (POD, 4000), ACK)),
+        ),
+        ("established flow, v6", repeated(small, Direction::Egress, data6)),
+        ("established flow to a Service", repeated(small, Direction::Egress, service)),
+        (
+            "denied packet, v4",
+            repeated(small, Direction::Ingress, tcp((known, 4000), (POD, 22), SYN)),
+        ),
+        ("denied datagram, v4", repeated(small, Direction::Ingress, udp((known, 4000), (POD, 22)))),
+        ("bare, once: look-ups and an insertion", bare_once(&bares[3], data.clone())),
+        ("new flow, once, allowed", new_flows(small)),
+    ];
+    all.into_iter().map(|(name, measure)| Case { name, measure, rounds: Vec::new() }).collect()
+}
+
+fn measure(mut cases: Vec<Case<'_>>) -> Vec<(String, f64)> {
+    for _ in 0..ROUNDS {
+        for case in &mut cases {
+            let nanos = (case.measure)();
+            case.rounds.push(nanos);
+        }
+    }
+    cases.iter().map(|case| (case.name.to_owned(), median(&case.rounds))).collect()
+}
+
+fn all(rules: u32, services: u32) -> Vec<(String, f64)> {
+    let (send, receive) = std::sync::mpsc::channel();
+    node::in_node(move |directory| {
+        let world = filled(directory, rules, services);
+        let bares = [
+            Bare::empty().unwrap(),
+            Bare::lookups(Family::V4, ADDRESSES).unwrap(),
+            Bare::lookups(Family::V6, ADDRESSES).unwrap(),
+            Bare::lookups_and_insert(Family::V4, ADDRESSES).unwrap(),
+        ];
+        send.send(measure(cases(&world, &bares))).unwrap();
+    });
+    receive.recv().expect("measured")
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let json = arguments.windows(2).any(|pair| pair == ["-o", "json"]);
+    let small = all(10, 10);
+    let big = all(10_000, 10_000);
+    let of = |name: &str| small.iter().find(|(other, _)| other == name).unwrap().1;
+    let ratios = [
+        (
+            "established v4 / bare v4 (≤ 1.4)",
+            of("established flow, v4") / of("bare: LRU and two LPM look-ups, v4"),
+        ),
+        (
+            "established v6 / bare v6 (≤ 1.75)",
+            of("established flow, v6") / of("bare: LRU and two LPM look-ups, v6"),
+        ),
+        (
+            "new flow / bare look-ups and insertion (≤ 1.3)",
+            of("new flow, once, allowed") / of("bare, once: look-ups and an insertion"),
+        ),
+    ];
+    if json {
+        let line = |name: &str, value: f64| format!("{{\"name\":\"{name}\",\"value\":{value:.2}}}");
+        let mut lines: Vec<String> =
+            small.iter().map(|(name, nanos)| line(&format!("{name}, 10 rules"), *nanos)).collect();
+        lines.extend(big.iter().map(|(name, nanos)| line(&format!("{name}, 10000 rules"), *nanos)));
+        lines.extend(ratios.iter().map(|(name, ratio)| line(name, *ratio)));
+        println!("[{}]", lines.join(","));
+        return;
+    }
+    println!("{:<44} {:>9} {:>12}", "nanoseconds, median of rounds", "10 rules", "10,000 rules");
+    for ((name, few), (_, many)) in small.iter().zip(&big) {
+        println!("{name:<44} {few:>9.0} {many:>12.0}");
+    }
+    for (name, ratio) in ratios {
+        println!("{name:<50} {ratio:>5.2}");
+    }
+}
