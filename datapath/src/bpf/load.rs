@@ -4,7 +4,7 @@
 //! against kernel types would need; our programs have none.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
@@ -109,7 +109,8 @@ pub(super) fn load(bpf_dir: &Path) -> Result<Loaded> {
     bpffs::ensure_dir(&dir)?;
     let mut object =
         Object::parse(OBJECT).map_err(|e| Error::bpf("reading the object".to_owned(), e))?;
-    let mut made = Making { object: &object, dir: &dir, adopted: true };
+    let mut made = Making { object: &object, dir: &dir, adopted: true, ahead: HashMap::new() };
+    made.make_ahead()?;
     let maps = maps(&mut made)?;
     let followers = made.own(FOLLOWERS)?;
     let adopted = made.adopted;
@@ -125,16 +126,13 @@ pub(super) fn load(bpf_dir: &Path) -> Result<Loaded> {
 fn load_programs(object: &Object) -> Result<[Program; 4]> {
     std::thread::scope(|scope| {
         let other = scope.spawn(|| {
-            Ok((
-                load_program(object, EGRESS_PROGRAM)?,
-                load_program(object, INGRESS_PROGRAM)?,
-                load_program(object, FOLLOW_PROGRAMS[0])?,
-            ))
+            Ok((load_program(object, EGRESS_PROGRAM)?, load_program(object, FOLLOW_PROGRAMS[0])?))
         });
-        let v6 = load_program(object, FOLLOW_PROGRAMS[1]);
-        let (egress, ingress, v4) =
-            other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        Ok([egress, ingress, v4, v6?])
+        let ours = load_program(object, INGRESS_PROGRAM)
+            .and_then(|ingress| Ok((ingress, load_program(object, FOLLOW_PROGRAMS[1])?)));
+        let (egress, v4) = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let (ingress, v6) = ours?;
+        Ok([egress, ingress, v4, v6])
     })
 }
 
@@ -183,7 +181,15 @@ struct Making<'a> {
     object: &'a Object,
     dir: &'a Path,
     adopted: bool,
+    /// Made, but not yet pinned.
+    ahead: HashMap<&'static str, OwnedFd>,
 }
+
+/// Maps whose memory is taken at once, in two halves of about the same size: a new node makes them on two processors.
+const BIG: [[&str; 4]; 2] = [
+    ["FLOWS_V4", "CLASS_V4", "BACKENDS", "HALF_OPEN_V6"],
+    ["FLOWS_V6", "VERDICTS", "CLASS_V6", "HALF_OPEN_V4"],
+];
 
 fn maps(made: &mut Making<'_>) -> Result<Maps> {
     Ok(Maps {
@@ -227,6 +233,20 @@ impl Making<'_> {
         })
     }
 
+    fn make_ahead(&mut self) -> Result<()> {
+        let half = |names: [&'static str; 4]| {
+            let missing = names.into_iter().filter(|name| !self.dir.join(name).exists());
+            missing.map(|name| Ok((name, self.own(name)?))).collect::<Result<Vec<_>>>()
+        };
+        let (one, other) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| half(BIG[1]));
+            let one = half(BIG[0]);
+            (one, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        self.ahead.extend(one?.into_iter().chain(other?));
+        Ok(())
+    }
+
     /// A map of this load's own.
     fn own(&self, name: &str) -> Result<OwnedFd> {
         syscall::create_map(name, self.shape(name)?)
@@ -240,7 +260,7 @@ impl Making<'_> {
 
     /// The map pinned under its name, or a new one, pinned. A pin of the right name and the wrong shape (a
     /// development build's) is replaced: whoever uses that map keeps it.
-    fn open(&mut self, name: &str) -> Result<(OwnedFd, Shape)> {
+    fn open(&mut self, name: &'static str) -> Result<(OwnedFd, Shape)> {
         let failed = |source| Error::bpf(format!("map {name}"), source);
         let shape = self.shape(name)?;
         let path = self.dir.join(name);
@@ -254,7 +274,10 @@ impl Making<'_> {
                 .map_err(Error::io(format!("removing the pin {}", path.display())))?;
         }
         self.adopted = false;
-        let fd = syscall::create_map(name, shape).map_err(failed)?;
+        let fd = match self.ahead.remove(name) {
+            Some(fd) => fd,
+            None => syscall::create_map(name, shape).map_err(failed)?,
+        };
         syscall::pin(fd.as_fd(), &path)
             .map_err(|source| Error::bpf(format!("pinning {}", path.display()), source))?;
         Ok((fd, shape))
