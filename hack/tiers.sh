@@ -47,7 +47,7 @@ tier_property() { tests --test random --test judged --test services --test resum
 export VENI_BIN_DIR=$PWD/target/veni
 tier_lab() {
     hack/build.sh || return 1
-    tests --test demo --test fabric --test policy --test restart
+    tests --test demo --test fabric --test restart --test verdicts
     check "demo" target/veni/veni-lab demo
 }
 
