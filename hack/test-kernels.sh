@@ -24,7 +24,7 @@ WORK=$PWD/target/test-kernels
 COMMANDS=(ip tc nft)
 # Left out under emulation: what measures time, and fifty loads at some seconds each.
 LEFT_OUT=(a_packet_costs replacing_the_filter_under_traffic)
-MODULES=(veth dummy sch_ingress cls_bpf act_bpf nf_tables nf_conntrack nf_nat nft_chain_nat sctp)
+MODULES=(veth dummy sch_ingress cls_bpf act_bpf nf_tables nf_conntrack nf_nat nft_chain_nat nft_masq sctp)
 APT=(apt-get -o DPkg::Lock::Timeout=300)
 export DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes
 

@@ -33,6 +33,8 @@ const VIP: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 10);
 /// A set that denies everything.
 const CLOSED: u32 = 1;
 const WAIT: Duration = Duration::from_millis(700);
+/// For what has to arrive: a kernel under emulation takes seconds to load the programs anew.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Pods {
     filter: Filter,
@@ -134,7 +136,7 @@ impl Pods {
             (0..connections)
                 .map(|_| {
                     let (mut stream, peer) = listener.accept().unwrap();
-                    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
                     let mut line = vec![0; 64 * 1024];
                     stream.read_exact(&mut line).unwrap();
                     stream.write_all(&line).unwrap();
@@ -156,7 +158,7 @@ impl Pods {
 /// Exchanges 64 KiB, so that segments of every size and offload go by.
 fn connects(to: (Ipv4Addr, u16)) -> bool {
     let Ok(mut stream) = TcpStream::connect_timeout(&to.into(), WAIT) else { return false };
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let sent: Vec<u8> = (0..64 * 1024u32).map(|n| n.to_le_bytes()[0]).collect();
     let mut received = vec![0; sent.len()];
     stream.write_all(&sent).is_ok() && stream.read_exact(&mut received).is_ok() && received == sent
@@ -228,9 +230,9 @@ fn a_big_datagram_arrives_in_fragments() {
     node::in_node(|directory| {
         let pods = Pods::new(directory, 2);
         let server = node::within(&pods.inside[1], || UdpSocket::bind(("0.0.0.0", 53)).unwrap());
-        server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
         let client = node::within(&pods.inside[0], || UdpSocket::bind(("0.0.0.0", 0)).unwrap());
-        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
         let sent = vec![7; 40_000];
         client.send_to(&sent, (pods.address(1), 53)).unwrap();
         let mut received = vec![0; 65_000];
@@ -251,7 +253,7 @@ fn a_change_of_layout_loses_no_flow() {
         let server = pods.serve(1, 8080, 1);
         let mut stream =
             node::within(&pods.inside[0], || TcpStream::connect((pods.address(1), 8080)).unwrap());
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(&[1; 32 * 1024]).unwrap();
         // Both pods take nothing new: only flows that are known go on.
         pods.isolate(0, CLOSED, CLOSED);
