@@ -260,9 +260,10 @@ fn read_peer(at: &Reader<'_>, direction: Direction) -> Read<ClusterPeer> {
 }
 
 fn read_protocols(rule: &Reader<'_>) -> Read<Option<Vec<ClusterProtocol>>> {
-    let items = rule.get("protocols").list()?;
+    let at = rule.get("protocols");
+    let Some(items) = at.items()? else { return Ok(None) };
     if items.is_empty() {
-        return Ok(None);
+        return Err(at.invalid("needs at least one protocol; leave it out for all of them"));
     }
     items.iter().map(read_protocol).collect::<Read<_>>().map(Some)
 }
@@ -286,10 +287,8 @@ fn read_protocol(at: &Reader<'_>) -> Read<ClusterProtocol> {
     Ok(ClusterProtocol::Ports(PolicyPort { protocol, port }))
 }
 
+/// The API has no form for "all ports of a protocol": an empty matcher is an unknown one (`MinProperties=1`).
 fn read_port(at: &Reader<'_>) -> Read<PortMatch> {
-    if at.is_absent() {
-        return Ok(PortMatch::Any);
-    }
     match one_field(at)? {
         "number" => {
             let port = at.get("number").port()?.unwrap_or_default();

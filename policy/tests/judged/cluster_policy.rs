@@ -569,3 +569,20 @@ fn domain_names_open_nothing() {
     let policy = policy("Admin", &house("gryffindor"), "egress", &rules);
     check_invalid(&[policy], &[("gryffindor/p0", "8.8.8.8", "TCP", 443, false)]);
 }
+
+/// The API has no form for "all ports": `tcp: {}` is an unknown way to name ports, as after an unknown field was pruned.
+#[test]
+fn an_empty_or_unknown_port_matcher_fails_closed() {
+    let matchers = [json!({}), json!({"ports": [80]}), json!({"destinationPort": {}}), json!(null)];
+    let lists = matchers.map(|matcher| json!([{"tcp": matcher}])).into_iter();
+    for protocols in lists.chain([json!([{}]), json!([])]) {
+        for action in ["Accept", "Pass"] {
+            let rules = json!([
+                rule("ingress", action, json!([house("ravenclaw")]), Some(protocols.clone())),
+                rule("ingress", "Deny", json!([{"namespaces": {}}]), None),
+            ]);
+            let policy = policy("Admin", &house("gryffindor"), "ingress", &rules);
+            check_invalid(&[policy], &[("ravenclaw/p0", "gryffindor/p0", "TCP", 80, false)]);
+        }
+    }
+}
