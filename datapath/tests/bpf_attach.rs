@@ -343,7 +343,7 @@ fn what_is_taken_away_by_hand_is_put_back() {
 fn a_pinned_map_of_another_shape_is_not_adopted() {
     node::in_node(|directory| {
         drop(open(directory));
-        let pins = node::pins(directory).join("v2");
+        let pins = node::pins(directory).join("v3");
         std::fs::remove_file(pins.join("PODS")).unwrap();
         std::fs::rename(pins.join("DROPS"), pins.join("PODS")).unwrap();
         let filter = open(directory);

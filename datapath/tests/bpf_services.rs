@@ -6,7 +6,10 @@
 )]
 #![cfg(feature = "bpf")]
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::{Duration, Instant},
+};
 
 use veni_datapath::bpf::{Action, Counter, Direction, DropReason, FlowFlags, SettingFlags};
 
@@ -195,11 +198,121 @@ fn session_affinity_holds_across_changes_of_the_list() {
             .collect();
         world.service(front(VIP, 80, TCP), 6, &fewer, 10_800);
         assert!((50..80).all(|n| connect(4000 + n) == first), "still there");
+        let turned: Vec<_> = fewer.iter().copied().rev().collect();
+        world.service(front(VIP, 80, TCP), 8, &turned, 10_800);
+        assert!((80..95).all(|n| connect(4000 + n) == first), "in quite another place");
         let without: Vec<_> = fewer.into_iter().filter(|b| b.0 != IpAddr::from(first.0)).collect();
         world.service(front(VIP, 80, TCP), 7, &without, 10_800);
         let second = connect(4100);
         assert_ne!(second, first, "gone");
         assert!((101..120).all(|n| connect(4000 + n) == second));
+    });
+}
+
+#[test]
+fn session_affinity_ends_with_its_time() {
+    node::in_node(|directory| {
+        let world = served(directory);
+        let many: Vec<_> =
+            (0..2000u32).map(|n| at(Ipv4Addr::from(0x0a00_0700 + n), 8080)).collect();
+        world.service(front(VIP, 80, TCP), 5, &many, 1);
+        let mut ports = 4000..u16::MAX;
+        let mut connect = || {
+            let port = ports.next().unwrap();
+            ends(&world.egress("SYN", &tcp((POD, port), (VIP, 80), SYN), Ok(()))).1
+        };
+        let first = connect();
+        // Each use renews it.
+        assert!((0..20).all(|_| connect() == first));
+        // The programs' clock is the kernel's. One in 2000 is the same by chance, and has a second go.
+        let changed = (0..2).any(|_| {
+            std::thread::sleep(Duration::from_millis(1100));
+            connect() != first
+        });
+        assert!(changed, "the same after its time");
+    });
+}
+
+/// What it becomes within the second or so in which the programs look at a flow's back end again.
+fn soon(what: &str, mut is: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is() {
+        assert!(start.elapsed() < Duration::from_secs(5), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn datagrams_leave_a_back_end_that_has_left_the_service() {
+    node::in_node(|directory| {
+        let mut world = served(directory);
+        let dns = front(VIP, 53, UDP);
+        let query = udp((POD, 4000), (VIP, 53));
+        let sent = |world: &World| ends(&world.egress("a query", &query, Ok(()))).1;
+        let segment = |flags| tcp((POD, 4000), (VIP, 80), flags);
+        world.egress("SYN", &segment(SYN), Ok(()));
+        world.ingress("SYN ACK", &tcp((PEER, 8080), (POD, 4000), SYN | ACK), Ok(()));
+        assert_eq!(sent(&world), (PEER, 5353));
+        world.ingress("its answer", &udp((PEER, 5353), (POD, 4000)), Ok(()));
+        // No policy changes with it.
+        world.service(dns, 12, &[at(OTHER, 5353)], 0);
+        soon("the flow stays at what is gone", || sent(&world) == (OTHER, 5353));
+        assert_eq!(world.counter(Counter::BackendGone), 1);
+        let back = world.ingress("the answer", &udp((OTHER, 5353), (POD, 4000)), Ok(()));
+        sound(&back, (VIP, 53), (POD, 4000));
+        // Others come and go: it stays.
+        world.service(dns, 13, &[at(PEER, 5353), at(PEER, 5354), at(OTHER, 5353)], 0);
+        world.filter.raise_epoch().unwrap();
+        assert_eq!((sent(&world), world.counter(Counter::BackendGone)), ((OTHER, 5353), 1));
+        // With a change of policy it is looked at at once, and judged by what it gets.
+        world.service(dns, 14, &[at(PEER, 5353)], 0);
+        world.set(2, 8, &[Rule(6, UDP, 5353, 5353, 21), Rule(5, TCP, 8080, 8080, 22)]);
+        world.isolate(OPEN, 2);
+        world.egress("its new back end is not allowed", &query, Err(DropReason::EgressDenied));
+        assert_eq!(world.counter(Counter::BackendGone), 2);
+        world.service(dns, 15, &[at(OTHER, 5353)], 0);
+        assert_eq!(sent(&world), (OTHER, 5353));
+        world.service(dns, 16, &[], 0);
+        world.filter.raise_epoch().unwrap();
+        world.egress("no back end is left", &query, Err(DropReason::NoBackend));
+        // TCP stays: its ends find out by themselves.
+        world.service(front(VIP, 80, TCP), 17, &[at(OTHER, 8080)], 0);
+        world.filter.raise_epoch().unwrap();
+        let out = world.egress("TCP", &segment(ACK), Ok(()));
+        assert_eq!(ends(&out).1, (PEER, 8080));
+    });
+}
+
+#[test]
+fn datagrams_leave_over_ipv6_and_the_pod_itself_too() {
+    node::in_node(|directory| {
+        let world = served(directory);
+        let query = udp6((POD_V6, 4000), (VIP_V6, 53));
+        let sent = |to: Ipv6Addr| {
+            let out = world.egress("a query", &query, Ok(()));
+            assert_eq!(out[38..54], to.octets());
+            assert_sound(&out);
+        };
+        sent(PEER_V6);
+        world.service(front(VIP_V6, 53, UDP), 12, &[at(OTHER_V6, 5353)], 0);
+        world.filter.raise_epoch().unwrap();
+        sent(OTHER_V6);
+        let own = udp((POD, 4000), (VIP, 53));
+        let turned = || {
+            let outcome = world.verdict(Direction::Egress, &own).unwrap();
+            (outcome.action == Action::TurnRound).then_some(ends(&outcome.frame))
+        };
+        world.service(front(VIP, 53, UDP), 13, &[at(POD, 5353)], 0);
+        assert_eq!(turned(), Some(((HAIRPIN, 4000), (POD, 5353))));
+        world.filter.raise_epoch().unwrap();
+        assert_eq!(turned(), Some(((HAIRPIN, 4000), (POD, 5353))), "it is still one");
+        assert_eq!(world.counter(Counter::BackendGone), 1);
+        world.service(front(VIP, 53, UDP), 14, &[at(POD, 5354)], 0);
+        world.filter.raise_epoch().unwrap();
+        assert_eq!(turned(), Some(((HAIRPIN, 4000), (POD, 5354))), "another port of the same pod");
+        world.service(front(VIP, 53, UDP), 15, &[at(PEER, 5353)], 0);
+        world.filter.raise_epoch().unwrap();
+        assert_eq!(ends(&world.egress("away", &own, Ok(()))).1, (PEER, 5353));
     });
 }
 

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How stale the time of an entry may get before it is written (about a second).
-const REFRESH: u32 = 1024;
+pub(crate) const REFRESH: u32 = 1024;
 /// Other source ports that are tried for a translated flow whose own is taken.
 const PORTS_TRIED: u32 = 3;
 
@@ -184,6 +184,19 @@ pub(crate) fn protocol<F: Family>(work: &Work<F>) -> u8 {
 pub(crate) fn forget<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     maps::count(Counter::Revoked);
     work.refuse(DropReason::Revoked);
+    remove(env, work)
+}
+
+/// Takes a flow out of the tables, for its packet to begin another.
+#[inline(never)]
+pub(crate) fn release<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
+    maps::count(Counter::BackendGone);
+    work.place = Place::Nowhere;
+    remove(env, work)
+}
+
+#[inline(always)]
+fn remove<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     let mut gone = 0;
     if work.entry.kind != FlowKind::DIRECT {
         work.other = twin::<F>(env.pod, &work.entry, protocol(work));

@@ -13,8 +13,8 @@ use veni_ebpf_common::{
     PodValue, Settings,
     flow::{AffinityKey, AffinityValue, FragmentKey, FragmentValue, SLOTS},
     table::{
-        BackendKey, BackendValue, Decision, PortKey, Profile, ServiceKeyV4, ServiceKeyV6,
-        ServiceValue, VerdictKey, capacity,
+        BackendKey, BackendValue, Decision, MemberKey, PortKey, Profile, ServiceKeyV4,
+        ServiceKeyV6, ServiceValue, VerdictKey, capacity,
     },
 };
 
@@ -121,6 +121,10 @@ pub(crate) static SERVICE_V6: HashMap<ServiceKeyV6, ServiceValue> =
 /// Back ends.
 #[map]
 pub(crate) static BACKENDS: HashMap<BackendKey, BackendValue> =
+    HashMap::with_max_entries(capacity::BACKENDS, BPF_F_NO_PREALLOC);
+/// Back ends by their addresses.
+#[map]
+pub(crate) static MEMBERS: HashMap<MemberKey, u32> =
     HashMap::with_max_entries(capacity::BACKENDS, BPF_F_NO_PREALLOC);
 
 /// Counts a dropped packet.

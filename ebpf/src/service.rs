@@ -4,18 +4,16 @@ use aya_ebpf::helpers::bpf_get_prandom_u32;
 use veni_ebpf_common::{
     Counter, DropReason, FlowFlags, FlowKind,
     flow::{AffinityKey, AffinityValue, ticks},
-    packet::{SCTP, TCP, tcp},
-    table::{BackendKey, ServiceValue},
+    packet::{Kind, SCTP, TCP, UDP, tcp},
+    table::{BackendKey, MemberKey, ServiceValue},
 };
 
 use crate::{
-    family::{Family, same16},
-    maps::{self, AFFINITY, BACKENDS},
+    conntrack::REFRESH,
+    family::Family,
+    maps::{self, AFFINITY, BACKENDS, MEMBERS},
     work::{Env, Place, Work, has_ports},
 };
-
-/// How many back ends of a changed list are looked at for a client's own.
-const AFFINITY_SCAN: u32 = 3;
 
 /// Chooses a back end for a new flow to a front end: [`Work::translated`], with the back end as the other end; or finds
 /// the flow, half open; or refuses. Otherwise the flow is what it is.
@@ -88,7 +86,7 @@ fn pick<F: Family>(env: &Env, work: &mut Work<F>, service: &ServiceValue) -> boo
     work.remote = F::narrow(&backend.address);
     work.remote_port = u16::from_be_bytes(backend.port);
     if service.affinity_secs != 0 {
-        remember(env, work, service, slot as u32);
+        remember(env, work, service);
     }
     true
 }
@@ -110,35 +108,56 @@ fn remembered<F: Family>(env: &Env, work: &mut Work<F>, service: &ServiceValue) 
     if had.incarnation != env.pod.incarnation || age >= holds {
         return false;
     }
-    // Where it was, or next to it: lists change by one.
-    let mut step = 0;
-    while step < AFFINITY_SCAN {
-        let slot = (had.slot + step).wrapping_sub(1);
-        step += 1;
-        let key = BackendKey { backends: service.backends, slot };
-        // SAFETY: as in `pick`.
-        if let Some(backend) = unsafe { BACKENDS.get(key) }
-            && same16(&backend.address, &had.address)
-            && u16::from_ne_bytes(backend.port) == u16::from_ne_bytes(had.port)
-        {
-            work.remote = F::narrow(&had.address);
-            work.remote_port = u16::from_be_bytes(had.port);
-            // SAFETY: as above.
-            unsafe { (*found).seen = work.now };
-            return true;
-        }
+    if !is_member(service, had.address, had.port) {
+        return false;
     }
-    false
+    work.remote = F::narrow(&had.address);
+    work.remote_port = u16::from_be_bytes(had.port);
+    // SAFETY: as above.
+    unsafe { (*found).seen = work.now };
+    true
+}
+
+/// Whether the Service still has this back end, wherever in its list.
+#[inline(always)]
+fn is_member(service: &ServiceValue, address: [u8; 16], port: [u8; 2]) -> bool {
+    let key = MemberKey { backends: service.backends, address, port, reserved: [0; 2] };
+    MEMBERS.get_ptr(key).is_some()
+}
+
+/// Whether the back end of a known flow has left the Service: 1 when the packet has to be given another. Datagrams
+/// only: their sender may never find out (kube-proxy clears such entries, too), where TCP does by itself. Looked up
+/// when the policy changed, and else about once a second: so long may a flow outlive its back end.
+#[inline(never)]
+pub(crate) fn is_stale<F: Family>(env: &Env, work: &Work<F>) -> u32 {
+    let (packet, entry) = (&work.packet, &work.entry);
+    let may = packet.protocol == UDP
+        && packet.kind == Kind::Flow
+        && entry.kind == FlowKind::FORWARD
+        && work.is_egress();
+    let due = work.now.wrapping_sub(entry.seen) > REFRESH || entry.epoch != env.settings.epoch;
+    if !may || !due {
+        return 0;
+    }
+    let port = packet.destination_port;
+    let Some(service) = F::service(&packet.destination, port, UDP) else { return 1 };
+    // The wire's view of a flow to the pod itself has the address that stands for it.
+    let member = if entry.flags & FlowFlags::HAIRPIN == 0 {
+        is_member(service, entry.address, entry.remote_port)
+    } else {
+        is_member(service, F::wide(&F::of_pod(env.pod)), entry.local_port)
+    };
+    u32::from(!member)
 }
 
 #[inline(always)]
-fn remember<F: Family>(env: &Env, work: &Work<F>, service: &ServiceValue, slot: u32) {
+fn remember<F: Family>(env: &Env, work: &Work<F>, service: &ServiceValue) {
     let key = AffinityKey { service: service.service, slot: env.pod.slot };
     let value = AffinityValue {
         address: F::wide(&work.remote),
         port: work.remote_port.to_be_bytes(),
         reserved: [0; 2],
-        slot,
+        reserved2: 0,
         seen: work.now,
         incarnation: env.pod.incarnation,
     };

@@ -58,6 +58,9 @@ fn follow<F: Family>(env: &Env, work: &mut Work<F>) -> End {
     }
     if flow && work.reason == NO_REASON {
         conntrack::find(env, work);
+        if work.place != Place::Nowhere && service::is_stale(env, work) == 1 {
+            conntrack::release(env, work);
+        }
     }
     if work.reason == NO_REASON && work.place == Place::Nowhere {
         if work.is_egress() && work.packet.kind == Kind::Flow {

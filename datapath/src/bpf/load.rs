@@ -13,9 +13,10 @@ use std::{
 use aya_obj::Object;
 use veni_ebpf_common::{
     Flow, FlowKeyV4, FlowKeyV6, LAYOUT_VERSION, PodState, PodValue, Settings,
+    flow::{AffinityKey, AffinityValue},
     table::{
-        BackendKey, BackendValue, Decision, PortKey, Profile, ServiceKeyV4, ServiceKeyV6,
-        ServiceValue, VerdictKey,
+        BackendKey, BackendValue, Decision, MemberKey, PortKey, Profile, ServiceKeyV4,
+        ServiceKeyV6, ServiceValue, VerdictKey,
     },
 };
 
@@ -70,11 +71,12 @@ pub(super) struct Maps {
     pub(super) service_v4: Map<ServiceKeyV4, ServiceValue>,
     pub(super) service_v6: Map<ServiceKeyV6, ServiceValue>,
     pub(super) backends: Map<BackendKey, BackendValue>,
+    pub(super) members: Map<MemberKey, u32>,
+    pub(super) affinity: Map<AffinityKey, AffinityValue>,
     /// Events: a ring, which has neither keys nor values.
     pub(super) events: OwnedFd,
-    /// Only the programs use these.
+    /// Only the programs use this.
     pub(super) fragments: OwnedFd,
-    pub(super) affinity: OwnedFd,
     /// What the programs keep while they work on a packet: their own, never pinned.
     scratch: [OwnedFd; 2],
 }
@@ -214,9 +216,10 @@ fn maps(made: &mut Making<'_>) -> Result<Maps> {
         service_v4: made.map("SERVICE_V4")?,
         service_v6: made.map("SERVICE_V6")?,
         backends: made.map("BACKENDS")?,
+        members: made.map("MEMBERS")?,
+        affinity: made.map("AFFINITY")?,
         events: made.open("EVENTS")?.0,
         fragments: made.open("FRAGMENTS")?.0,
-        affinity: made.open("AFFINITY")?.0,
         scratch: [made.own("SCRATCH_V4")?, made.own("SCRATCH_V6")?],
     })
 }
@@ -286,7 +289,7 @@ impl Making<'_> {
 
 impl Maps {
     /// All, by the names that the object uses.
-    fn by_name(&self) -> [(&'static str, i32); 26] {
+    fn by_name(&self) -> [(&'static str, i32); 27] {
         let raw = |fd: std::os::fd::BorrowedFd<'_>| fd.as_raw_fd();
         [
             ("PODS", raw(self.pods.fd())),
@@ -310,9 +313,10 @@ impl Maps {
             ("SERVICE_V4", raw(self.service_v4.fd())),
             ("SERVICE_V6", raw(self.service_v6.fd())),
             ("BACKENDS", raw(self.backends.fd())),
+            ("MEMBERS", raw(self.members.fd())),
+            ("AFFINITY", raw(self.affinity.fd())),
             ("EVENTS", self.events.as_raw_fd()),
             ("FRAGMENTS", self.fragments.as_raw_fd()),
-            ("AFFINITY", self.affinity.as_raw_fd()),
             ("SCRATCH_V4", self.scratch[0].as_raw_fd()),
             ("SCRATCH_V6", self.scratch[1].as_raw_fd()),
         ]

@@ -60,6 +60,9 @@ plain!(
     veni_ebpf_common::table::ServiceValue,
     veni_ebpf_common::table::BackendKey,
     veni_ebpf_common::table::BackendValue,
+    veni_ebpf_common::table::MemberKey,
+    veni_ebpf_common::flow::AffinityKey,
+    veni_ebpf_common::flow::AffinityValue,
 );
 
 /// See the module.

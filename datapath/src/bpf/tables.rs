@@ -2,7 +2,7 @@
 
 use veni_ebpf_common::{
     Remove, Write,
-    table::{Profile, capacity},
+    table::{BackendKey, BackendValue, MemberKey, Profile, capacity},
 };
 
 use super::{
@@ -28,7 +28,7 @@ enum Pending {
     Ports(Vec<(Prefix<veni_ebpf_common::table::PortKey>, veni_ebpf_common::table::Decision)>),
     ServiceV4(Vec<(veni_ebpf_common::table::ServiceKeyV4, veni_ebpf_common::table::ServiceValue)>),
     ServiceV6(Vec<(veni_ebpf_common::table::ServiceKeyV6, veni_ebpf_common::table::ServiceValue)>),
-    Backends(Vec<(veni_ebpf_common::table::BackendKey, veni_ebpf_common::table::BackendValue)>),
+    Backends(Vec<(BackendKey, BackendValue)>),
 }
 
 fn prefix<K>(length: u8, data: K) -> Prefix<K> {
@@ -128,7 +128,10 @@ impl<'a> Tables<'a> {
             Pending::Ports(entries) => set(&maps.ports, entries),
             Pending::ServiceV4(entries) => set(&maps.service_v4, entries),
             Pending::ServiceV6(entries) => set(&maps.service_v6, entries),
-            Pending::Backends(entries) => set(&maps.backends, entries),
+            Pending::Backends(entries) => {
+                self.enlist(entries)?;
+                set(&maps.backends, entries)
+            }
         }
     }
 
@@ -155,8 +158,31 @@ impl<'a> Tables<'a> {
             Remove::Port(key, length) => maps.ports.remove(&prefix(length, key)),
             Remove::ServiceV4(key) => maps.service_v4.remove(&key),
             Remove::ServiceV6(key) => maps.service_v6.remove(&key),
-            Remove::Backend(key) => maps.backends.remove(&key),
+            Remove::Backend(key) => {
+                if let Some(value) = maps.backends.get(&key)? {
+                    maps.members.remove(&MemberKey::of(key.backends, &value))?;
+                }
+                maps.backends.remove(&key)
+            }
         }
+    }
+
+    /// Keeps the index of back ends by address: before the list itself, which is not in use yet.
+    fn enlist(&self, entries: &[(BackendKey, BackendValue)]) -> Result<()> {
+        let maps = self.maps;
+        for (key, value) in entries {
+            // What an unfinished batch left under this number.
+            if let Some(had) = maps.backends.get(key)?
+                && had != *value
+            {
+                maps.members.remove(&MemberKey::of(key.backends, &had))?;
+            }
+        }
+        let members: Vec<_> = entries
+            .iter()
+            .map(|(key, value)| (MemberKey::of(key.backends, value), key.slot))
+            .collect();
+        maps.members.set_all(&members)
     }
 
     /// All entries, as the writes that would make them: what an earlier daemon left. Profiles that no verdict names

@@ -180,8 +180,8 @@ pub struct AffinityValue {
     pub port: [u8; 2],
     /// Zero.
     pub reserved: [u8; 2],
-    /// Its place in the list of back ends.
-    pub slot: u32,
+    /// Zero.
+    pub reserved2: u32,
     /// When it was last chosen, in ticks.
     pub seen: u32,
     /// The pod's incarnation.
@@ -240,11 +240,13 @@ pub enum Counter {
     EventsSuppressed = 11,
     /// New flows to Services left to kube-proxy (SCTP with another port).
     LeftToProxy = 12,
+    /// Flows of datagrams whose back end had left the Service, and that were given another.
+    BackendGone = 13,
 }
 
 impl Counter {
     /// All of them, by slot.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::FlowsAllowed,
         Self::FlowsDenied,
         Self::FlowsEstablished,
@@ -258,6 +260,7 @@ impl Counter {
         Self::EventsLost,
         Self::EventsSuppressed,
         Self::LeftToProxy,
+        Self::BackendGone,
     ];
 
     /// The name in metrics.
@@ -277,6 +280,7 @@ impl Counter {
             Self::EventsLost => "events_lost",
             Self::EventsSuppressed => "events_suppressed",
             Self::LeftToProxy => "left_to_proxy",
+            Self::BackendGone => "backend_gone",
         }
     }
 

@@ -13,6 +13,7 @@
 //! | `PORTS` | LPM | [`PortKey`] → [`Decision`], for profiles with more than [`INLINE_RANGES`] ranges |
 //! | `SERVICE_V4`, `SERVICE_V6` | hash | [`ServiceKeyV4`], [`ServiceKeyV6`] → [`ServiceValue`] |
 //! | `BACKENDS` | hash | [`BackendKey`] → [`BackendValue`] |
+//! | `MEMBERS` | hash | [`MemberKey`] → slot: whether a list has a back end, wherever in it |
 //!
 //! Invariants: ports in keys are in network order, ports in [`PortRange`] in host order; for ICMP and ICMPv6 the
 //! "port" is type << 8 | code. Class 0 is an address that no rule names; [`ANY_CLASS`] is a set's answer for every
@@ -212,7 +213,30 @@ const _: () = assert!(
         && size_of::<ServiceKeyV6>() == 20
         && size_of::<ServiceValue>() == 16
         && size_of::<BackendValue>() == 20
+        && size_of::<MemberKey>() == 24
 );
+
+/// A back end of a list, by its address. Whoever writes `BACKENDS` keeps `MEMBERS` beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct MemberKey {
+    /// [`ServiceValue::backends`].
+    pub backends: u32,
+    /// As in [`BackendValue`].
+    pub address: [u8; 16],
+    /// Port in network order.
+    pub port: [u8; 2],
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+impl MemberKey {
+    /// The back end `value` of the list `backends`.
+    #[must_use]
+    pub const fn of(backends: u32, value: &BackendValue) -> Self {
+        Self { backends, address: value.address, port: value.port, reserved: [0; 2] }
+    }
+}
 
 /// The tables behind a verdict, so that the programs and a model of their maps share [`judge`].
 pub trait Tables {
