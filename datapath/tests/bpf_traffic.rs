@@ -28,6 +28,8 @@ use veni_datapath::{
 
 #[path = "support/node.rs"]
 mod node;
+#[path = "support/upgrade.rs"]
+mod upgrade;
 
 const VIP: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 10);
 /// A set that denies everything.
@@ -242,49 +244,5 @@ fn a_big_datagram_arrives_in_fragments() {
         pods.isolate(0, CLOSED, OPEN_SET);
         server.send_to(&sent, from).unwrap();
         assert_eq!(client.recv_from(&mut received).unwrap().0, sent.len());
-    });
-}
-
-/// What an older layout leaves behind: its pins, with maps that nobody reads, and a program on the block.
-#[test]
-fn a_change_of_layout_loses_no_flow() {
-    node::in_node(|directory| {
-        let pods = Pods::new(directory, 2);
-        let server = pods.serve(1, 8080, 1);
-        let mut stream =
-            node::within(&pods.inside[0], || TcpStream::connect((pods.address(1), 8080)).unwrap());
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(&[1; 32 * 1024]).unwrap();
-        // Both pods take nothing new: only flows that are known go on.
-        pods.isolate(0, CLOSED, CLOSED);
-        pods.isolate(1, CLOSED, CLOSED);
-        pods.filter
-            .configure(|s| s.flags |= veni_datapath::bpf::SettingFlags::KEEP_ESTABLISHED)
-            .unwrap();
-        // The next daemon has another layout: ours is the old one, under another number.
-        let pins = node::pins(directory);
-        let layout = std::fs::read_dir(&pins).unwrap().next().unwrap().unwrap().path();
-        let old = pins.join("v1000");
-        std::fs::create_dir(&old).unwrap();
-        for entry in std::fs::read_dir(&layout).unwrap().flatten() {
-            std::fs::rename(entry.path(), old.join(entry.file_name())).unwrap();
-        }
-        let next = Filter::open(&pins, EniMarkMask::default()).unwrap();
-        assert!(!next.adopted());
-        let entries = pods.filter.entries().unwrap();
-        assert_eq!(next.take_over(&entries).unwrap(), 2);
-        next.tables().apply(&pods.filter.tables().entries().unwrap()).unwrap();
-        next.set_node_addresses(&[IpAddr::from(node::NODE)].into()).unwrap();
-        let settings = pods.filter.settings().unwrap();
-        next.configure(|s| (s.epoch, s.flags) = (settings.epoch, s.flags | settings.flags))
-            .unwrap();
-        next.ensure_attached().unwrap();
-        assert!(!old.exists(), "the old pins are gone");
-        drop(pods.filter);
-        stream.write_all(&[1; 32 * 1024]).unwrap();
-        let mut received = vec![0; 64 * 1024];
-        stream.read_exact(&mut received).unwrap();
-        server.join().unwrap();
-        assert!(!node::within(&pods.inside[0], || connects((pods.wirings[1].address, 8082))));
     });
 }

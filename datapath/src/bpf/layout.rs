@@ -1,24 +1,26 @@
 //! From one layout of the maps to the next, without losing a flow.
 //!
 //! The old programs run on the old maps until [`Filter::ensure_attached`](super::Filter::ensure_attached) puts the new
-//! ones in their place. Flows are copied before and, those that came in between, after it. Meanwhile, and for a while when
-//! the old layout tracked no flows, TCP from the middle of a flow is taken in from either end
-//! ([`SettingFlags::LEARN`]). Only then are the old pins removed.
+//! ones in their place. What the old maps say about pods (their incarnations, which flows name), policy, Services and
+//! the node is copied once, so that the next daemon finds what it would find had nothing changed. Flows are copied
+//! before and, those that came in between, after the programs change. Meanwhile, and for a while when the old layout
+//! tracked no flows, TCP from the middle of a flow is taken in from either end ([`SettingFlags::LEARN`]). Only then are
+//! the old pins removed: a daemon that ends before leaves it all to the next.
+//!
+//! A map whose keys or values changed is not copied; a layout that changes one converts it here.
 
 use std::{
     fs,
-    os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::{OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
-use veni_ebpf_common::{Flow, FlowKeyV4, FlowKeyV6, LAYOUT_VERSION, SettingFlags};
+use veni_ebpf_common::{Flow, LAYOUT_VERSION, SettingFlags, Write};
 
 use super::{
     Filter,
     map::{Map, Plain},
-    syscall,
 };
 use crate::error::{Error, Result};
 
@@ -37,23 +39,20 @@ pub(super) enum Takeover {
     Learning(Instant),
 }
 
-/// Pins of flows, in layouts that have them in today's shape (2 and later, until one changes it).
-struct OldFlows {
-    v4: Map<FlowKeyV4, Flow>,
-    v6: Map<FlowKeyV6, Flow>,
-    half_v4: Map<FlowKeyV4, Flow>,
-    half_v6: Map<FlowKeyV6, Flow>,
-}
-
 impl Filter {
     pub(super) fn begin_takeover(&self) -> Result<()> {
+        // Written last of all: with settings, everything is there.
         let fresh = self.settings()?.half_open_cap == 0;
-        let old = if self.adopted { Vec::new() } else { others(&self.bpf_dir) };
+        let old = others(&self.bpf_dir);
         let learn = !old.is_empty();
+        let had = match old.last() {
+            Some(newest) if fresh => self.inherit(newest)?,
+            _ => None,
+        };
         if fresh || learn {
             self.configure(|settings| {
                 if fresh {
-                    *settings = super::Settings::default();
+                    *settings = had.unwrap_or_default();
                 }
                 if learn {
                     settings.flags |= SettingFlags::LEARN;
@@ -61,10 +60,36 @@ impl Filter {
             })?;
         }
         if learn {
-            tracing::info!(layouts = ?old, "an older layout is at work: its flows are carried over");
+            tracing::info!(layouts = ?old, "another layout is at work: its state is carried over");
             *self.takeover() = Takeover::Begun(old);
         }
         Ok(())
+    }
+
+    /// Copies what the old layout knows, but for flows and what is counted. Its settings, for the caller to write last.
+    fn inherit(&self, old: &Path) -> Result<Option<super::Settings>> {
+        let maps = &self.maps;
+        copy(old, &maps.pod_states)?;
+        copy(old, &maps.node_v4)?;
+        copy(old, &maps.node_v6)?;
+        copy(old, &maps.class_v4)?;
+        copy(old, &maps.class_v6)?;
+        copy(old, &maps.cidr_v4)?;
+        copy(old, &maps.cidr_v6)?;
+        copy(old, &maps.profiles)?;
+        copy(old, &maps.ports)?;
+        copy(old, &maps.verdicts)?;
+        copy(old, &maps.affinity)?;
+        if let Some(from) = maps.backends.same_in(old)? {
+            let backend = |(key, value)| Write::Backend { key, value };
+            let writes: Vec<Write> = from.entries()?.into_iter().map(backend).collect();
+            self.tables().apply(&writes)?;
+        }
+        copy(old, &maps.service_v4)?;
+        copy(old, &maps.service_v6)?;
+        copy(old, &maps.pods)?;
+        let settings = maps.settings.same_in(old)?.map(|from| from.get(&0)).transpose()?.flatten();
+        Ok(settings.filter(|settings| settings.half_open_cap != 0))
     }
 
     /// Copies the old layout's flows, before and after the programs change. What is there already stays.
@@ -100,12 +125,10 @@ impl Filter {
     fn copy_flows(&self, old: &[PathBuf]) -> Result<bool> {
         let mut tracked = false;
         for dir in old {
-            let Some(flows) = old_flows(dir)? else { continue };
-            tracked = true;
-            copy(&flows.v4, &self.maps.flows_v4)?;
-            copy(&flows.v6, &self.maps.flows_v6)?;
-            copy(&flows.half_v4, &self.maps.half_open_v4)?;
-            copy(&flows.half_v6, &self.maps.half_open_v6)?;
+            tracked |= add(dir, &self.maps.flows_v4)?;
+            add(dir, &self.maps.flows_v6)?;
+            add(dir, &self.maps.half_open_v4)?;
+            add(dir, &self.maps.half_open_v6)?;
         }
         Ok(tracked)
     }
@@ -115,48 +138,35 @@ impl Filter {
     }
 }
 
-fn copy<K: Plain>(from: &Map<K, Flow>, to: &Map<K, Flow>) -> Result<()> {
+/// Copies a map, if the old layout has it in this shape.
+fn copy<K: Plain, V: Plain>(old: &Path, to: &Map<K, V>) -> Result<()> {
+    let Some(from) = to.same_in(old)? else { return Ok(()) };
+    to.set_all(&from.entries()?)
+}
+
+/// Copies the flows that are not there yet; whether the old layout has any such map.
+fn add<K: Plain>(old: &Path, to: &Map<K, Flow>) -> Result<bool> {
+    let Some(from) = to.same_in(old)? else { return Ok(false) };
     for (key, flow) in from.entries()? {
         to.add(&key, &flow)?;
     }
-    Ok(())
+    Ok(true)
 }
 
-fn old_flows(dir: &Path) -> Result<Option<OldFlows>> {
-    if !dir.join("FLOWS_V4").exists() {
-        return Ok(None);
-    }
-    Ok(Some(OldFlows {
-        v4: open(dir, "FLOWS_V4")?,
-        v6: open(dir, "FLOWS_V6")?,
-        half_v4: open(dir, "HALF_OPEN_V4")?,
-        half_v6: open(dir, "HALF_OPEN_V6")?,
-    }))
-}
-
-fn open<K: Plain>(dir: &Path, name: &'static str) -> Result<Map<K, Flow>> {
-    let failed = |source| Error::bpf(format!("map {name} of {}", dir.display()), source);
-    let fd = syscall::get_pinned(&dir.join(name)).map_err(failed)?;
-    let shape = syscall::shape(fd.as_fd()).map_err(failed)?;
-    Map::new(name, fd, shape)
-}
-
-/// Directories of other layouts.
+/// Directories of other layouts, the newest last.
 fn others(bpf_dir: &Path) -> Vec<PathBuf> {
-    let ours = format!("v{LAYOUT_VERSION}");
     let Ok(entries) = fs::read_dir(bpf_dir) else { return Vec::new() };
-    entries
+    let mut layouts: Vec<(u32, PathBuf)> = entries
         .flatten()
-        .filter(|entry| {
-            let name = entry.file_name();
-            name != ours.as_str() && is_layout(&name.to_string_lossy())
-        })
-        .map(|entry| entry.path())
-        .collect()
+        .filter_map(|entry| Some((layout(&entry.file_name().to_string_lossy())?, entry.path())))
+        .filter(|(version, _)| *version != LAYOUT_VERSION)
+        .collect();
+    layouts.sort_unstable();
+    layouts.into_iter().map(|(_, path)| path).collect()
 }
 
-fn is_layout(name: &str) -> bool {
-    name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok())
+fn layout(name: &str) -> Option<u32> {
+    name.strip_prefix('v')?.parse().ok()
 }
 
 /// Removes the pins of some layouts.

@@ -7,6 +7,7 @@ use std::{
     marker::PhantomData,
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
 };
 
 use super::syscall;
@@ -129,6 +130,23 @@ impl<K: Plain, V: Plain> Map<K, V> {
         syscall::update(self.fd(), bytes(key), bytes(value), false)
             .map(drop)
             .map_err(self.failed("writing"))
+    }
+
+    /// The map pinned in `dir` under this one's name, if there is one with the same keys and values.
+    pub(super) fn same_in(&self, dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(self.name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let failed = |source| Error::bpf(format!("map {}", path.display()), source);
+        let fd = syscall::get_pinned(&path).map_err(failed)?;
+        let (theirs, ours) = (syscall::shape(fd.as_fd()), syscall::shape(self.fd()));
+        let (theirs, ours) = (theirs.map_err(failed)?, ours.map_err(failed)?);
+        if (theirs.key_size, theirs.value_size) != (ours.key_size, ours.value_size) {
+            tracing::warn!(path = %path.display(), "an older map of another shape: not carried over");
+            return Ok(None);
+        }
+        Self::new(self.name, fd, theirs).map(Some)
     }
 
     /// Adds an element unless there is one.

@@ -83,19 +83,6 @@ impl Filter {
         self.write(ifindex, had, entry, policy)
     }
 
-    /// Takes entries over as they are, slots and incarnations included, from a filter with another layout: its flows
-    /// name pods by them. How many.
-    ///
-    /// # Errors
-    /// When the map is full.
-    pub fn take_over(&self, entries: &BTreeMap<u32, Pod>) -> Result<usize> {
-        let _lock = self.locked();
-        for (ifindex, pod) in entries {
-            self.maps.pods.set(ifindex, &self.value(pod))?;
-        }
-        Ok(entries.len())
-    }
-
     /// Adds or replaces a pod's interface. The same pod (by its address) keeps what judges it; another is not isolated.
     ///
     /// # Errors
