@@ -1,5 +1,5 @@
-//! Verdicts on single packets, by the real programs over tables that a test fills. Each row of the incumbent's wrong
-//! verdicts is here with the right one.
+//! Verdicts on single packets, by the real programs over tables that a test fills. The rows of the incumbent's wrong
+//! verdicts, with the right ones, are in `support/incumbent.rs`.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -7,8 +7,10 @@
 )]
 #![cfg(feature = "bpf")]
 
-use veni_datapath::bpf::{Counter, Direction, DropReason, SettingFlags};
+use veni_datapath::bpf::{Action, Counter, Direction, DropReason, SettingFlags, Skb};
 
+#[path = "support/incumbent.rs"]
+mod incumbent;
 #[path = "support/node.rs"]
 mod node;
 #[path = "support/world.rs"]
@@ -349,6 +351,118 @@ fn half_open_flows_are_capped_for_each_pod() {
     });
 }
 
+/// One pod's flood costs no other pod a flow.
+#[test]
+fn a_flood_of_one_pod_does_not_reach_anothers_flows() {
+    node::in_node(|directory| {
+        let world = isolated(directory);
+        let (other, index) = (std::net::Ipv4Addr::new(10, 0, 9, 2), world::IFINDEX + 1);
+        node::ip(&format!("link add veth2 index {index} type veth peer name peer2"));
+        let entry = veni_datapath::bpf::PodEntry { address: other, ..world.entry };
+        let policy = veni_datapath::bpf::PodPolicy { address_v6: None, ..world.policy };
+        world.filter.pod_admit(index, entry, policy).unwrap();
+        let run = |direction, frame: &[u8]| {
+            let skb = Skb { ifindex: index, ingress_ifindex: 2, mark: 0 };
+            world.filter.run(direction, frame, skb, 1).unwrap().action
+        };
+        let mut syn = tcp((other, 4000), (PEER, 443), SYN);
+        syn[..12].copy_from_slice(&[&world::HOST_MAC[..], &world::POD_MAC].concat());
+        assert_eq!(run(Direction::Egress, &syn), Action::Pass);
+        // More than the table holds, were they all kept.
+        let mut flood = tcp((PEER, 1), (POD, 80), SYN);
+        for number in 0..50_000u32 {
+            flood[26..30].copy_from_slice(&PEER.octets());
+            let [a, b, c, d] = number.to_be_bytes();
+            flood[34..36].copy_from_slice(&[c, d]);
+            // PEER's class: other addresses are not allowed, and would not be kept anyway.
+            flood[18..20].copy_from_slice(&[a, b]);
+            world.run(Direction::Ingress, &flood);
+        }
+        let (_, half_open) = world.filter.flow_counts().unwrap();
+        let cap = usize::try_from(world.filter.settings().unwrap().half_open_cap).unwrap();
+        assert_eq!(half_open, cap + 1);
+        assert_eq!(world.counter(Counter::HalfOpenCapped), 50_000 - u64::try_from(cap).unwrap());
+        let answer = tcp((PEER, 443), (other, 4000), SYN | ACK);
+        assert_eq!(run(Direction::Ingress, &answer), Action::Pass, "the other pod's answer");
+        // The flooded pod's own flows begin, untracked: what it may do does not depend on being tracked.
+        world.ingress("another peer's", &tcp((PEER, 60_000), (POD, 80), SYN), Ok(()));
+    });
+}
+
+/// A table that is full forgets what was used least, and judges it anew; that is counted where it can be seen.
+#[test]
+fn a_full_table_forgets_what_is_idle_and_opens_nothing() {
+    node::in_node(|directory| {
+        let mut world = isolated(directory);
+        world.configure(|s| s.half_open_cap = u32::MAX);
+        world.set(2, 8, &[]);
+        world.isolate(1, 2);
+        let begin = |port| {
+            let answer = tcp6((POD_V6, 80), (PEER_V6, port), SYN | ACK);
+            world.ingress("SYN", &tcp6((PEER_V6, port), (POD_V6, 80), SYN), Ok(()));
+            world.egress("SYN ACK", &answer, Ok(()));
+            let data = tcp6((PEER_V6, port), (POD_V6, 80), ACK);
+            world.ingress("ACK", &data, Ok(()));
+            (data, tcp6((POD_V6, 80), (PEER_V6, port), ACK))
+        };
+        let (busy, idle) = (begin(1000), begin(1001));
+        let (mut there, mut back) =
+            (udp6((OTHER_V6, 0), (POD_V6, 53)), udp6((POD_V6, 53), (OTHER_V6, 0)));
+        // As many others as the table holds, and some more: by peers of one class.
+        for peer in [1, 2] {
+            let mut address = OTHER_V6.octets();
+            address[14] = peer;
+            world.class(std::net::Ipv6Addr::from(address), 6);
+            there[22..38].copy_from_slice(&address);
+            back[38..54].copy_from_slice(&address);
+            for port in 0..40_000u16 {
+                there[54..56].copy_from_slice(&port.to_be_bytes());
+                back[56..58].copy_from_slice(&port.to_be_bytes());
+                let ends = [
+                    world.run(Direction::Ingress, &there).action,
+                    world.run(Direction::Egress, &back).action,
+                ];
+                assert_eq!(ends, [Action::Pass; 2], "{peer} {port}");
+                if port % 1000 == 0 {
+                    world.egress("one in use stays", &busy.1, Ok(()));
+                }
+            }
+        }
+        let (established, _) = world.filter.flow_counts().unwrap();
+        assert!(established <= 65_536, "{established}");
+        world.egress("forgotten: what is not known answers nothing", &idle.1, EGRESS_DENIED);
+        assert_eq!(world.counter(Counter::PickedUp), 0);
+        world.ingress("judged anew, from its middle", &idle.0, Ok(()));
+        assert_eq!(world.counter(Counter::PickedUp), 1, "and counted");
+        world.egress("known again", &idle.1, Ok(()));
+        world.ingress("in use all the time", &busy.0, Ok(()));
+        assert_eq!(world.counter(Counter::PickedUp), 1);
+    });
+}
+
+#[test]
+fn cut_ipv6_headers_are_dropped() {
+    node::in_node(|directory| {
+        let world = isolated(directory);
+        let whole = tcp6((PEER_V6, 1000), (POD_V6, 80), SYN);
+        let cut = |length: usize| ip6(PEER_V6, POD_V6, TCP, &whole[54..54 + length]);
+        world.ingress("whole", &cut(20), Ok(()));
+        for length in [0, 4, 8, 13, 19] {
+            world.ingress("TCP cut", &cut(length), Err(DropReason::Truncated));
+        }
+        let mut long = whole.clone();
+        long[18..20].copy_from_slice(&8u16.to_be_bytes());
+        world.ingress("padding is no header", &long, Err(DropReason::Truncated));
+        let extension = ip6(PEER_V6, POD_V6, 60, &[TCP, 0, 1, 4]);
+        world.ingress("an extension header cut", &extension, Err(DropReason::Truncated));
+        let six: Vec<u8> = (0..6)
+            .flat_map(|n| [if n == 5 { TCP } else { 60 }, 0, 1, 4, 0, 0, 0, 0])
+            .chain(whole[54..].iter().copied())
+            .collect();
+        world.ingress("six extension headers, the most", &ip6(PEER_V6, POD_V6, 60, &six), Ok(()));
+    });
+}
+
 #[test]
 fn the_node_is_exempt_only_when_it_is_the_node() {
     node::in_node(|directory| {
@@ -520,6 +634,32 @@ fn events_name_the_rule_and_the_reason() {
         }
         let after = world.filter.pod_state(world.identity.slot).unwrap();
         assert_eq!(after.suppressed - state.suppressed + u64::try_from(sent).unwrap(), 200);
+        assert_eq!(world.counter(Counter::EventsSuppressed), after.suppressed);
+        assert_eq!(world.counter(Counter::FlowsDenied), 201, "counted all the same");
+    });
+}
+
+#[test]
+fn an_event_tells_of_the_flow_that_a_change_ended() {
+    node::in_node(|directory| {
+        let mut world = isolated(directory);
+        world.ingress("SYN", &tcp6((PEER_V6, 1000), (POD_V6, 80), SYN), Ok(()));
+        world.egress("SYN ACK", &tcp6((POD_V6, 80), (PEER_V6, 1000), SYN | ACK), Ok(()));
+        world.set(3, 19, &[]);
+        world.isolate(3, OPEN);
+        let answer = tcp6((POD_V6, 80), (PEER_V6, 1000), ACK);
+        world.egress("revoked", &answer, Err(DropReason::Revoked));
+        world.configure(|s| s.flags &= !SettingFlags::EVENTS_DENIED);
+        world.ingress("not told", &tcp((PEER, 1), (POD, 1), SYN), DENIED);
+        world.configure(|s| s.flags = SettingFlags::EVENTS_DENIED);
+        world.isolate(1, OPEN);
+        world.ingress("allowed, not told", &tcp((PEER, 2), (POD, 80), SYN), Ok(()));
+        let events = world.events();
+        let [allowed, revoked] = events[..] else { panic!("{events:?}") };
+        assert_eq!((allowed.family, allowed.revoked), (6, 0));
+        assert_eq!((revoked.family, revoked.revoked, revoked.decision.rule()), (6, 1, 19));
+        assert_eq!(u32::from(revoked.reason), DropReason::Revoked.slot());
+        assert_eq!((revoked.remote, revoked.local_port), (PEER_V6.octets(), 80));
     });
 }
 

@@ -13,6 +13,8 @@ use std::{
 
 use veni_datapath::bpf::{Action, Counter, Direction, DropReason, FlowFlags, SettingFlags};
 
+#[path = "support/front_ends.rs"]
+mod front_ends;
 #[path = "support/node.rs"]
 mod node;
 #[path = "support/world.rs"]
@@ -401,6 +403,55 @@ fn node_ports_and_host_ports_lead_to_their_back_ends() {
     });
 }
 
+/// A Service's flow that cannot be tracked could not be answered: it is refused, and counted.
+#[test]
+fn a_pod_with_too_many_half_open_flows_begins_none_to_a_service() {
+    node::in_node(|directory| {
+        let world = served(directory);
+        world.configure(|s| s.half_open_cap = 2);
+        let syn = |port| tcp((POD, port), (VIP, 80), SYN);
+        world.egress("one", &syn(4000), Ok(()));
+        world.egress("two", &syn(4001), Ok(()));
+        world.egress("three", &syn(4002), Err(DropReason::Untracked));
+        assert_eq!(world.counter(Counter::HalfOpenCapped), 1);
+        world.egress("straight, untracked", &tcp((POD, 4003), (PEER, 80), SYN), Ok(()));
+        world.ingress("one is answered", &tcp((PEER, 8080), (POD, 4000), SYN | ACK), Ok(()));
+        world.egress("and established", &tcp((POD, 4000), (VIP, 80), ACK), Ok(()));
+        world.egress("three, again", &syn(4002), Ok(()));
+    });
+}
+
+#[test]
+fn a_pod_reaches_itself_by_its_service_over_ipv6_and_by_datagrams() {
+    node::in_node(|directory| {
+        let mut world = served(directory);
+        world.service(front(VIP_V6, 80, TCP), 5, &[at(POD_V6, 8080)], 0);
+        world.service(front(VIP, 53, UDP), 6, &[at(POD, 5353)], 0);
+        world.set(2, 8, &[]);
+        world.isolate(2, 2);
+        let turned = |what: &str, frame: &[u8]| {
+            let outcome = world.verdict(Direction::Egress, frame).unwrap();
+            assert_eq!(outcome.action, Action::TurnRound, "{what}");
+            assert_sound(&outcome.frame);
+            assert_eq!(world.ingress(what, &outcome.frame, Ok(())), outcome.frame);
+            outcome.frame
+        };
+        let hairpin = Ipv6Addr::from(world.filter.settings().unwrap().hairpin_v6);
+        let there = turned("SYN", &tcp6((POD_V6, 4000), (VIP_V6, 80), SYN));
+        assert_eq!((&there[22..38], &there[38..54]), (&hairpin.octets()[..], &POD_V6.octets()[..]));
+        assert_eq!(there[56..58], 8080u16.to_be_bytes());
+        let back = turned("SYN ACK", &tcp6((POD_V6, 8080), (hairpin, 4000), SYN | ACK));
+        assert_eq!(
+            (&back[22..38], &back[54..56]),
+            (&VIP_V6.octets()[..], &80u16.to_be_bytes()[..])
+        );
+        let there = turned("a query", &udp((POD, 4000), (VIP, 53)));
+        assert_eq!(ends(&there), ((HAIRPIN, 4000), (POD, 5353)));
+        let back = turned("its answer", &udp((POD, 5353), (HAIRPIN, 4000)));
+        assert_eq!(ends(&back), ((VIP, 53), (POD, 4000)));
+    });
+}
+
 #[test]
 fn a_pod_reaches_itself_by_its_service() {
     node::in_node(|directory| {
@@ -475,6 +526,45 @@ fn sctp_is_translated_where_ports_are_equal() {
         world.set(2, 8, &[Rule(5, SCTP, 1, 65535, 21)]);
         world.isolate(OPEN, 2);
         world.egress("refused", &init(4001, 38413), Err(DropReason::SctpPort));
+        let event = *world.events().last().unwrap();
+        assert_eq!(u32::from(event.reason), DropReason::SctpPort.slot(), "and told");
+        // Begun before the pod was isolated: where kube-proxy leads it cannot be known.
+        world.egress("left to kube-proxy, once", &init(4000, 38413), Err(DropReason::Revoked));
+        let out = world.egress("equal, still", &init(4000, 38412), Ok(()));
+        sound(&out, (POD, 4000), (PEER, 38412));
+    });
+}
+
+/// No port of SCTP ever changes, as its CRC32c covers them: not the source port either, when it is taken.
+#[test]
+fn sctp_whose_source_port_is_taken_is_refused() {
+    node::in_node(|directory| {
+        let world = served(directory);
+        let other = Ipv4Addr::new(172, 20, 0, 11);
+        let init = |to: Ipv4Addr| ip4(POD, to, SCTP, &[&[15, 160, 150, 12][..], &[0; 24]].concat());
+        for (list, vip) in [(5, VIP), (6, other)] {
+            world.service(front(vip, 38412, SCTP), list, &[at(PEER, 38412)], 0);
+        }
+        world.egress("by one Service", &init(VIP), Ok(()));
+        world.egress("by another, to the same", &init(other), Err(DropReason::PortCollision));
+        world.service(front(other, 38412, SCTP), 7, &[at(OTHER, 38412)], 0);
+        world.egress("by another, elsewhere", &init(other), Ok(()));
+    });
+}
+
+#[test]
+fn sctp_is_translated_over_ipv6() {
+    node::in_node(|directory| {
+        let world = served(directory);
+        world.service(front(VIP_V6, 38412, SCTP), 5, &[at(PEER_V6, 38412)], 0);
+        let chunk =
+            |from: u16, to: u16| [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0; 24]].concat();
+        let out = world::ip6(POD_V6, VIP_V6, SCTP, &chunk(4000, 38412));
+        let out = world.egress("INIT", &out, Ok(()));
+        assert_eq!(out[38..54], PEER_V6.octets());
+        let back = world::ip6(PEER_V6, POD_V6, SCTP, &chunk(38412, 4000));
+        let back = world.ingress("INIT ACK", &back, Ok(()));
+        assert_eq!((&back[22..38], &back[54..]), (&VIP_V6.octets()[..], &chunk(38412, 4000)[..]));
     });
 }
 
