@@ -13,7 +13,7 @@ struct Document {
     meaning: &'static str,
     /// `honoured`, `ignored`, `warned` or `refused`.
     support: &'static str,
-    /// Which values are warned about or refused: `true`, `strict`, `set`; all others are fine.
+    /// Which values are warned about or refused: `true`, `set`; all others are fine.
     #[serde(skip_serializing_if = "Option::is_none")]
     when: Option<String>,
     /// What happens when it is set to something else than the default, where it is not supported yet.
@@ -72,9 +72,9 @@ mod tests {
         assert!(prefixes["consequence"].is_string());
         for (name, word) in [
             ("ENABLE_PREFIX_DELEGATION", "warned if true"),
-            ("ENABLE_POD_ENI", "refused if true"),
+            ("ENABLE_POD_ENI", "warned if true"),
             ("ENABLE_IPv4", "refused if false"),
-            ("NETWORK_POLICY_ENFORCING_MODE", "refused if strict"),
+            ("NETWORK_POLICY_ENFORCING_MODE", "honoured "),
             ("AWS_VPC_K8S_CNI_BACKING_STORE", "warned if set"),
             ("WARM_IP_TARGET", "honoured "),
         ] {

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use veni_core::{id::SecurityGroupId, wire::inspect::policy::Diagnostic};
+use veni_core::{config::Enforcing, id::SecurityGroupId, wire::inspect::policy::Diagnostic};
 use veni_policy::{
     change::{PodKey, PodSets, Remove, Step, Write},
     index::{self, Index, Scope},
@@ -131,9 +131,9 @@ impl<P> fmt::Debug for Enforcer<P> {
 impl<P: Plane> Enforcer<P> {
     /// An enforcer for the pods of the node that knows no object yet: what an earlier daemon left stays in force until
     /// the objects are known.
-    pub fn new(plane: P, own: OwnNode, found: &Found) -> Self {
+    pub fn new(plane: P, own: OwnNode, enforcing: Enforcing, found: &Found) -> Self {
         let mut enforcer = Self {
-            index: Index::resume(Scope::Node(own.name.clone()), &found.policy),
+            index: Index::resume(Scope::Node(own.name.clone()), &found.policy).enforcing(enforcing),
             services: ServiceTables::new(own, &found.services),
             plane,
             pending: VecDeque::new(),
@@ -254,7 +254,7 @@ impl<P: Plane> Enforcer<P> {
             return;
         }
         let change = self.index.change();
-        self.refused = change.refused.iter().map(views::refusal).collect();
+        self.refused = change.refused.iter().map(ToString::to_string).collect();
         for refusal in &self.refused {
             tracing::error!(refusal, "rule set not in force");
         }

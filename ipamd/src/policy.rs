@@ -50,6 +50,7 @@ pub async fn start<C: Cloud>(
     let handle = Handle::start(Sources {
         plane: FilterPlane(filter.clone()),
         own: OwnNode { name, zone: Some(identity.availability_zone.to_string()), addresses },
+        enforcing: config.policy.enforcing,
         found: found(filter, pods)?,
         want: Box::new(move |groups| wanted.want(groups)),
     })

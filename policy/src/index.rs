@@ -21,18 +21,19 @@ mod vectors;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
     sync::Arc,
 };
 
-use veni_core::id::SecurityGroupId;
+use veni_core::{config::Enforcing, id::SecurityGroupId};
 use veni_ebpf_common::table::Decision;
 
 pub use resume::Found;
 
 pub use explain::{
-    ClassEntry, Explanation, GroupHalf, Half, Party, PodExplanation, PortEntry, ProfileEntry,
-    SetExplanation,
+    ClassEntry, Explanation, GroupHalf, Half, Party, PodExplanation, PodGroup, PortEntry,
+    ProfileEntry, Selecting, SetExplanation,
 };
 
 use crate::{
@@ -52,6 +53,9 @@ use class::{Classes, Numbers};
 use cluster::{Cluster, IdentityId, PodId};
 use region::Regions;
 
+/// Pods that a refusal names for people.
+const NAMED: usize = 5;
+
 /// Which pods get rule sets. Every pod gets a class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
@@ -70,18 +74,41 @@ pub struct Change {
     pub refused: Vec<Refusal>,
 }
 
-/// A rule set that was refused because a map is full. The pods keep what they had ([`PodSets::CLOSED`] when that is
-/// nothing), and every later change tries again.
+/// Something that was refused because a map is full; every later change tries again. A rule set: the pods keep what
+/// they had ([`PodSets::CLOSED`] when that is nothing). Addresses: rules know them only by the blocks that they lie in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The pods.
+    /// The pods; none for addresses of something else.
     pub pods: Vec<PodKey>,
-    /// The direction.
-    pub direction: Direction,
+    /// The direction of a rule set; `None`: addresses.
+    pub direction: Option<Direction>,
     /// The map that is full, e.g. `VERDICTS`.
     pub map: &'static str,
     /// How many entries it has room for.
     pub capacity: u32,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pods, direction, map, capacity } = self;
+        let named: Vec<_> = pods.iter().take(NAMED).map(ToString::to_string).collect();
+        let mut pods = match (named.join(", "), pods.len().saturating_sub(NAMED)) {
+            (named, _) if named.is_empty() => "nodes and security groups' members".to_owned(),
+            (named, 0) => named,
+            (named, more) => format!("{named} and {more} more"),
+        };
+        if let Some(direction) = direction {
+            pods = format!("the {direction} rules of {pods}");
+            return write!(
+                f,
+                "{pods} do not fit: {map} has room for {capacity} entries; use fewer or shorter rules, the pods keep what they had (nothing passes where they had nothing)"
+            );
+        }
+        write!(
+            f,
+            "addresses of {pods} do not fit: {map} has room for {capacity} entries; rules know these addresses by blocks (ipBlock, networks) only, not by selectors"
+        )
+    }
 }
 
 /// How much there is.
@@ -159,6 +186,7 @@ struct Dirty {
 #[derive(Debug)]
 pub struct Index {
     scope: Scope,
+    enforcing: Enforcing,
     cluster: Cluster,
     cluster_policies: BTreeMap<String, Arc<ClusterNetworkPolicy>>,
     nodes: BTreeMap<String, Node>,
@@ -225,6 +253,7 @@ impl Index {
         };
         Self {
             scope,
+            enforcing: Enforcing::default(),
             cluster: Cluster::default(),
             cluster_policies: BTreeMap::new(),
             nodes: BTreeMap::new(),
@@ -252,6 +281,14 @@ impl Index {
             dirty: Dirty::default(),
             first: vec![Step::Write(Write::Verdict { key, profile: any })],
         }
+    }
+
+    /// What holds for pods that no policy selects; [`Enforcing::Standard`] unless told otherwise.
+    #[must_use]
+    pub fn enforcing(mut self, enforcing: Enforcing) -> Self {
+        self.enforcing = enforcing;
+        self.dirty.all_rules = true;
+        self
     }
 
     /// Takes an object over its predecessor of the same key. Services and slices are not ours.

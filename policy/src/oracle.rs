@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use veni_core::id::SecurityGroupId;
+use veni_core::{config::Enforcing, id::SecurityGroupId};
 
 use crate::change::Direction;
 use crate::object::{
@@ -80,6 +80,8 @@ pub enum By {
         /// The rule's id; `None` when no rule of the pod's groups allows.
         rule: Option<String>,
     },
+    /// No NetworkPolicy selects the pod, on a strict node.
+    Strict,
     /// Groups were asked for that are no ids.
     InvalidGroups,
 }
@@ -112,6 +114,7 @@ pub struct Oracle<'a> {
     cluster_policies: Vec<&'a ClusterNetworkPolicy>,
     group_policies: Vec<&'a SecurityGroupPolicy>,
     groups: &'a SecurityGroups,
+    enforcing: Enforcing,
 }
 
 /// An end with what is known about it.
@@ -174,6 +177,7 @@ impl<'a> Oracle<'a> {
             cluster_policies: Vec::new(),
             group_policies: Vec::new(),
             groups,
+            enforcing: Enforcing::default(),
         };
         for object in objects {
             match object {
@@ -189,6 +193,13 @@ impl<'a> Oracle<'a> {
         // Ties of priority are undefined; by name is ours.
         oracle.cluster_policies.sort_by_key(|policy| (policy.priority, &policy.name));
         oracle
+    }
+
+    /// On a node that enforces policy in this way.
+    #[must_use]
+    pub fn enforcing(mut self, enforcing: Enforcing) -> Self {
+        self.enforcing = enforcing;
+        self
     }
 
     /// The verdict on a new connection. `port` is the destination's; for ICMP and ICMPv6 it is type << 8 | code. The
@@ -279,10 +290,23 @@ impl<'a> Oracle<'a> {
 
     /// Admin tier, then NetworkPolicies, final for the pods that they select, then Baseline tier, then allowed.
     fn policy(&self, pod: &Pod, flow: &Flow<'a>) -> Half {
+        if self.enforcing == Enforcing::None {
+            return Half::new(true, By::Default);
+        }
         self.tier(Tier::Admin, pod, flow)
             .or_else(|| self.network_policies(pod, flow))
             .or_else(|| self.tier(Tier::Baseline, pod, flow))
+            .or_else(|| self.strictness(pod))
             .unwrap_or_else(|| Half::new(true, By::Default))
+    }
+
+    /// A strict node denies a pod that no NetworkPolicy is about.
+    fn strictness(&self, pod: &Pod) -> Option<Half> {
+        let about = |policy: &&NetworkPolicy| {
+            policy.namespace == pod.namespace && matches(&policy.pods, &pod.labels)
+        };
+        let denied = self.enforcing == Enforcing::Strict && !self.policies.iter().any(about);
+        denied.then(|| Half::new(false, By::Strict))
     }
 
     /// The first rule that matches, by priority and then by place in the list. `Pass` leaves the tier.

@@ -1,13 +1,17 @@
 //! Rule numbers: what a [`Decision`](veni_ebpf_common::table::Decision) names, readable.
 //!
-//! A rule keeps its number for as long as an index knows it, and numbers are never given to another rule, so an
-//! event that arrives late still names the right one. Number 0 is the default: no rule decided.
+//! A rule keeps its number for as long as a set names it, and for a while after that: a number is another rule's only
+//! after two sweeps have found it unused, so an event that arrives late still names the right one, and memory does not
+//! grow with the policies that come and go. Number 0 is the default: no rule decided.
 
-use std::{collections::HashMap, fmt};
+use std::{fmt, ops::Range};
 
 use serde::Serialize;
 
-use crate::change::Direction;
+use crate::{
+    change::Direction,
+    intern::{FastMap, FastSet},
+};
 
 /// The rule that decided.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -41,6 +45,8 @@ pub enum RuleKind {
     SecurityGroup,
     /// Nothing is known of the pod: [`crate::change::CLOSED_SET`].
     Unknown,
+    /// No NetworkPolicy selects the pod, on a node where that closes it.
+    Unselected,
 }
 
 /// The tier that decided.
@@ -71,40 +77,97 @@ pub enum RuleIndex {
 /// Numbers of rules.
 #[derive(Debug, Default)]
 pub struct RuleRegistry {
-    numbers: HashMap<RuleRef, u32>,
-    rules: Vec<RuleRef>,
-    /// Numbers up to this one are an earlier daemon's.
+    numbers: FastMap<RuleRef, u32>,
+    rules: FastMap<u32, RuleRef>,
+    /// The last number that was never given before.
+    last: u32,
+    /// Numbers up to this one are an earlier daemon's, while its tables are in force.
     before: u32,
+    /// Numbers of an earlier daemon that nothing names any more.
+    spare: Range<u32>,
+    free: Vec<u32>,
+    /// Unused at the last sweep. Still readable.
+    condemned: FastSet<u32>,
+    /// Rules in use at the last sweep.
+    used: usize,
+    /// Numbers given since then.
+    given: usize,
 }
 
 impl RuleRegistry {
     /// A registry whose numbers come after this one.
     pub(crate) fn after(before: u32) -> Self {
-        Self { before, ..Self::default() }
+        Self { before, last: before, ..Self::default() }
     }
 
-    /// The rule of a number; `None` for 0, the default, and for numbers that were never given, or by an earlier daemon.
+    /// The rule of a number; `None` for 0, the default, and for numbers that are not given, or by an earlier daemon.
     #[must_use]
     pub fn get(&self, number: u32) -> Option<&RuleRef> {
-        let index = usize::try_from(number.checked_sub(self.before)?).ok()?.checked_sub(1)?;
-        self.rules.get(index)
+        self.rules.get(&number)
+    }
+
+    /// How many rules have a number.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether no rule has one.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
     }
 
     /// The number of a rule, a new one when it has none.
     pub(crate) fn number(&mut self, rule: &RuleRef) -> u32 {
         if let Some(number) = self.numbers.get(rule) {
+            // In use again.
+            self.condemned.remove(number);
             return *number;
         }
-        self.rules.push(rule.clone());
-        let number = u32::try_from(self.rules.len()).expect("fewer than 2^31 rules fit in memory");
-        let number = self.before + number;
+        let number = self.free.pop().or_else(|| self.spare.next()).unwrap_or_else(|| {
+            self.last += 1;
+            self.last
+        });
+        // Decisions have 31 bits for it, and numbers come back: far more rules than fit in memory.
+        debug_assert!(number < 1 << 31, "fewer than 2^31 rules fit in memory");
+        self.given += 1;
+        self.rules.insert(number, rule.clone());
         self.numbers.insert(rule.clone(), number);
         number
     }
 
-    /// Every rule with its number.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &RuleRef)> {
-        (self.before + 1..).zip(&self.rules)
+    /// Nothing of the earlier daemon's names a rule any more.
+    pub(crate) fn release_earlier(&mut self) {
+        if self.before > 0 {
+            self.spare = 1..self.before + 1;
+            self.before = 0;
+        }
+    }
+
+    /// Whether many numbers were given since the last sweep.
+    pub(crate) const fn wants_sweep(&self) -> bool {
+        self.given > self.used + 1024
+    }
+
+    /// Forgets rules that are not in use now and were not at the last sweep. At most once a change: between the two
+    /// lie at least one whole change with its graces, and a thousand new rules.
+    pub(crate) fn sweep(&mut self, used: &FastSet<u32>) {
+        let condemned = std::mem::take(&mut self.condemned);
+        for number in self.rules.keys().copied().collect::<Vec<_>>() {
+            if used.contains(&number) {
+                continue;
+            }
+            if condemned.contains(&number) {
+                let rule = self.rules.remove(&number).expect("just seen");
+                self.numbers.remove(&rule);
+                self.free.push(number);
+            } else {
+                self.condemned.insert(number);
+            }
+        }
+        self.used = self.rules.len() - self.condemned.len();
+        self.given = 0;
     }
 }
 
@@ -115,6 +178,7 @@ impl fmt::Display for RuleRef {
             RuleKind::ClusterNetworkPolicy => "ClusterNetworkPolicy ",
             RuleKind::SecurityGroup => "security group ",
             RuleKind::Unknown => "unknown pod",
+            RuleKind::Unselected => "unselected pod",
         };
         write!(f, "{kind}")?;
         if !self.namespace.is_empty() {

@@ -129,10 +129,8 @@ fn unsupported(reader: &mut Reader) {
             "false" => !reader.bool(variable.name, false),
             default => value == default,
         };
-        // `none` and `standard` let traffic pass until policies arrive, which is all that can be kept today.
-        let no_policy = variable.name == "NETWORK_POLICY_ENFORCING_MODE" && value != "strict";
         match variable.support {
-            _ if same || no_policy => {}
+            _ if same => {}
             Support::Honoured | Support::Ignored => {}
             Support::Warned(sentence) => reader.warn(variable.name, sentence),
             Support::Refused(sentence) => reader.fail(variable.name, sentence),

@@ -11,6 +11,8 @@ use super::reader::Reader;
 pub struct PolicySettings {
     /// `VENI_MANIFEST_DIR`: a folder of Kubernetes manifests that is watched. `None`: nothing selects any pod.
     pub manifest_dir: Option<String>,
+    /// `NETWORK_POLICY_ENFORCING_MODE`: what holds for pods that no policy selects, and whether policies hold at all.
+    pub enforcing: Enforcing,
     /// `VENI_POLICY_WAIT_MILLIS`: how long an ADD waits for its pod's labels.
     pub wait: Duration,
     /// `VENI_ESTABLISHED_FLOWS`: what a change of policy does to them.
@@ -23,6 +25,19 @@ pub struct PolicySettings {
     pub service_v4: Option<Ipv4Net>,
     /// `VENI_SERVICE_CIDRS`, the IPv6 range.
     pub service_v6: Option<Ipv6Net>,
+}
+
+/// What holds for pods that no policy selects, and whether policies hold at all. Security groups hold in every mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Enforcing {
+    /// `none`: `NetworkPolicy` and `ClusterNetworkPolicy` objects are not looked at.
+    None,
+    /// `standard`: a pod that no policy selects is open.
+    #[default]
+    Standard,
+    /// `strict`: a pod that no `NetworkPolicy` selects is closed both ways, but to itself, to its own node, and for what a
+    /// `ClusterNetworkPolicy` accepts.
+    Strict,
 }
 
 /// What a change of policy does to established flows.
@@ -61,6 +76,7 @@ impl Default for PolicySettings {
     fn default() -> Self {
         Self {
             manifest_dir: None,
+            enforcing: Enforcing::default(),
             wait: Duration::from_secs(2),
             established: Established::default(),
             metadata: MetadataAccess::default(),
@@ -80,6 +96,15 @@ pub(super) fn settings(reader: &mut Reader) -> PolicySettings {
             .text("VENI_MANIFEST_DIR")
             .map(|_| reader.path("VENI_MANIFEST_DIR", String::new()))
             .filter(|path| !path.is_empty()),
+        enforcing: word(
+            reader,
+            "NETWORK_POLICY_ENFORCING_MODE",
+            &[
+                ("none", Enforcing::None),
+                ("standard", Enforcing::Standard),
+                ("strict", Enforcing::Strict),
+            ],
+        ),
         wait: reader
             .in_range("VENI_POLICY_WAIT_MILLIS", 0..=60_000)
             .map_or(defaults.wait, |millis| Duration::from_millis(millis.into())),

@@ -34,7 +34,7 @@ fn an_unset_variable_is_told_from_an_empty_value() {
 
 #[test]
 fn a_build_without_the_aws_provider_says_so_among_all_errors() {
-    let vars = [("AWS_VPC_ENI_MTU", "1"), ("ENABLE_POD_ENI", "true")];
+    let vars = [("AWS_VPC_ENI_MTU", "1"), ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true")];
     let read = |provider: Option<&str>, aws| {
         let provider = provider.map(|value| ("VENI_PROVIDER", value));
         let vars = vars.into_iter().chain(provider);
@@ -44,8 +44,8 @@ fn a_build_without_the_aws_provider_says_so_among_all_errors() {
         names.sort();
         names
     };
-    let others = ["AWS_VPC_ENI_MTU", "ENABLE_POD_ENI"];
-    let all = ["AWS_VPC_ENI_MTU", "ENABLE_POD_ENI", "VENI_PROVIDER"];
+    let others = ["AWS_VPC_ENI_MTU", "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG"];
+    let all = [others[0], others[1], "VENI_PROVIDER"];
     for provider in [None, Some(""), Some("aws")] {
         assert_eq!(read(provider, false), all, "{provider:?}");
         assert_eq!(read(provider, true), others, "{provider:?}");
@@ -211,10 +211,9 @@ fn what_cannot_be_worked_around_is_an_error_that_names_all() {
         ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "10.0.0.0"),
         ("AWS_EXTERNAL_SERVICE_CIDRS", "10.0.0.0/33"),
         ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true"),
-        ("ENABLE_POD_ENI", "true"),
         ("ENABLE_IPv6", "true"),
         ("ENABLE_IPv4", "false"),
-        ("NETWORK_POLICY_ENFORCING_MODE", "strict"),
+        ("NETWORK_POLICY_ENFORCING_MODE", "lax"),
         ("AWS_VPC_K8S_CNI_CONNMARK", "0x4000"),
         ("AWS_VPC_K8S_CNI_CONNMARK", "0x10000"),
         ("VENI_ENI_MARK_MASK", "0x7f"),
@@ -365,8 +364,13 @@ fn policy_settings_are_words_and_ranges() {
         ("VENI_INSTANCE_METADATA", "closed"),
         ("VENI_ESTABLISHED_FLOWS", "keep"),
         ("VENI_SERVICE_CIDRS", "10.100.0.1/16, fd12::/108"),
+        ("NETWORK_POLICY_ENFORCING_MODE", "strict"),
     ])
     .unwrap();
+    assert_eq!(policy.enforcing, Enforcing::Strict);
+    for (mode, expect) in [("none", Enforcing::None), ("standard", Enforcing::Standard)] {
+        assert_eq!(read(&[("NETWORK_POLICY_ENFORCING_MODE", mode)]).unwrap().enforcing, expect);
+    }
     assert_eq!(policy.manifest_dir.as_deref(), Some("/etc/veni/manifests"));
     assert_eq!(policy.metadata, MetadataAccess::Closed);
     assert_eq!(policy.established, Established::Keep);

@@ -21,7 +21,8 @@ pub enum Support {
     Honoured,
     /// It is known and has no meaning here; setting it is fine.
     Ignored,
-    /// Not supported yet. A value other than the default starts with a warning.
+    /// Not supported yet, or kept in another way than the name says. A value other than the default starts with a
+    /// warning.
     Warned(&'static str),
     /// Not supported yet. A value other than the default would put pods in the wrong network or leave them
     /// unprotected: refused.
@@ -43,13 +44,11 @@ impl Support {
 
 impl Variable {
     /// The values of a variable that is not supported yet which are warned about or refused, in words that follow
-    /// "if": `true`, `strict`, `set`. `None` when every value is fine.
+    /// "if": `true`, `set`. `None` when every value is fine.
     #[must_use]
     pub fn unsupported_values(&self) -> Option<String> {
         let (Warned(_) | Refused(_)) = self.support else { return None };
         Some(match (self.name, self.default) {
-            // The two others let traffic pass until policies arrive, which is all that can be kept today.
-            ("NETWORK_POLICY_ENFORCING_MODE", _) => "strict".to_owned(),
             (_, "true") => "false".to_owned(),
             (_, "false") => "true".to_owned(),
             (_, "") => "set".to_owned(),
@@ -113,10 +112,10 @@ pub static VARIABLES: &[Variable] = &[
     v("ENABLE_V6_EGRESS", "false", Warned("IPv6 egress is not supported yet: pods have IPv4 only"), "IPv6 egress of IPv4 pods"),
     v("DISABLE_POD_V6", "false", Warned("it has no effect yet: pods keep a link-local IPv6 address, and the filter drops what they send from it"), "set disable_ipv6 in pods"),
     v("ENABLE_BANDWIDTH_PLUGIN", "false", Warned("it has no effect: veni writes no bandwidth plugin into the conflist, because that wants the same qdisc as veni's filter"), "chain the bandwidth plugin"),
-    v("ENABLE_POD_ENI", "false", Refused("security groups for pods are not supported yet: pods that a SecurityGroupPolicy selects would run with the node's groups; unset it, or stay with the AWS VPC CNI on these nodes"), "security groups for pods through branch ENIs"),
+    v("ENABLE_POD_ENI", "false", Warned("there is no need for it: SecurityGroupPolicy objects are honoured on every instance type at full density, by the node's own programs and without branch ENIs; the limit: a rule elsewhere in AWS that names a pod's group as its source sees the ENI's groups, not the pod's"), "security groups for pods through branch ENIs"),
     v("POD_SECURITY_GROUP_ENFORCING_MODE", "strict", Ignored, "how branch ENIs' traffic is led"),
     v("DISABLE_TCP_EARLY_DEMUX", "false", Ignored, "needed by branch ENIs only"),
-    v("NETWORK_POLICY_ENFORCING_MODE", "standard", Refused("network policy is not enforced yet, so `strict` (deny until policies arrive) cannot be kept: unset it, or stay with the AWS VPC CNI on these nodes"), "none, standard or strict"),
+    v("NETWORK_POLICY_ENFORCING_MODE", "standard", Honoured, "standard: a pod that no policy selects is open; strict: a pod that no NetworkPolicy selects is closed both ways, but to itself, its own node and what a ClusterNetworkPolicy accepts; none: NetworkPolicy and ClusterNetworkPolicy objects are not enforced (security groups are)"),
     v("ANNOTATE_POD_IP", "false", Warned("it has no effect yet: pods are not annotated"), "write vpc.amazonaws.com/pod-ips"),
     // Operations.
     v("AWS_VPC_K8S_CNI_LOGLEVEL", "info", Honoured, "error, warn, info, debug or trace"),

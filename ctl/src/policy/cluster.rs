@@ -1,12 +1,12 @@
 //! The objects of manifests, and who judges them.
 
-use std::{net::IpAddr, path::Path};
+use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
 use veni_core::wire::inspect::policy::{Diagnostic, Explanation, PolicyRef, Side};
 use veni_policy::{
-    change::{Direction, PodKey},
+    change::PodKey,
     index::{Change, Index, Scope},
-    object::{ClusterNetworkPolicy, Key, Kind, Namespace, Object, Pod, Protocol, Tier},
+    object::{Key, Kind, Namespace, Object, Pod, Protocol},
     service::{Found, FrontEnd, OwnNode, ServiceTables},
     view::{self, Judge, Judgement, Party, Translated, Unanswerable, View},
 };
@@ -46,16 +46,12 @@ impl Cluster {
         index.set_security_groups(groups::read(groups, &mut diagnostics)?);
         index.reset(objects.clone());
         let Change { refused, .. } = index.change();
-        diagnostics.extend(refused.iter().map(|refusal| {
-            let message = format!(
-                "{} of {} pods do not fit: {} has room for {} entries; those pods are denied everything",
-                refusal.direction,
-                refusal.pods.len(),
-                refusal.map,
-                refusal.capacity
-            );
-            Diagnostic { message, ..Diagnostic::default() }
-        }));
+        diagnostics.extend(
+            refused.iter().map(|refusal| Diagnostic {
+                message: refusal.to_string(),
+                ..Diagnostic::default()
+            }),
+        );
         Ok(Self { objects, index, diagnostics })
     }
 
@@ -100,20 +96,9 @@ impl Cluster {
             diagnostics: Vec::new(),
         });
         explanation.notes.extend(note.map(str::to_owned));
-        explanation.namespace_labels = of_namespace.labels.clone();
-        let mut concerned = vec![Key::new(Kind::Pod, namespace, name)];
-        if !pod.host_network {
-            for (side, direction) in [
-                (&mut explanation.egress, Direction::Egress),
-                (&mut explanation.ingress, Direction::Ingress),
-            ] {
-                let policies = self.selecting(pod, &of_namespace, direction);
-                side.isolated = policies.iter().any(|(key, _)| key.kind == Kind::NetworkPolicy);
-                concerned.extend(policies.iter().map(|(key, _)| key.clone()));
-                side.policies = policies.into_iter().map(|(_, policy)| policy).collect();
-            }
-        }
-        let concerned: Vec<String> = concerned.iter().map(ToString::to_string).collect();
+        let policies = explanation.egress.policies.iter().chain(&explanation.ingress.policies);
+        let mut concerned: BTreeSet<String> = policies.map(object).collect();
+        concerned.insert(Key::new(Kind::Pod, namespace, name).to_string());
         let mine = self.diagnostics.iter().filter(|d| concerned.contains(&d.object));
         explanation.diagnostics = mine.cloned().collect();
         Ok(explanation)
@@ -127,75 +112,13 @@ impl Cluster {
         });
         found.unwrap_or_else(|| Namespace::named(name))
     }
-
-    /// Policies that select the pod and say something of the direction, in the order in which they are asked.
-    fn selecting(
-        &self,
-        pod: &Pod,
-        namespace: &Namespace,
-        direction: Direction,
-    ) -> Vec<(Key, PolicyRef)> {
-        let mut found: Vec<_> = self
-            .objects
-            .iter()
-            .filter_map(|object| {
-                let (stage, rules) = match object {
-                    Object::NetworkPolicy(policy) => {
-                        let rules = match direction {
-                            Direction::Egress => policy.egress.as_ref(),
-                            Direction::Ingress => policy.ingress.as_ref(),
-                        }?;
-                        let selects =
-                            policy.namespace == pod.namespace && policy.pods.matches(&pod.labels);
-                        (selects.then_some((1, 0))?, rules.len())
-                    }
-                    Object::ClusterNetworkPolicy(policy) => {
-                        let rules = match direction {
-                            Direction::Egress => &policy.egress,
-                            Direction::Ingress => &policy.ingress,
-                        };
-                        let selects = policy.subject.namespaces.matches(&namespace.labels)
-                            && policy.subject.pods.matches(&pod.labels);
-                        (Some(stage(policy)).filter(|_| selects && !rules.is_empty())?, rules.len())
-                    }
-                    _ => return None,
-                };
-                Some((stage, object, rules))
-            })
-            .collect();
-        found.sort_by_key(|(stage, object, _)| (*stage, object.key()));
-        found
-            .into_iter()
-            .map(|(_, object, rules)| (object.key(), reference(object, rules)))
-            .collect()
-    }
 }
 
-/// Tier and priority.
-const fn stage(policy: &ClusterNetworkPolicy) -> (u8, u16) {
-    match policy.tier {
-        Tier::Admin => (0, policy.priority),
-        Tier::Baseline => (2, policy.priority),
-    }
-}
-
-fn reference(object: &Object, rules: usize) -> PolicyRef {
-    let Key { kind, namespace, name } = object.key();
-    let cluster_policy = match object {
-        Object::ClusterNetworkPolicy(policy) => Some(policy),
-        _ => None,
-    };
-    let tier = cluster_policy.map(|policy| match policy.tier {
-        Tier::Admin => "Admin".to_owned(),
-        Tier::Baseline => "Baseline".to_owned(),
-    });
-    PolicyRef {
-        kind: kind.to_string(),
-        namespace: Some(namespace).filter(|namespace| !namespace.is_empty()),
-        name,
-        tier,
-        priority: cluster_policy.map(|policy| policy.priority),
-        rules: u32::try_from(rules).unwrap_or(u32::MAX),
+/// As diagnostics name it.
+fn object(policy: &PolicyRef) -> String {
+    match &policy.namespace {
+        Some(namespace) => format!("{} {namespace}/{}", policy.kind, policy.name),
+        None => format!("{} {}", policy.kind, policy.name),
     }
 }
 

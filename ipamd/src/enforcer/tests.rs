@@ -60,9 +60,13 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::enforcing(Enforcing::Standard)
+    }
+
+    fn enforcing(enforcing: Enforcing) -> Self {
         let plane = FakePlane::default();
         let own = OwnNode { name: "n1".to_owned(), zone: None, addresses: BTreeSet::new() };
-        let enforcer = Enforcer::new(plane.clone(), own, &Found::default());
+        let enforcer = Enforcer::new(plane.clone(), own, enforcing, &Found::default());
         Self { enforcer, plane, now: Instant::now() }
     }
 
@@ -162,4 +166,18 @@ fn nothing_is_answered_while_a_write_fails_and_all_of_it_is_tried_again() {
     bench.pass(RETRY);
     assert_eq!(answered.try_recv(), Ok(Judged::ByLabels));
     assert_eq!(bench.enforcer.standing().pending, 0);
+}
+
+#[test]
+fn a_strict_node_closes_a_pod_until_a_policy_selects_it() {
+    for (enforcing, closed) in [(Enforcing::Standard, false), (Enforcing::Strict, true)] {
+        let mut bench = Bench::enforcing(enforcing);
+        bench.objects(&[pod("u1")]);
+        let answered = bench.attach(7, Some("u1"));
+        assert_eq!(answered.try_recv(), Ok(Judged::ByLabels));
+        let sets = bench.sets(7).expect("an entry");
+        assert_eq!(sets != PodSets::new(0, 0), closed, "{enforcing:?}: {sets:?}");
+        bench.objects(&[deny_all()]);
+        assert_eq!(bench.sets(7).expect("an entry").egress, 0, "the policy is about ingress alone");
+    }
 }

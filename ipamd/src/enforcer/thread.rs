@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::sync::oneshot;
-use veni_core::{id::SecurityGroupId, wire::inspect::policy::Diagnostic};
+use veni_core::{config::Enforcing, id::SecurityGroupId, wire::inspect::policy::Diagnostic};
 use veni_ebpf_common::Event;
 use veni_policy::{
     object::{Key, Object},
@@ -76,6 +76,8 @@ pub struct Sources<P> {
     pub plane: P,
     /// The node.
     pub own: OwnNode,
+    /// What holds for pods that no policy selects.
+    pub enforcing: Enforcing,
     /// What an earlier daemon left in the maps.
     pub found: Found,
     /// Told which security groups are wanted, whenever that changes.
@@ -122,8 +124,8 @@ impl Handle {
 }
 
 fn run<P: Plane>(sources: Sources<P>, inputs: &Receiver<Input>) {
-    let Sources { plane, own, found, want } = sources;
-    let mut enforcer = Enforcer::new(plane, own, &found);
+    let Sources { plane, own, enforcing, found, want } = sources;
+    let mut enforcer = Enforcer::new(plane, own, enforcing, &found);
     let mut wanted = BTreeSet::new();
     loop {
         let now = Instant::now();

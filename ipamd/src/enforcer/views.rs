@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use veni_core::wire::inspect::policy::{Diagnostic, Explanation, Flows};
 use veni_policy::{
     change::PodKey,
-    index::Refusal,
     object::{Pod, Protocol},
     service::FrontEnd,
     view::{self, Judge, Judgement, Party, PodFilter, Question, Translated, Unanswerable, View},
@@ -95,16 +94,4 @@ impl<P: Plane> Judge for Enforcer<P> {
             back_ends: translation.back_ends.iter().map(|end| (end.address, end.port)).collect(),
         })
     }
-}
-
-/// A refusal in a sentence for people.
-pub(super) fn refusal(refusal: &Refusal) -> String {
-    let pods: Vec<_> = refusal.pods.iter().map(ToString::to_string).collect();
-    format!(
-        "the {} rules of {} do not fit: {} has room for {} entries; use fewer or shorter rules, the pods keep what they had",
-        refusal.direction,
-        pods.join(", "),
-        refusal.map,
-        refusal.capacity,
-    )
 }

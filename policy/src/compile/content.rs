@@ -13,6 +13,9 @@ pub(crate) struct Content {
     pub(crate) rules: Vec<FlatRule>,
     /// The number that stands for "isolated, and no rule matched"; `None`: no NetworkPolicy selects the pod.
     pub(crate) isolated: Option<u32>,
+    /// The number that stands for "no NetworkPolicy selects the pod, and this node is strict": what no rule decided is
+    /// denied. `None`: allowed.
+    pub(crate) unselected: Option<u32>,
     pub(crate) groups: Groups,
 }
 
@@ -76,7 +79,20 @@ pub(crate) struct NamedPort {
 impl Content {
     /// Whether it judges nothing: allowed by default.
     pub(crate) fn is_open(&self) -> bool {
-        self.rules.is_empty() && self.isolated.is_none() && self.groups == Groups::Absent
+        self.rules.is_empty()
+            && self.isolated.is_none()
+            && self.unselected.is_none()
+            && self.groups == Groups::Absent
+    }
+
+    /// Numbers of everything that may decide, with repetitions.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u32> {
+        let groups = match self.groups {
+            Groups::Absent => None,
+            Groups::Rules(number) | Groups::Deny(number) => Some(number),
+        };
+        let rules = self.rules.iter().map(|rule| rule.number);
+        rules.chain(self.isolated).chain(self.unselected).chain(groups)
     }
 
     /// Atoms of all rules, with repetitions.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use veni_core::id::SecurityGroupId;
+use veni_core::{config::Enforcing, id::SecurityGroupId};
 
 use super::{
     AtomId,
@@ -30,6 +30,7 @@ pub(crate) struct Flattener<'a> {
     pub(crate) groups: &'a SecurityGroups,
     /// All, by tier, priority and name.
     pub(crate) cluster_policies: &'a [Arc<ClusterNetworkPolicy>],
+    pub(crate) enforcing: Enforcing,
 }
 
 /// The pod that rules are flattened for, and the direction.
@@ -49,14 +50,37 @@ impl Flattener<'_> {
     ) -> Content {
         let case = Case { direction, namespace, identity };
         let mut rules = Vec::new();
-        self.cluster_tier(Tier::Admin, case, &mut rules);
-        let isolated = self.network_policies(case, &mut rules);
-        if isolated.is_none() {
-            self.cluster_tier(Tier::Baseline, case, &mut rules);
+        let mut isolated = None;
+        if self.enforcing != Enforcing::None {
+            self.cluster_tier(Tier::Admin, case, &mut rules);
+            isolated = self.network_policies(case, &mut rules);
+            if isolated.is_none() {
+                self.cluster_tier(Tier::Baseline, case, &mut rules);
+            }
         }
+        let unselected = self.unselected(case);
         let groups = self.security_groups(case, &mut rules);
         rules.retain(|rule| !matches_nothing(rule));
-        Content { direction, rules, isolated, groups }
+        Content { direction, rules, isolated, unselected, groups }
+    }
+
+    /// On a strict node a pod is closed until a NetworkPolicy selects it, in whichever direction that is.
+    fn unselected(&mut self, case: Case<'_>) -> Option<u32> {
+        let selected =
+            || case.namespace.policies.values().any(|policy| case.identity.matches(&policy.pods));
+        (self.enforcing == Enforcing::Strict && !selected()).then(|| {
+            self.registry.number(&RuleRef {
+                kind: RuleKind::Unselected,
+                namespace: String::new(),
+                name: String::new(),
+                tier: RuleTier::NetworkPolicy,
+                direction: case.direction,
+                rule: RuleIndex::None,
+                reason: Some(
+                    "no NetworkPolicy selects the pod, and this node is strict".to_owned(),
+                ),
+            })
+        })
     }
 
     fn cluster_tier(&mut self, tier: Tier, case: Case<'_>, rules: &mut Vec<FlatRule>) {

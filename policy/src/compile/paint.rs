@@ -76,7 +76,7 @@ fn paint_policy<'a>(
         }
         canvas.turn(Spot::Passed, Spot::Open);
     }
-    canvas.finish(Decision::allow(0))
+    canvas.finish(content.unselected.map_or(Decision::allow(0), Decision::deny))
 }
 
 fn paint_groups<'a>(

@@ -69,6 +69,11 @@ impl Atoms {
         number
     }
 
+    /// What a number asks.
+    pub(crate) fn question(&self, atom: AtomId) -> Option<&Question> {
+        self.slots.get(atom as usize)?.as_ref().map(|slot| &*slot.question)
+    }
+
     pub(crate) fn acquire(&mut self, atoms: impl Iterator<Item = AtomId>) {
         for atom in atoms {
             self.slots[atom as usize].as_mut().expect("just numbered").users += 1;

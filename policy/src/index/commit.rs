@@ -20,11 +20,12 @@ impl Index {
     /// The steps from the last change's state to the present one. The caller carries out all of them, in order.
     #[must_use]
     pub fn change(&mut self) -> Change {
-        let mut targets = self.targets();
-        let regions_changed = self.refresh_vectors() | std::mem::take(&mut self.dirty.regions);
-        let moves = self.moves(regions_changed);
-        let mut copies = Copies::default();
         let mut refused = Vec::new();
+        let mut targets = self.targets(&mut refused);
+        let regions_changed = self.refresh_vectors() | std::mem::take(&mut self.dirty.regions);
+        let mut moves = self.moves(regions_changed);
+        self.withhold(&mut moves, &mut refused);
+        let mut copies = Copies::default();
         let plan = loop {
             let mut numbers = self.classes.numbers.clone();
             match self.plan(&targets, &moves, &mut copies, &mut numbers) {
@@ -45,8 +46,7 @@ impl Index {
         };
         refused.extend(plan.full.iter().map(|(set, full)| Refusal {
             pods: self.users_of(*set),
-            direction:
-                self.sets[set].rules.as_ref().map_or(Direction::Ingress, |r| r.content.direction),
+            direction: self.sets[set].rules.as_ref().map(|rules| rules.content.direction),
             map: full.map,
             capacity: full.capacity,
         }));
@@ -315,8 +315,26 @@ impl Index {
         self.forget_origins();
     }
 
+    /// Forgets rules that no set names any more.
+    fn sweep_rules(&mut self) {
+        if !self.registry.wants_sweep() {
+            return;
+        }
+        let mut used = FastSet::default();
+        for set in self.sets.values() {
+            match &set.rules {
+                Some(rules) => used.extend(rules.content.numbers()),
+                None => {
+                    used.extend(self.profiles.body(set.any).map(|body| body.otherwise.rule()));
+                }
+            }
+        }
+        self.registry.sweep(&used);
+    }
+
     /// Forgets lists that nothing refers to any more.
     fn sweep(&mut self) {
+        self.sweep_rules();
         if !self.lists.atoms.wants_sweep() && !self.lists.ports.wants_sweep() {
             return;
         }

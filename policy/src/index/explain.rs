@@ -3,13 +3,16 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::Serialize;
+use veni_core::config::Enforcing;
 use veni_ebpf_common::table::{self, Decision, NO_CLASS, OPEN_SET, Tables, VerdictKey};
 
-use super::Index;
+use super::{Index, cluster::Identity};
 use crate::{
     change::{Direction, PodKey, PodSets},
     compile::{profile::Body, set::Set},
-    rule::RuleRef,
+    object::Tier,
+    rule::{RuleKind, RuleRef, RuleTier},
+    security_group::GroupState,
 };
 
 /// The verdict on a new connection, and why.
@@ -77,14 +80,46 @@ pub struct PodExplanation {
     pub addresses: Vec<IpAddr>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Those of its namespace.
+    pub namespace_labels: BTreeMap<String, String>,
     /// Its security groups.
-    pub security_groups: Vec<String>,
+    pub security_groups: Vec<PodGroup>,
+    /// The policies that select it and say something of what comes to it, in the order in which they are asked.
+    pub ingress_policies: Vec<Selecting>,
+    /// As `ingress_policies`, of what leaves it.
+    pub egress_policies: Vec<Selecting>,
     /// `None`: it is not ours, or no change was made since it came.
     pub sets: Option<PodSets>,
     /// What judges what comes to it.
     pub ingress: SetExplanation,
     /// What judges what leaves it.
     pub egress: SetExplanation,
+}
+
+/// A security group of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PodGroup {
+    /// Its id, or the annotation's item that is none.
+    pub id: String,
+    /// Why its rules are not known, so that it denies everything.
+    pub unresolved: Option<String>,
+}
+
+/// A policy that selects a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Selecting {
+    /// What kind of object it is.
+    pub kind: RuleKind,
+    /// Its namespace; empty for what lives in none.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its tier.
+    pub tier: RuleTier,
+    /// Of a ClusterNetworkPolicy.
+    pub priority: Option<u16>,
+    /// How many rules it has in this direction.
+    pub rules: usize,
 }
 
 /// A rule set, readable.
@@ -219,11 +254,74 @@ impl Index {
                 .iter()
                 .map(|(key, value)| (key.to_string(), value.to_string()))
                 .collect(),
-            security_groups: identity.chosen.ids.iter().map(ToString::to_string).collect(),
+            namespace_labels: self.cluster.namespace_state(state.namespace).labels.clone(),
+            security_groups: self.pod_groups(identity),
+            ingress_policies: self.selecting(identity, Direction::Ingress),
+            egress_policies: self.selecting(identity, Direction::Egress),
             sets,
             ingress: of(Direction::Ingress),
             egress: of(Direction::Egress),
         })
+    }
+
+    fn pod_groups(&self, identity: &Identity) -> Vec<PodGroup> {
+        let known = identity.chosen.ids.iter().map(|id| PodGroup {
+            id: id.to_string(),
+            unresolved: match self.groups.groups.get(id).map(|group| &group.state) {
+                Some(GroupState::Resolved) => None,
+                Some(GroupState::Unresolved { reason }) => Some(reason.clone()),
+                None => Some("not looked up yet".to_owned()),
+            },
+        });
+        let invalid = identity.chosen.invalid.iter().map(|item| PodGroup {
+            id: item.to_string(),
+            unresolved: Some("not a security group's id".to_owned()),
+        });
+        known.chain(invalid).collect()
+    }
+
+    /// Policies that select the pod and say something of the direction, in the order in which they are asked.
+    fn selecting(&self, identity: &Identity, direction: Direction) -> Vec<Selecting> {
+        if self.enforcing == Enforcing::None {
+            return Vec::new();
+        }
+        let namespace = self.cluster.namespace_state(identity.key.namespace);
+        let cluster_wide = self.cluster_policies.values().filter_map(|policy| {
+            let rules = match direction {
+                Direction::Ingress => policy.ingress.len(),
+                Direction::Egress => policy.egress.len(),
+            };
+            let selects = namespace.matches(&policy.subject.namespaces)
+                && identity.matches(&policy.subject.pods);
+            (selects && rules > 0).then(|| Selecting {
+                kind: RuleKind::ClusterNetworkPolicy,
+                namespace: String::new(),
+                name: policy.name.clone(),
+                tier: match policy.tier {
+                    Tier::Admin => RuleTier::Admin,
+                    Tier::Baseline => RuleTier::Baseline,
+                },
+                priority: Some(policy.priority),
+                rules,
+            })
+        });
+        let own = namespace.policies.values().filter_map(|policy| {
+            let rules = match direction {
+                Direction::Ingress => policy.ingress.as_ref(),
+                Direction::Egress => policy.egress.as_ref(),
+            }?;
+            identity.matches(&policy.pods).then(|| Selecting {
+                kind: RuleKind::NetworkPolicy,
+                namespace: policy.namespace.clone(),
+                name: policy.name.clone(),
+                tier: RuleTier::NetworkPolicy,
+                priority: None,
+                rules: rules.len(),
+            })
+        });
+        let mut all: Vec<Selecting> = cluster_wide.chain(own).collect();
+        all.sort_by(|a, b| (a.tier, a.priority, &a.name).cmp(&(b.tier, b.priority, &b.name)));
+        all
     }
 
     fn party(&self, address: IpAddr) -> Party {

@@ -5,10 +5,12 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use veni_ebpf_common::table::{OPEN_SET, capacity};
 
 use super::{
     Index, Refusal,
+    atom::Question,
     class::{Move, NewClass, Numbering, Numbers, Slot},
     cluster::IdentityId,
     region::ABSENT,
@@ -75,7 +77,7 @@ pub(super) type Copies = FastMap<u32, u32>;
 
 impl Index {
     /// The sets that local pods are to have, as far as they are to be looked at. Makes the sets that are new.
-    pub(super) fn targets(&mut self) -> Targets {
+    pub(super) fn targets(&mut self, refused: &mut Vec<Refusal>) -> Targets {
         let identities: Vec<IdentityId> = if std::mem::take(&mut self.dirty.all_rules) {
             self.cluster.live_identities().map(|(id, _)| id).collect()
         } else {
@@ -84,7 +86,8 @@ impl Index {
         self.dirty.rules.clear();
         let mut policies: Vec<_> = self.cluster_policies.values().cloned().collect();
         policies.sort_by(|a, b| (a.tier, a.priority, &a.name).cmp(&(b.tier, b.priority, &b.name)));
-        let mut sets: FastMap<IdentityId, PodSets> = FastMap::default();
+        let mut sets: FastMap<IdentityId, [Result<u32, Full>; 2]> = FastMap::default();
+        let mut fresh: FastSet<IpNet> = FastSet::default();
         for id in identities {
             if self.cluster.identity(id).local == 0 {
                 continue;
@@ -97,13 +100,27 @@ impl Index {
                     registry: &mut self.registry,
                     groups: &self.groups,
                     cluster_policies: &policies,
+                    enforcing: self.enforcing,
                 };
                 flattener.content(direction, namespace, identity)
             });
-            let [ingress, egress] = contents.map(|content| self.set_of(content));
-            sets.insert(id, PodSets::new(ingress, egress));
+            let found = contents.map(|content| self.set_of(content, &mut fresh));
+            if found.iter().any(Result::is_err) {
+                self.dirty.rules.insert(id);
+            }
+            sets.insert(id, found);
         }
         self.dirty.locals.clear();
+        self.choose(&sets, refused)
+    }
+
+    /// What the identities' pods are to have; where a set was refused, what they have.
+    fn choose(
+        &self,
+        sets: &FastMap<IdentityId, [Result<u32, Full>; 2]>,
+        refused: &mut Vec<Refusal>,
+    ) -> Targets {
+        let mut without: BTreeMap<(Direction, &'static str), (Full, Vec<PodKey>)> = BTreeMap::new();
         let mut targets = Targets::new();
         for (key, local) in &self.locals {
             match local.pod {
@@ -112,27 +129,70 @@ impl Index {
                     targets.insert(key.clone(), None);
                 }
                 Some(pod) => {
-                    let target = sets.get(&self.cluster.pod(pod).identity);
-                    if let Some(target) = target.filter(|target| Some(**target) != local.sets) {
-                        targets.insert(key.clone(), Some(*target));
+                    let Some(found) = sets.get(&self.cluster.pod(pod).identity) else { continue };
+                    let mut of = |direction: Direction| match found[direction as usize] {
+                        Ok(set) => set,
+                        Err(full) => {
+                            let entry = without.entry((direction, full.map));
+                            entry.or_insert((full, Vec::new())).1.push(key.clone());
+                            local.sets.map_or(CLOSED_SET, |sets| sets.of(direction))
+                        }
+                    };
+                    let target = PodSets::new(of(Direction::Ingress), of(Direction::Egress));
+                    if Some(target) != local.sets {
+                        targets.insert(key.clone(), Some(target));
                     }
                 }
             }
         }
+        refused.extend(without.into_iter().map(|((direction, map), (full, pods))| Refusal {
+            pods,
+            direction: Some(direction),
+            map,
+            capacity: full.capacity,
+        }));
         targets
     }
 
-    fn set_of(&mut self, content: Content) -> u32 {
+    /// `fresh`: prefixes that sets made in this batch bring.
+    fn set_of(&mut self, content: Content, fresh: &mut FastSet<IpNet>) -> Result<u32, Full> {
         if content.is_open() {
-            return OPEN_SET;
+            return Ok(OPEN_SET);
         }
         if let Some(set) = self.set_ids.get(&content) {
-            return *set;
+            return Ok(*set);
         }
+        self.make_room(&content, fresh)?;
         let content = Arc::new(content);
         let number = self.new_set(&content);
         self.set_ids.insert(content, number);
-        number
+        Ok(number)
+    }
+
+    /// The prefixes that a set brings, if the maps have room for them beside all others: those of sets that go are in
+    /// the maps until the new ones are in force.
+    fn make_room(&self, content: &Content, fresh: &mut FastSet<IpNet>) -> Result<(), Full> {
+        let mut more: FastSet<IpNet> = FastSet::default();
+        for atom in content.atoms() {
+            let Some(Question::Block { cidr, except }) = self.atoms.question(atom) else {
+                continue;
+            };
+            let unknown = |net: &&IpNet| !self.regions.by_net.contains_key(*net);
+            let nets = std::iter::once(cidr).chain(except).filter(unknown);
+            more.extend(nets.copied().filter(|net| !fresh.contains(net)));
+        }
+        for (v6, map) in [(false, "CIDR_V4"), (true, "CIDR_V6")] {
+            let of_family = |nets: &FastSet<IpNet>| {
+                nets.iter().filter(|net| net.addr().is_ipv6() == v6).count()
+            };
+            let brought = of_family(&more);
+            let all = self.regions.count(v6) + of_family(fresh) + brought;
+            if brought > 0 && all > capacity::CIDR as usize {
+                return Err(Full { map, capacity: capacity::CIDR });
+            }
+        }
+        fresh.extend(more);
+        Ok(())
     }
 
     fn new_set(&mut self, content: &Arc<Content>) -> u32 {
@@ -197,6 +257,45 @@ impl Index {
             self.region_moves(&mut moves);
         }
         moves
+    }
+
+    /// Leaves out addresses that no map has room for: they keep the class of the block that they lie in, and every
+    /// later change tries again.
+    pub(super) fn withhold(&mut self, moves: &mut Vec<Move>, refused: &mut Vec<Refusal>) {
+        for (v6, map) in [(false, "CLASS_V4"), (true, "CLASS_V6")] {
+            let new = |step: &Move| match step.slot {
+                Slot::Address(address) => address.is_ipv6() == v6 && !step.in_map && !step.goes,
+                Slot::Prefix(_) => false,
+            };
+            let wanted = moves.iter().filter(|step| new(step)).count();
+            if wanted == 0 {
+                continue;
+            }
+            let entries = self
+                .entries
+                .iter()
+                .filter(|(address, entry)| address.is_ipv6() == v6 && entry.class != ABSENT);
+            let mut room = (capacity::CLASS as usize).saturating_sub(entries.count());
+            if wanted <= room {
+                continue;
+            }
+            let mut left_out = Vec::new();
+            moves.retain(|step| {
+                let keep = !new(step) || room > 0;
+                room -= usize::from(keep && new(step));
+                if let Slot::Address(address) = step.slot
+                    && !keep
+                {
+                    left_out.push(address);
+                }
+                keep
+            });
+            let mut pods: Vec<PodKey> =
+                left_out.iter().filter_map(|address| self.pod_at(*address)).collect();
+            pods.dedup();
+            refused.push(Refusal { pods, direction: None, map, capacity: capacity::CLASS });
+            self.dirty.addresses.extend(left_out);
+        }
     }
 
     fn region_moves(&self, moves: &mut Vec<Move>) {
@@ -439,6 +538,6 @@ impl Index {
                 self.dirty.rules.insert(self.cluster.pod(pod).identity);
             }
         }
-        Refusal { pods, direction, map: full.map, capacity: full.capacity }
+        Refusal { pods, direction: Some(direction), map: full.map, capacity: full.capacity }
     }
 }

@@ -87,6 +87,11 @@ impl Lengths {
 }
 
 impl Regions {
+    /// How many prefixes of a family there are.
+    pub(crate) fn count(&self, v6: bool) -> usize {
+        self.lengths.0[usize::from(v6)].values().map(|count| *count as usize).sum()
+    }
+
     pub(crate) fn add_block(&mut self, atom: AtomId, cidr: IpNet, except: &[IpNet]) {
         let block = Block { atom, except: except.to_vec() };
         self.blocks.entry(cidr).or_default().push(block);

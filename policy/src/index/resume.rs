@@ -118,6 +118,7 @@ impl Index {
             }
         }
         self.dirty.regions |= self.regions.forget_origins();
+        self.registry.release_earlier();
     }
 
     fn resume_sets(&mut self, found: &Found) {

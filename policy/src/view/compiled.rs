@@ -9,7 +9,7 @@ use veni_ebpf_common::table::NO_CLASS;
 
 use super::{Judge, Judgement, Party, protocol_name};
 use crate::{
-    index::{Half, Index, PodExplanation, ProfileEntry, SetExplanation},
+    index::{Half, Index, PodExplanation, ProfileEntry, Selecting, SetExplanation},
     rule::{RuleIndex, RuleKind, RuleRef, RuleTier},
 };
 
@@ -38,6 +38,7 @@ pub fn decision(allowed: bool, rule: Option<&RuleRef>) -> Decision {
     match rule {
         None => Decision::default_of(default),
         Some(rule) if rule.kind == RuleKind::Unknown => Decision::because(default, "unknown_pod"),
+        Some(rule) if rule.kind == RuleKind::Unselected => Decision::because(default, "strict"),
         Some(rule) => Decision::Rule(reference(rule)),
     }
 }
@@ -63,6 +64,7 @@ const fn kind(kind: RuleKind) -> &'static str {
         RuleKind::ClusterNetworkPolicy => "ClusterNetworkPolicy",
         RuleKind::SecurityGroup => "SecurityGroup",
         RuleKind::Unknown => "Unknown",
+        RuleKind::Unselected => "Unselected",
     }
 }
 
@@ -75,52 +77,44 @@ const fn tier(tier: RuleTier) -> Option<&'static str> {
     }
 }
 
-/// What applies to a pod, as a document. Its namespace's labels, what was wrong and notes are the caller's to add.
+/// What applies to a pod, as a document. What was wrong and notes are the caller's to add.
 #[must_use]
 pub fn explanation(found: &PodExplanation) -> wire::Explanation {
     wire::Explanation {
         pod: found.pod.to_string(),
         addresses: found.addresses.clone(),
         labels: found.labels.clone(),
-        namespace_labels: std::collections::BTreeMap::new(),
+        namespace_labels: found.namespace_labels.clone(),
         host_network: false,
         security_groups: found
             .security_groups
             .iter()
-            .map(|id| GroupView { id: id.clone(), unresolved: None })
+            .map(|group| GroupView { id: group.id.clone(), unresolved: group.unresolved.clone() })
             .collect(),
-        egress: side(&found.egress),
-        ingress: side(&found.ingress),
+        egress: side(&found.egress_policies, &found.egress),
+        ingress: side(&found.ingress_policies, &found.ingress),
         notes: Vec::new(),
         diagnostics: Vec::new(),
     }
 }
 
-fn side(set: &SetExplanation) -> Side {
-    let isolated = set.rules.iter().any(|rule| rule.kind == RuleKind::NetworkPolicy);
-    Side { isolated, policies: policies(&set.rules), table: table(set) }
+fn side(policies: &[Selecting], set: &SetExplanation) -> Side {
+    Side {
+        isolated: policies.iter().any(|policy| policy.kind == RuleKind::NetworkPolicy),
+        policies: policies.iter().map(policy).collect(),
+        table: table(set),
+    }
 }
 
-/// The objects of rules, each once, with how many of its rules there are.
-fn policies(rules: &[RuleRef]) -> Vec<PolicyRef> {
-    let mut policies: Vec<PolicyRef> = Vec::new();
-    for rule in rules {
-        let named = PolicyRef {
-            kind: kind(rule.kind).to_owned(),
-            namespace: Some(rule.namespace.clone()).filter(|namespace| !namespace.is_empty()),
-            name: rule.name.clone(),
-            tier: tier(rule.tier).map(str::to_owned),
-            priority: None,
-            rules: 0,
-        };
-        let known = |policy: &&mut PolicyRef| PolicyRef { rules: 0, ..(**policy).clone() } == named;
-        let count = u32::from(rule.rule != RuleIndex::None);
-        match policies.iter_mut().find(known) {
-            Some(policy) => policy.rules += count,
-            None => policies.push(PolicyRef { rules: count, ..named }),
-        }
+fn policy(found: &Selecting) -> PolicyRef {
+    PolicyRef {
+        kind: kind(found.kind).to_owned(),
+        namespace: Some(found.namespace.clone()).filter(|namespace| !namespace.is_empty()),
+        name: found.name.clone(),
+        tier: tier(found.tier).map(str::to_owned),
+        priority: found.priority,
+        rules: u32::try_from(found.rules).unwrap_or(u32::MAX),
     }
-    policies
 }
 
 /// Peers with the same verdicts in one entry; addresses that no rule names last.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use veni_core::config::Enforcing;
 use veni_ebpf_common::table::{Decision, OPEN_SET};
 use veni_policy::change::{Direction, PodKey, PodSets, Step};
 use veni_policy::index::{Half, Index, Scope};
@@ -28,6 +29,7 @@ type Side = (PodKey, Direction);
 pub(crate) struct Compiled {
     index: Index,
     scope: Scope,
+    enforcing: Enforcing,
     model: Model,
     objects: BTreeMap<Key, Object>,
     groups: SecurityGroups,
@@ -59,6 +61,7 @@ impl Compiled {
         Self {
             index: Index::new(scope.clone()),
             scope,
+            enforcing: Enforcing::Standard,
             model: Model::default(),
             objects: BTreeMap::new(),
             groups: SecurityGroups::default(),
@@ -67,6 +70,13 @@ impl Compiled {
             probes,
             peers,
         }
+    }
+
+    /// On nodes that enforce policy in this way.
+    pub(crate) fn enforcing(mut self, enforcing: Enforcing) -> Self {
+        self.index = self.index.enforcing(enforcing);
+        self.enforcing = enforcing;
+        self
     }
 
     /// Applies a batch and checks the tables after every step.
@@ -110,7 +120,7 @@ impl Compiled {
         self.learn_peers();
         let objects = self.effective();
         let groups = self.groups.clone();
-        let oracle = Oracle::new(&objects, &groups);
+        let oracle = Oracle::new(&objects, &groups).enforcing(self.enforcing);
         let ours = |pod: &&Pod| match &self.scope {
             Scope::All => true,
             Scope::Node(node) => pod.node.as_ref() == Some(node),
@@ -337,7 +347,8 @@ impl Compiled {
     /// The tables after all changes against those of an index that is given everything at once.
     pub(crate) fn compare_with_fresh(&self) -> Result<(), String> {
         let mut fresh =
-            Self::with_peers(self.scope.clone(), self.peers.clone(), self.probes.clone());
+            Self::with_peers(self.scope.clone(), self.peers.clone(), self.probes.clone())
+                .enforcing(self.enforcing);
         fresh.attached = self.attached.clone();
         for (pod, addresses) in &self.attached {
             fresh.index.attach(pod.clone(), addresses.clone());
@@ -427,6 +438,7 @@ fn names(decision: Decision, rule: Option<&RuleRef>, candidates: &BTreeSet<By>) 
         (RuleKind::SecurityGroup, By::SecurityGroup { group, rule: Some(id) }) => {
             rule.name == group.to_string() && rule.rule == RuleIndex::GroupRule(id.clone())
         }
+        (RuleKind::Unselected, By::Strict) => true,
         (RuleKind::SecurityGroup, By::SecurityGroup { rule: None, .. } | By::InvalidGroups) => {
             rule.rule == RuleIndex::None
         }

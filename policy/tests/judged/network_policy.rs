@@ -3,7 +3,11 @@
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
+use veni_core::config::Enforcing;
+use veni_policy::index::{Index, Scope};
 use veni_policy::oracle::manifest::{labels, namespace, network_policy, node, pod};
+use veni_policy::oracle::{End, Family, Oracle};
+use veni_policy::security_group::SecurityGroups;
 
 use crate::support::{Expect, check_poke, check_state, objects, put, valid_objects};
 
@@ -233,4 +237,46 @@ fn more_ports_than_a_profile_holds() {
     }
     pokes.push(("y/a", "x/a", "ICMP", 0x0800, false));
     poke(&spec, &pokes);
+}
+
+/// AWS's modes: what holds for pods that no policy selects, and whether policies hold at all.
+#[test]
+fn a_strict_node_closes_pods_that_no_policy_selects_and_one_without_policy_opens_all() {
+    let address = |last| IpAddr::from([10, 0, 0, last]);
+    let pod =
+        |name: &str, last| pod("x", name, &json!({"app": name}), &[address(last)], &json!([]));
+    let ingress = json!([{"from": [{"podSelector": {}}]}]);
+    let selects_b = network_policy("x", "b", &labels(&json!({"app": "b"})), Some(ingress), None);
+    let accept = json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "admin"},
+        "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
+            "egress": [{"action": "Accept", "to": [{"networks": ["192.0.2.0/24"]}]}]}});
+    let manifests = [namespace("x", &json!({})), pod("a", 1), pod("b", 2), selects_b, accept];
+    let objects = valid_objects(&manifests);
+    let groups = SecurityGroups::default();
+    let outside = IpAddr::from([192, 0, 2, 1]);
+    for (from, to, [none, standard, strict]) in [
+        // b is selected for ingress alone: what leaves it is open; a is not selected at all.
+        (address(2), IpAddr::from([1, 1, 1, 1]), [true, true, true]),
+        (address(1), address(2), [true, true, false]),
+        (address(2), address(1), [true, true, false]),
+        (outside, address(2), [true, false, false]),
+        (outside, address(1), [true, true, false]),
+        (address(1), outside, [true, true, true]),
+        (address(1), address(1), [true, true, true]),
+    ] {
+        for (mode, allowed) in
+            [(Enforcing::None, none), (Enforcing::Standard, standard), (Enforcing::Strict, strict)]
+        {
+            let mut index = Index::new(Scope::All).enforcing(mode);
+            index.reset(objects.clone());
+            drop(index.change());
+            let said = index.judge(from, to, 6, 80);
+            assert_eq!(said.allowed, allowed, "{mode:?}: {from} to {to}: {said:?}");
+            let oracle = Oracle::new(&objects, &groups).enforcing(mode);
+            let ends = [from, to].map(End::Address);
+            let verdict = oracle.verdict(&ends[0], &ends[1], 6, 80, Family::V4);
+            assert_eq!(verdict.allowed(), allowed, "{mode:?}: {from} to {to}: {verdict:?}");
+        }
+    }
 }

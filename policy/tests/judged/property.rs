@@ -9,6 +9,7 @@ use std::path::Path;
 use proptest::test_runner::{
     Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestRng, TestRunner,
 };
+use veni_core::config::Enforcing;
 use veni_policy::index::Scope;
 
 use crate::compiled::Compiled;
@@ -31,8 +32,8 @@ fn announce(text: &str) {
     eprintln!("{text}");
 }
 
-/// `scope` gives the index's view: every pod, or one node's.
-fn histories(part: u32, scope: &Scope) {
+/// `scope` gives the index's view: every pod, or one node's; `enforcing` what its node does.
+fn histories(part: u32, scope: &Scope, enforcing: Enforcing) {
     let states = setting("VENI_POLICY_STATES", 2_400);
     let seed = setting("VENI_POLICY_SEED", 20_251_121);
     let per_history = u64::try_from(CHANGES + 1).expect("few");
@@ -53,14 +54,14 @@ fn histories(part: u32, scope: &Scope) {
     };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(config, rng);
-    let run = |history: History| check(&history, scope).map_err(TestCaseError::fail);
+    let run = |history: History| check(&history, scope, enforcing).map_err(TestCaseError::fail);
     if let Err(failure) = runner.run(&history(CHANGES), run) {
         panic!("VENI_POLICY_SEED={seed}, part {part}: {failure}");
     }
 }
 
-fn check(history: &History, scope: &Scope) -> Result<(), String> {
-    let mut compiled = Compiled::new(scope.clone());
+fn check(history: &History, scope: &Scope, enforcing: Enforcing) -> Result<(), String> {
+    let mut compiled = Compiled::new(scope.clone()).enforcing(enforcing);
     for batch in history {
         compiled.apply(batch)?;
     }
@@ -69,20 +70,30 @@ fn check(history: &History, scope: &Scope) -> Result<(), String> {
 
 #[test]
 fn tables_agree_with_the_oracle_part_0() {
-    histories(0, &Scope::All);
+    histories(0, &Scope::All, Enforcing::Standard);
 }
 
 #[test]
 fn tables_agree_with_the_oracle_part_1() {
-    histories(1, &Scope::All);
+    histories(1, &Scope::All, Enforcing::Standard);
 }
 
 #[test]
 fn tables_agree_with_the_oracle_part_2() {
-    histories(2, &Scope::All);
+    histories(2, &Scope::All, Enforcing::Standard);
 }
 
 #[test]
 fn tables_of_one_node_agree_with_the_oracle() {
-    histories(3, &Scope::Node("node0".to_owned()));
+    histories(3, &Scope::Node("node0".to_owned()), Enforcing::Standard);
+}
+
+#[test]
+fn tables_of_strict_nodes_agree_with_the_oracle() {
+    histories(4, &Scope::All, Enforcing::Strict);
+}
+
+#[test]
+fn tables_of_nodes_that_enforce_no_policy_agree_with_the_oracle() {
+    histories(5, &Scope::All, Enforcing::None);
 }
