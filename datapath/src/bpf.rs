@@ -34,6 +34,7 @@ mod attach;
 pub mod bare;
 mod bpffs;
 mod events;
+mod foreign;
 mod layout;
 mod load;
 mod map;
@@ -43,6 +44,7 @@ mod syscall;
 mod tables;
 
 pub use events::Events;
+pub use foreign::{Foreign, ForeignProgram};
 pub use load::{EGRESS_PROGRAM, INGRESS_PROGRAM, OBJECT};
 pub use pods::{Pod, PodEntry, PodIdentity, PodPolicy};
 pub use run::{Action, Outcome, Skb};

@@ -5,7 +5,8 @@
 //! repairs cause is left out where it can be told apart (protocol 118, our own `nft`), and a check that finds nothing
 //! wrong changes nothing, so no loop can arise.
 //!
-//! Deliberately absent: debouncing and repairing (the caller's), and TC objects of other programs.
+//! Deliberately absent: debouncing and repairing (the caller's), and TCX programs, of which the kernel tells
+//! nobody.
 
 use std::{
     io,
@@ -64,6 +65,8 @@ pub enum Change {
     Nft,
     /// A clsact or ingress qdisc or a filter was removed.
     Qdisc,
+    /// A filter appeared in, or was replaced in, a block that links share: ours or another program's.
+    Filter,
     /// Forwarding went off or the reverse path filter became strict on a link.
     Netconf,
     /// Notifications were lost: everything has to be looked at.

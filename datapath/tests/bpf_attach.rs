@@ -8,6 +8,7 @@
 
 use std::{
     net::UdpSocket,
+    os::fd::AsRawFd as _,
     path::Path,
     process::Command,
     sync::{
@@ -20,8 +21,9 @@ use std::{
 
 use veni_core::{marks::EniMarkMask, net::Mac, wire::Wiring};
 use veni_datapath::{
-    bpf::{DropReason, Filter, PodEntry},
+    bpf::{Direction, DropReason, Filter, Foreign, PodEntry, bare::Bare},
     netns::NetNs,
+    watch::{self, Change, WatchConfig},
 };
 
 #[path = "support/node.rs"]
@@ -336,6 +338,109 @@ fn what_is_taken_away_by_hand_is_put_back() {
         assert_eq!(filter.check_attached().unwrap(), []);
         let pod = node::wire(&wiring);
         assert!(pings(&pod));
+        // A pod's own link keeps the blocks, and their filters.
+        node::ip("link del veni-anchor");
+        assert!(pings(&pod));
+        assert_eq!(filter.check_attached().unwrap().len(), 2, "anchor, blocks");
+    });
+}
+
+/// `BPF_PROG_ATTACH` of a program that does nothing (`TCX_NEXT`) to a link's TCX hook.
+#[expect(unsafe_code, reason = "bpf(2)")]
+fn attach_tcx(ifindex: u32, program: &Bare) -> std::io::Result<()> {
+    const PROG_ATTACH: libc::c_int = 8;
+    const TCX_INGRESS: u32 = 46;
+    let fd = program.fd().as_raw_fd().cast_unsigned();
+    let attributes: [u32; 8] = [ifindex, fd, TCX_INGRESS, 0, 0, 0, 0, 0];
+    // SAFETY: the attributes are live and of the stated size.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, PROG_ATTACH, attributes.as_ptr(), size_of_val(&attributes))
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+#[test]
+fn other_programs_at_the_hooks_are_found() {
+    node::in_node(|directory| {
+        prepare();
+        let filter = open(directory);
+        let blocks = filter.ensure_attached().unwrap();
+        let wiring = node::wiring(1, Some(blocks));
+        let index = wiring.host_ifindex;
+        // Its veth is not there yet.
+        filter.pod_insert(index, entry(&wiring)).unwrap();
+        assert_eq!(filter.foreign().unwrap(), []);
+        let pod = node::wire(&wiring);
+        assert_eq!(filter.foreign().unwrap(), []);
+        let (sender, changes) = std::sync::mpsc::channel();
+        let config = WatchConfig { nft_table: "veni".into(), veth_prefix: "eni".into() };
+        let _watch = watch::spawn(config, move |change| drop(sender.send(change))).unwrap();
+        let heard = |expect: &Change| {
+            let next = || changes.recv_timeout(Duration::from_secs(2)).expect("a notification");
+            while next() != *expect {}
+        };
+        let block = blocks.ingress.to_string();
+        let add = |priority| {
+            let words = ["filter", "add", "block", &block, "protocol", "all", "prio", priority];
+            node::run(
+                "tc",
+                &[&words[..], &["bpf", "bytecode", "1,6 0 0 0,", "flowid", "1:1"]].concat(),
+            );
+            heard(&Change::Filter);
+        };
+        add("50");
+        let found = filter.foreign().unwrap();
+        let [Foreign::Filter { priority: 50, before: true, kind, direction, .. }] = &found[..]
+        else {
+            panic!("{found:?}")
+        };
+        assert_eq!((kind.as_str(), *direction), ("bpf", Direction::Egress));
+        assert!(found[0].bypasses() && found[0].to_string().contains("tc filter del block"));
+        node::run("tc", &["filter", "del", "block", &block, "protocol", "all", "prio", "50"]);
+        heard(&Change::Qdisc);
+        add("200");
+        let found = filter.foreign().unwrap();
+        assert!(matches!(&found[..], [Foreign::Filter { priority: 200, before: false, .. }]));
+        assert!(!found[0].bypasses(), "it sees what ours lets through");
+        assert!(pings(&pod));
+        assert_eq!(filter.check_attached().unwrap(), [], "ours is as it was");
+        node::run("tc", &["filter", "del", "block", &block, "protocol", "all", "prio", "200"]);
+        node::run("tc", &["qdisc", "del", "dev", &wiring.host_ifname.to_string(), "clsact"]);
+        heard(&Change::Qdisc);
+        let found = filter.foreign().unwrap();
+        assert_eq!(found, [Foreign::Unfiltered { ifindex: index, found: None }]);
+        node::run("tc", &["qdisc", "add", "dev", &wiring.host_ifname.to_string(), "clsact"]);
+        let found = filter.foreign().unwrap();
+        let clsact = Some("clsact".to_owned());
+        assert_eq!(found, [Foreign::Unfiltered { ifindex: index, found: clsact }]);
+    });
+}
+
+#[test]
+fn a_tcx_program_before_ours_is_found() {
+    node::in_node(|directory| {
+        prepare();
+        let filter = open(directory);
+        let wirings = [1, 2].map(|n| node::wiring(n, Some(filter.ensure_attached().unwrap())));
+        for wiring in &wirings {
+            filter.pod_insert(wiring.host_ifindex, entry(wiring)).unwrap();
+        }
+        let pods = wirings.each_ref().map(node::wire);
+        let program = Bare::empty().unwrap();
+        match attach_tcx(wirings[1].host_ifindex, &program) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                return println!("SKIPPED: TCX (Linux 6.6)");
+            }
+            attached => attached.unwrap(),
+        }
+        let found = filter.foreign().unwrap();
+        let [Foreign::Tcx { ifindex, direction: Direction::Egress, programs }] = &found[..] else {
+            panic!("{found:?}")
+        };
+        assert_eq!((*ifindex, programs.len()), (wirings[1].host_ifindex, 1));
+        assert_eq!(programs[0].name, "bare");
+        assert!(found[0].bypasses() && found[0].to_string().contains("bare (id "));
+        assert!(pods.iter().all(pings), "ours run after it");
     });
 }
 

@@ -22,7 +22,7 @@ use crate::{
 /// The anchor and its peer.
 const ANCHOR: [&str; 2] = ["veni-anchor", "veni-anchorp"];
 /// Room before and after for other programs' filters on the same block.
-const PRIORITY: u16 = 100;
+pub(super) const PRIORITY: u16 = 100;
 /// Ours among those of the same priority.
 const HANDLE: TcHandle = TcHandle { major: 0, minor: 1 };
 /// `ETH_P_ALL`.
@@ -112,20 +112,28 @@ fn hold_blocks(socket: &mut Socket, anchor: u32, blocks: FilterBlocks) -> Result
 
 /// The id of the program that our filter on this block runs.
 fn attached(socket: &mut Socket, block: u32) -> Result<Option<u32>> {
-    let programs = socket
-        .dump(RouteNetlinkMessage::GetTrafficFilter(on_block(block)), |message| match message {
-            RouteNetlinkMessage::NewTrafficFilter(filter)
-                if filter.header.handle == HANDLE && filter.header.info == info() =>
-            {
-                program_of(&filter)
-            }
-            _ => None,
-        })
-        .map_err(Error::netlink(format!("listing the filters of block {block:#x}")))?;
-    Ok(programs.first().copied())
+    Ok(filters(socket, block)?.iter().find(|filter| is_ours(filter)).and_then(program_of))
 }
 
-fn program_of(filter: &TcMessage) -> Option<u32> {
+/// All filters of the block, in the order in which the kernel lists them.
+pub(super) fn filters(socket: &mut Socket, block: u32) -> Result<Vec<TcMessage>> {
+    socket
+        .dump(RouteNetlinkMessage::GetTrafficFilter(on_block(block)), |message| match message {
+            RouteNetlinkMessage::NewTrafficFilter(filter) => Some(filter),
+            _ => None,
+        })
+        .map_err(Error::netlink(format!("listing the filters of block {block:#x}")))
+}
+
+pub(super) fn is_ours(filter: &TcMessage) -> bool {
+    filter.header.handle == HANDLE && filter.header.info == info()
+}
+
+pub(super) fn priority(filter: &TcMessage) -> u16 {
+    (filter.header.info >> 16) as u16
+}
+
+pub(super) fn program_of(filter: &TcMessage) -> Option<u32> {
     filter.attributes.iter().find_map(|attribute| match attribute {
         TcAttribute::Options(options) => options.iter().find_map(|option| match option {
             TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(*id),

@@ -2,7 +2,7 @@
 //!
 //! Written as instructions, because they are few, and no compiler may make them better or worse.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use aya_obj::generated::{bpf_insn, bpf_map_type};
 
@@ -85,6 +85,12 @@ impl Bare {
     /// When the kernel refuses.
     pub fn run(&self, frame: &[u8], skb: Skb, repeat: u32) -> Result<Outcome> {
         run::run(self.program.as_fd(), frame, skb, repeat)
+    }
+
+    /// Its descriptor, for who wants to attach it somewhere.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.program.as_fd()
     }
 
     fn looking_up(family: Family, addresses: u32) -> Result<(Vec<bpf_insn>, Vec<OwnedFd>)> {

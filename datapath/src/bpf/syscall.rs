@@ -6,14 +6,15 @@ use std::{
     ffi::{CStr, CString},
     io,
     os::{
-        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
 };
 
 use aya_obj::generated::{
-    bpf_attr, bpf_attr__bindgen_ty_3, bpf_cmd, bpf_insn, bpf_map_info, bpf_prog_type,
+    bpf_attach_type, bpf_attr, bpf_attr__bindgen_ty_3, bpf_cmd, bpf_insn, bpf_map_info,
+    bpf_prog_info, bpf_prog_type,
 };
 
 /// How much of the verifier's log is asked for when it refuses.
@@ -289,6 +290,45 @@ pub(super) fn lookup_batch(
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok((read, false)),
         Err(error) => Err(error),
     }
+}
+
+/// Programs at a link's TCX hooks that are asked for at once: the kernel's limit (`BPF_MPROG_MAX`).
+const TCX_MOST: u32 = 64;
+
+/// The ids of the TCX programs of a link, in the order in which they run. EINVAL without TCX (before Linux 6.6).
+pub(super) fn tcx_programs(ifindex: u32, ingress: bool) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0u32; TCX_MOST as usize];
+    let mut attributes = zeroed();
+    // SAFETY: the variant of BPF_PROG_QUERY, all zeroes; `ids` outlives the call.
+    let query = unsafe { &mut attributes.query };
+    query.__bindgen_anon_1.target_ifindex = ifindex;
+    let hook =
+        if ingress { bpf_attach_type::BPF_TCX_INGRESS } else { bpf_attach_type::BPF_TCX_EGRESS };
+    query.attach_type = hook as u32;
+    query.prog_ids = ids.as_mut_ptr() as u64;
+    query.__bindgen_anon_2.prog_cnt = TCX_MOST;
+    call(bpf_cmd::BPF_PROG_QUERY, &mut attributes)?;
+    // SAFETY: the variant that was filled.
+    ids.truncate(unsafe { attributes.query.__bindgen_anon_2.prog_cnt } as usize);
+    Ok(ids)
+}
+
+/// The name of a program by its id.
+pub(super) fn program_name(id: u32) -> io::Result<String> {
+    let mut attributes = zeroed();
+    attributes.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    let program = owned(call(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attributes)?)?;
+    // SAFETY: plain integers.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let mut attributes = zeroed();
+    // SAFETY: the variant of BPF_OBJ_GET_INFO_BY_FD, all zeroes; `info` outlives the call.
+    let asked = unsafe { &mut attributes.info };
+    asked.bpf_fd = number(program.as_fd());
+    asked.info_len = u32::try_from(size_of::<bpf_prog_info>()).map_err(io::Error::other)?;
+    asked.info = &raw mut info as u64;
+    call(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    let name = info.name.iter().map(|byte| byte.cast_unsigned()).take_while(|byte| *byte != 0);
+    Ok(String::from_utf8_lossy(&name.collect::<Vec<u8>>()).into_owned())
 }
 
 /// What `BPF_PROG_TEST_RUN` is given.

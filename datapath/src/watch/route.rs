@@ -40,7 +40,10 @@ const RTM_DELROUTE: u16 = 25;
 const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
 const RTM_DELQDISC: u16 = 37;
+const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
+/// `TCM_IFINDEX_MAGIC_BLOCK`, in place of a link's index.
+const BLOCK: u32 = u32::MAX;
 const RTM_NEWNETCONF: u16 = 80;
 
 /// The links as last heard of, by index.
@@ -104,6 +107,9 @@ impl Reader {
                 matches!(kind, Some("clsact" | "ingress")).then_some(Change::Qdisc)
             }
             RTM_DELTFILTER => Some(Change::Qdisc),
+            RTM_NEWTFILTER => {
+                (raw::u32_at(message.body, 4) == Some(BLOCK)).then_some(Change::Filter)
+            }
             RTM_NEWNETCONF => self.netconf_matters(message.body).then_some(Change::Netconf),
             _ => None,
         }
