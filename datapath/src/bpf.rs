@@ -38,6 +38,7 @@ mod foreign;
 mod layout;
 mod load;
 mod map;
+mod off;
 mod pods;
 mod run;
 mod syscall;

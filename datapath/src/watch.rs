@@ -55,7 +55,7 @@ pub enum Change {
         /// Its name.
         name: String,
     },
-    /// An IPv4 address came or went on a link.
+    /// An address came or went on a link; IPv6's link-local ones aside.
     Addresses,
     /// A rule of ours went, or one of somebody else came.
     Rules,

@@ -218,6 +218,20 @@ fn adding_and_removing_a_pod_is_no_reason_to_look_at_anything() {
 }
 
 #[test]
+fn an_address_of_either_family_is_noticed() {
+    node::in_node(|_| {
+        let (_watch, changes) = watch();
+        for address in ["10.0.0.77/32", "fd00::77/128"] {
+            node::ip(&format!("addr add {address} dev lo"));
+            notified(&changes, &Change::Addresses);
+        }
+        drain(&changes);
+        node::ip("addr del fd00::77/128 dev lo");
+        notified(&changes, &Change::Addresses);
+    });
+}
+
+#[test]
 fn links_are_announced_with_their_mac_and_their_end() {
     node::in_node(|_| {
         let (_watch, changes) = watch();

@@ -42,18 +42,22 @@ pub(super) enum Takeover {
 impl Filter {
     pub(super) fn begin_takeover(&self) -> Result<()> {
         // Written last of all: with settings, everything is there.
-        let fresh = self.settings()?.half_open_cap == 0;
+        let settings = self.settings()?;
+        let fresh = settings.half_open_cap == 0;
         let old = others(&self.bpf_dir);
         let learn = !old.is_empty();
         let had = match old.last() {
             Some(newest) if fresh => self.inherit(newest)?,
             _ => None,
         };
-        if fresh || learn {
+        // A daemon that ended while flows were learned has left it on: who sent anything meanwhile is known.
+        let left_on = !learn && settings.flags & SettingFlags::LEARN != 0;
+        if fresh || learn || left_on {
             self.configure(|settings| {
                 if fresh {
                     *settings = had.unwrap_or_default();
                 }
+                settings.flags &= !SettingFlags::LEARN;
                 if learn {
                     settings.flags |= SettingFlags::LEARN;
                 }

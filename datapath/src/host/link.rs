@@ -11,7 +11,10 @@ use netlink_packet_route::{
     link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
-use veni_core::net::{Ipv4Prefix, Mac};
+use veni_core::{
+    config::POD_GATEWAY,
+    net::{Ipv4Prefix, Mac},
+};
 
 use crate::{
     error::{Error, Result},
@@ -136,15 +139,28 @@ pub(super) fn dump_addresses(socket: &mut Socket) -> Result<Vec<LinkAddress>> {
         .map_err(Error::netlink("listing addresses"))
 }
 
-/// The addresses that are the node's own, of both families, all links; loopback's and link-local ones aside.
+/// Links on which a proxy keeps the Services' addresses: kube-proxy's IPVS mode (`DefaultDummyDevice` in
+/// pkg/proxy/ipvs/proxier.go), kube-router.
+const PROXIES_LINKS: [&str; 2] = ["kube-ipvs0", "kube-dummy-if"];
+
+/// The addresses that are the node's own, of both families, all links. IPv4's link-local ones are among them: agents
+/// of the node listen there (NodeLocal DNS at 169.254.20.10, EKS Pod Identity at 169.254.170.23). Loopback's, IPv6's
+/// link-local ones, the pods' gateway, and those that a proxy keeps for Services are not.
 ///
 /// # Errors
 /// When they cannot be listed.
 pub fn addresses() -> Result<BTreeSet<IpAddr>> {
     let mut socket = Socket::open().map_err(Error::netlink("listing addresses"))?;
+    let links = dump(&mut socket)?;
+    let proxies = links.into_iter().filter(|link| PROXIES_LINKS.contains(&&*link.ifname));
+    let proxies: BTreeSet<u32> = proxies.map(|link| link.ifindex).collect();
     let found = socket
         .dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), |message| match message {
-            RouteNetlinkMessage::NewAddress(address) => own_address(&address),
+            RouteNetlinkMessage::NewAddress(address)
+                if !proxies.contains(&address.header.index) =>
+            {
+                own_address(&address)
+            }
             _ => None,
         })
         .map_err(Error::netlink("listing addresses"))?;
@@ -162,7 +178,7 @@ fn own_address(message: &AddressMessage) -> Option<IpAddr> {
         _ => None,
     });
     local.or(address).filter(|address| match address {
-        IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
+        IpAddr::V4(address) => !address.is_loopback() && *address != POD_GATEWAY,
         IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
     })
 }

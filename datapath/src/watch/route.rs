@@ -17,9 +17,9 @@ use crate::{
     socket::RawSocket,
 };
 
-/// `RTNLGRP_LINK`, `_TC`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV4_NETCONF`
+/// `RTNLGRP_LINK`, `_TC`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV4_NETCONF`
 /// (include/uapi/linux/rtnetlink.h).
-const GROUPS: [u32; 6] = [1, 4, 5, 7, 8, 24];
+const GROUPS: [u32; 7] = [1, 4, 5, 7, 8, 9, 24];
 /// A pod's veth that goes away is heard to go down first.
 const GRACE: Duration = Duration::from_millis(100);
 /// `RT_TABLE_MAIN`.
@@ -98,7 +98,7 @@ impl Reader {
         match message.kind {
             RTM_NEWLINK => self.link(message.body),
             RTM_DELLINK => self.link_gone(message.body),
-            RTM_NEWADDR | RTM_DELADDR => Some(Change::Addresses),
+            RTM_NEWADDR | RTM_DELADDR => address_matters(message.body).then_some(Change::Addresses),
             RTM_NEWROUTE | RTM_DELROUTE => route_matters(message).then_some(Change::Routes),
             RTM_NEWRULE | RTM_DELRULE => rule_matters(message).then_some(Change::Rules),
             RTM_DELQDISC => {
@@ -168,6 +168,13 @@ impl Reader {
         };
         watched && (number(NETCONFA_FORWARDING) == Some(0) || number(NETCONFA_RP_FILTER) == Some(1))
     }
+}
+
+/// `struct ifaddrmsg`: family at 0, scope at 3. Each veth has an IPv6 address of its link.
+fn address_matters(body: &[u8]) -> bool {
+    const AF_INET6: u8 = 10;
+    const RT_SCOPE_LINK: u8 = 253;
+    body.first() != Some(&AF_INET6) || body.get(3) != Some(&RT_SCOPE_LINK)
 }
 
 /// `struct rtmsg`: table at 4, protocol at 5.

@@ -1,0 +1,111 @@
+//! What a daemon finds that starts over maps of an earlier one, and what it makes of it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends at the first surprise, and says what it skipped"
+)]
+#![cfg(feature = "bpf")]
+
+use std::{collections::BTreeSet, net::IpAddr, path::Path};
+
+use veni_core::{marks::EniMarkMask, net::Mac};
+use veni_datapath::{
+    bpf::{
+        Filter, PodEntry, PodPolicy, SettingFlags, Write,
+        table::{
+            ANY_CLASS, BackendKey, BackendValue, Decision, PortRange, Profile, ServiceKeyV4,
+            ServiceValue, VerdictKey,
+        },
+    },
+    host,
+};
+
+#[path = "support/node.rs"]
+mod node;
+
+fn open(directory: &Path) -> Filter {
+    Filter::open(&node::pins(directory), EniMarkMask::default()).unwrap()
+}
+
+#[test]
+fn flows_are_not_learned_for_ever_when_a_daemon_dies_while_they_are() {
+    node::in_node(|directory| {
+        let first = open(directory);
+        first.configure(|settings| settings.flags |= SettingFlags::LEARN).unwrap();
+        let epoch = first.raise_epoch().unwrap();
+        drop(first);
+        let settings = open(directory).settings().unwrap();
+        assert_eq!(settings.flags & SettingFlags::LEARN, 0);
+        assert_eq!(settings.epoch, epoch, "the rest stays");
+    });
+}
+
+#[test]
+fn without_policy_nothing_of_an_earlier_policy_stays_in_force() {
+    node::in_node(|directory| {
+        let filter = open(directory);
+        let policy = PodPolicy { ingress_set: 3, egress_set: 4, flags: 1, ..PodPolicy::default() };
+        for (ifindex, policy) in [(7, policy), (8, PodPolicy::default())] {
+            let entry = PodEntry { address: [10, 0, 0, 7].into(), mac: Mac([2; 6]), mark: 1 << 16 };
+            filter.pod_admit(ifindex, entry, policy).unwrap();
+        }
+        filter.tables().apply(&tables()).unwrap();
+        let before = filter.settings().unwrap().epoch;
+        assert_eq!(filter.judge_nobody().unwrap(), (1, 5));
+        for (_, pod) in filter.entries().unwrap() {
+            assert_eq!(pod.policy, PodPolicy::default());
+        }
+        assert_eq!(filter.tables().entries().unwrap(), []);
+        assert_ne!(filter.settings().unwrap().epoch, before, "flows are judged again");
+        assert_eq!(filter.judge_nobody().unwrap(), (0, 0));
+    });
+}
+
+/// Five entries and a profile.
+fn tables() -> Vec<Write> {
+    let decision = Decision::deny(0);
+    let none = PortRange { protocol: 0, reserved: 0, first: 1, last: 0, reserved2: 0, decision };
+    let profile = Profile { otherwise: decision, count: 0, ranges: [none; 8] };
+    let mut address = [0; 16];
+    address[..4].copy_from_slice(&[10, 0, 0, 8]);
+    let port = 80u16.to_be_bytes();
+    vec![
+        Write::Profile { number: 1, profile },
+        Write::Verdict { key: VerdictKey { set: 3, class: ANY_CLASS }, profile: 1 },
+        Write::ClassV4 { address: [10, 0, 0, 8], class: 5 },
+        Write::CidrV4 { prefix: [10, 1, 0, 0], length: 16, class: 6 },
+        Write::Backend {
+            key: BackendKey { backends: 2, slot: 0 },
+            value: BackendValue { address, port, reserved: [0; 2] },
+        },
+        Write::ServiceV4 {
+            key: ServiceKeyV4 { address: [10, 100, 0, 1], port, protocol: 6, reserved: 0 },
+            value: ServiceValue { backends: 2, count: 1, affinity_secs: 0, service: 1 },
+        },
+    ]
+}
+
+#[test]
+fn what_a_proxy_keeps_on_a_link_of_its_own_is_not_the_nodes_and_what_an_agent_listens_on_is() {
+    node::in_node(|_| {
+        let links = [
+            ("kube-ipvs0", "10.100.0.1/32"),
+            ("nodelocaldns", "169.254.20.10/32"),
+            ("pod-id-link0", "169.254.170.23/32"),
+            ("pod-id-link0", "fd00:ec2::23/128"),
+            ("gateway", "169.254.1.1/32"),
+            ("eth0", "10.0.1.10/24"),
+        ];
+        let mut made = BTreeSet::new();
+        for (link, address) in links {
+            if made.insert(link) {
+                node::ip(&format!("link add {link} type veth peer name {link}-p"));
+                node::ip(&format!("link set {link} up"));
+            }
+            node::ip(&format!("addr add {address} dev {link}"));
+        }
+        let own = ["169.254.20.10", "169.254.170.23", "fd00:ec2::23", "10.0.1.10"];
+        let own: BTreeSet<IpAddr> = own.map(|own| own.parse().unwrap()).into();
+        assert_eq!(host::addresses().unwrap(), own);
+    });
+}
