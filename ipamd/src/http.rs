@@ -1,6 +1,6 @@
 //! Health, readiness, metrics and introspection over HTTP, on loopback unless told otherwise.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::IntoFuture as _, io, net::TcpListener, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -10,10 +10,12 @@ use axum::{
     routing::get,
 };
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use veni_core::wire::inspect::{self, View};
 
-use crate::{enforcer::Handle, metrics::Metrics, owner::Command, requests::Requests};
+use crate::{
+    enforcer::Handle, metrics::Metrics, owner::Command, requests::Requests, startup::Startup,
+};
 
 mod policy;
 
@@ -33,8 +35,8 @@ impl From<View> for PoolView {
     }
 }
 
-/// How long an address that is taken is left alone.
-const RETRY: Duration = Duration::from_secs(10);
+/// How long an address that is taken is left alone: no longer than a probe may fail.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// How long the owner may take until it counts as stuck: kubelet's own patience is 1 s by default.
 const PATIENCE: Duration = Duration::from_millis(900);
@@ -73,21 +75,68 @@ pub fn router(
         .merge(policy::router(enforcer))
 }
 
-/// Serves `router` on `address`. Pods do not depend on it: while the address is taken (by the daemon that this one
-/// replaces), it is tried again.
-pub async fn serve(address: String, router: Router) {
-    let listener = loop {
-        match tokio::net::TcpListener::bind(&address).await {
-            Ok(listener) => break listener,
-            Err(error) => {
+/// The routes of a daemon that starts: alive as long as it tries, and everything else says what it waits for.
+pub fn starting(metrics: Arc<Metrics>, startup: Startup) -> Router {
+    let text = move || async move { exposition(&metrics) };
+    let (waiting, health) = (startup.clone(), startup);
+    Router::new()
+        .route("/healthz", get(|| async move { alive(&health) }))
+        .route("/metrics", get(text))
+        .fallback(|| async move { (StatusCode::SERVICE_UNAVAILABLE, format!("{waiting}\n")) })
+}
+
+/// Serves `starting` on `address` until `started` has the routes of a daemon that serves. Pods do not depend on it:
+/// while the address is taken (by the daemon that this one replaces), it is tried again.
+pub async fn serve(address: String, starting: Router, started: oneshot::Receiver<Router>) {
+    let ended = match bind(&address).await {
+        Ok(listener) => serve_on(listener, starting, started).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ended {
+        tracing::error!(%error, address, "metrics and health are not served any more");
+    }
+}
+
+async fn bind(address: &str) -> io::Result<TcpListener> {
+    let mut told = false;
+    loop {
+        match tokio::net::TcpListener::bind(address).await {
+            Ok(listener) => return listener.into_std(),
+            Err(error) if !told => {
+                told = true;
                 let next = "set INTROSPECTION_BIND_ADDRESS to a free one";
                 tracing::warn!(%error, address, next, "metrics and health are not served yet");
             }
+            Err(error) => tracing::debug!(%error, address, "still not free"),
         }
         tokio::time::sleep(RETRY).await;
-    };
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, address, "metrics and health are not served any more");
+    }
+}
+
+/// One listening socket for both: between them no connection is refused.
+async fn serve_on(
+    listener: TcpListener,
+    starting: Router,
+    started: oneshot::Receiver<Router>,
+) -> io::Result<()> {
+    let first = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+    let (over, until) = oneshot::channel::<()>();
+    // Ended gracefully: a connection that is kept alive would ask the wrong routes for ever.
+    let serving = axum::serve(first, starting).with_graceful_shutdown(async { drop(until.await) });
+    let serving = tokio::spawn(serving.into_future());
+    let Ok(router) = started.await else { return Ok(()) };
+    drop(over);
+    let served = axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await;
+    serving.abort();
+    served
+}
+
+fn alive(startup: &Startup) -> Response {
+    if startup.stuck() {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("no attempt for minutes: {startup}\n"))
+            .into_response()
+    } else {
+        format!("ok; {startup}\n").into_response()
     }
 }
 
@@ -110,8 +159,12 @@ async fn ready(State(shared): State<Shared>) -> Response {
 }
 
 async fn metrics_text(State(shared): State<Shared>) -> Response {
+    exposition(&shared.metrics)
+}
+
+fn exposition(metrics: &Metrics) -> Response {
     let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([("content-type", format)], shared.metrics.text()).into_response()
+    ([("content-type", format)], metrics.text()).into_response()
 }
 
 async fn view(
@@ -127,4 +180,61 @@ async fn view(
 
 async fn inspect(shared: &Shared, addresses: bool) -> Option<View> {
     Requests::new(shared.commands.clone()).view(addresses).await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    async fn ask(stream: &mut TcpStream, path: &str, last: bool) -> String {
+        let connection = if last { "close" } else { "keep-alive" };
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: {connection}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        if last {
+            stream.read_to_end(&mut answer).await.unwrap();
+        } else {
+            answer.resize(4096, 0);
+            let length = stream.read(&mut answer).await.unwrap();
+            answer.truncate(length);
+        }
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_starts_is_alive_not_ready_and_says_what_it_waits_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let startup = Startup::default();
+        startup.waits_for("the test", "none");
+        let (routes, started) = oneshot::channel();
+        let starting = starting(Arc::new(Metrics::new()), startup);
+        let serving = tokio::spawn(serve_on(listener, starting, started));
+        for (path, status, words) in [
+            ("/healthz", "200", "ok; starting: waits for the test"),
+            ("/readyz", "503", "\r\nstarting: waits for the test"),
+            ("/v1/status", "503", "starting: waits for the test"),
+            ("/v1/policy", "503", "starting: waits for the test"),
+            ("/metrics", "200", "veni_ready 0"),
+        ] {
+            let answer = ask(&mut TcpStream::connect(address).await.unwrap(), path, true).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
+            assert!(answer.contains(words), "{path}: {answer}");
+        }
+        let mut kept = TcpStream::connect(address).await.unwrap();
+        assert!(ask(&mut kept, "/readyz", false).await.contains("starting"));
+        let (commands, _owner) = mpsc::channel(1);
+        routes.send(router(Arc::new(Metrics::new()), commands, None)).unwrap();
+        // The connection that was kept alive ends, so that its next question is to the daemon that serves.
+        assert_eq!(kept.read(&mut [0; 64]).await.unwrap(), 0);
+        let answer = ask(&mut TcpStream::connect(address).await.unwrap(), "/readyz", true).await;
+        assert!(answer.contains("the pool is empty"), "{answer}");
+        serving.abort();
+    }
 }

@@ -23,6 +23,7 @@ pub mod pool;
 pub mod requests;
 pub mod server;
 pub mod start;
+pub mod startup;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod uninstall;

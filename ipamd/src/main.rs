@@ -1,19 +1,30 @@
 //! The daemon: reads its settings, puts the parts together, and runs until it is told to end.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
-use tokio::signal::unix::{SignalKind, signal};
+use axum::Router;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot},
+};
 use tracing_subscriber::EnvFilter;
 use veni_core::config::{Build, Config, Provider};
 use veni_ipamd::{
     clock::BootClock,
-    host::kernel::Kernel,
+    enforcer::Handle,
+    host::{HostEvent, kernel::Kernel},
     http,
     journal::{self, Journal},
     metrics::Metrics,
+    owner::{Command, Owner},
     policy, server,
     start::{self, Channels, Start},
+    startup::Startup,
     uninstall,
 };
 use veni_provider::Cloud;
@@ -105,34 +116,21 @@ fn init_logs(config: &Config) {
         .init();
 }
 
-async fn run(config: Arc<Config>) -> Result<()> {
-    match &config.provider {
-        Provider::Sim { socket, instance } => {
-            let cloud = veni_provider_socket::Client::new(PathBuf::from(socket), instance.clone());
-            serve(config.clone(), Arc::new(cloud), "sim").await
-        }
-        #[cfg(feature = "aws")]
-        Provider::Aws => {
-            let cloud =
-                veni_provider_aws::AwsCloud::from_env().await.context("starting the AWS client")?;
-            serve(config.clone(), Arc::new(cloud), "aws").await
-        }
-        #[cfg(not(feature = "aws"))]
-        Provider::Aws => {
-            unreachable!("refused among the settings: see BUILD")
-        }
-    }
+/// What those who ask meet from the first moment on.
+struct Desk {
+    startup: Startup,
+    metrics: Arc<Metrics>,
+    commands: mpsc::Sender<Command>,
+    requests: mpsc::Receiver<Command>,
+    /// Takes the routes of the daemon that serves.
+    routes: oneshot::Sender<Router>,
 }
 
-async fn serve<C: Cloud>(
-    config: Arc<Config>,
-    cloud: Arc<C>,
-    provider_name: &'static str,
-) -> Result<()> {
+async fn run(config: Arc<Config>) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     tokio::select! {
-        ended = until_stopped(config, cloud, provider_name) => ended,
+        ended = until_stopped(config) => ended,
         _ = terminate.recv() => stopped("SIGTERM"),
         _ = interrupt.recv() => stopped("SIGINT"),
     }
@@ -145,28 +143,92 @@ fn stopped(signal: &str) -> Result<()> {
     Ok(())
 }
 
-async fn until_stopped<C: Cloud>(
+async fn until_stopped(config: Arc<Config>) -> Result<()> {
+    let Channels { commands: (commands, requests), events } = Channels::default();
+    let (routes, started) = oneshot::channel();
+    let (metrics, startup) = (Arc::new(Metrics::new()), Startup::default());
+    if let Some(address) = &config.http_bind {
+        let starting = http::starting(metrics.clone(), startup.clone());
+        tokio::spawn(http::serve(address.clone(), starting, started));
+    }
+    startup.waits_patiently(
+        "another ipamd, which serves this node, to end",
+        "nothing in a rolling update; otherwise end the other one",
+    );
+    let _lock = start::lock(Path::new(&config.state_dir)).await?;
+    startup.waits_for("the journal and the kernel", "look at the log of veni-ipamd");
+    let listener = server::bind(Path::new(&config.socket))
+        .with_context(|| format!("listening on {}", config.socket))?;
+    tokio::spawn(server::serve(listener, commands.clone(), metrics.clone()));
+    let desk = Desk { startup, metrics, commands, requests, routes };
+    match &config.provider {
+        Provider::Sim { socket, instance } => {
+            let cloud = veni_provider_socket::Client::new(PathBuf::from(socket), instance.clone());
+            serve(config.clone(), desk, events, "sim", async || cloud.clone()).await
+        }
+        #[cfg(feature = "aws")]
+        Provider::Aws => {
+            let startup = desk.startup.clone();
+            let connect = async || {
+                let what = "the AWS client, which takes the region from instance metadata";
+                let next = "set AWS_REGION, or see that the node reaches http://169.254.169.254";
+                startup.persist(what, next, veni_provider_aws::AwsCloud::from_env).await
+            };
+            serve(config.clone(), desk, events, "aws", connect).await
+        }
+        #[cfg(not(feature = "aws"))]
+        Provider::Aws => {
+            unreachable!("refused among the settings: see BUILD")
+        }
+    }
+}
+
+type Events = (mpsc::UnboundedSender<HostEvent>, mpsc::UnboundedReceiver<HostEvent>);
+
+async fn serve<C: Cloud>(
     config: Arc<Config>,
-    cloud: Arc<C>,
+    desk: Desk,
+    (events, news): Events,
     provider_name: &'static str,
+    connect: impl AsyncFnOnce() -> C,
 ) -> Result<()> {
-    let state_dir = PathBuf::from(&config.state_dir);
-    let _lock = start::lock(&state_dir).await?;
+    let Desk { startup, metrics, commands, mut requests, routes } = desk;
+    let begin = async {
+        let cloud = Arc::new(connect().await);
+        begin(&config, cloud, events, &startup, &metrics, provider_name).await
+    };
+    let (begun, early) = startup.answer_while(&mut requests, begin).await;
+    let (owner, enforcer) = begun?;
+    // Without HTTP nobody takes them.
+    drop(routes.send(http::router(metrics, commands, enforcer)));
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = config.socket, "ipamd serves");
+    owner.with_early(early).run(requests, news).await;
+    Ok(())
+}
+
+async fn begin<C: Cloud>(
+    config: &Arc<Config>,
+    cloud: Arc<C>,
+    events: mpsc::UnboundedSender<HostEvent>,
+    startup: &Startup,
+    metrics: &Arc<Metrics>,
+    provider_name: &'static str,
+) -> Result<(Owner<C, Kernel, Journal>, Option<Handle>)> {
+    let state_dir = Path::new(&config.state_dir);
     let boot_id = journal::boot_id().context("reading the boot id")?;
-    let (store, recovered) = Journal::open(&state_dir, &boot_id)
+    let (store, recovered) = Journal::open(state_dir, &boot_id)
         .with_context(|| format!("opening the journal in {}", state_dir.display()))?;
-    let Channels { commands: (commands, requests), events: (events, news) } = Channels::default();
     let mut host = Kernel::start(config.clone(), events).context("preparing the node's network")?;
+    let whereabouts = start::kept_or_asked(&*cloud, recovered.whereabouts.clone(), startup).await;
     let kernel_pods = host.known_pods().context("looking for pods in the kernel")?;
-    let whereabouts = start::kept_or_asked(&*cloud, recovered.whereabouts.clone()).await;
+    startup.waits_for("policy", "look at the log of veni-ipamd");
     let wired: Vec<_> = recovered.ledger.allocations().map(policy::pod).collect();
     let enforcer =
-        policy::start(&config, cloud.clone(), host.filter(), &whereabouts.identity, &wired).await?;
+        policy::start(config, cloud.clone(), host.filter(), &whereabouts.identity, &wired).await?;
     if let Some(enforcer) = &enforcer {
         host.enforce(enforcer.clone());
     }
-    let metrics = Arc::new(Metrics::new());
-    let owner = start::owner(Start {
+    let start = Start {
         cloud,
         host,
         store,
@@ -178,19 +240,6 @@ async fn until_stopped<C: Cloud>(
         metrics: metrics.clone(),
         provider_name,
         booted_at_secs: start::booted_at_secs().context("reading the time of boot")?,
-    })
-    .await;
-    let listener = server::bind(&PathBuf::from(&config.socket))
-        .with_context(|| format!("listening on {}", config.socket))?;
-    tokio::spawn(server::serve(listener, commands.clone(), metrics.clone()));
-    if let Some(address) = &config.http_bind {
-        tokio::spawn(http::serve(
-            address.clone(),
-            http::router(metrics, commands.clone(), enforcer),
-        ));
-    }
-    drop(commands);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = config.socket, "ipamd serves");
-    owner.run(requests, news).await;
-    Ok(())
+    };
+    Ok((start::owner_after(start, startup).await, enforcer))
 }

@@ -130,6 +130,8 @@ pub struct Owner<C, H, S> {
     links: std::collections::BTreeMap<EniSlot, String>,
     wanted: Wanted,
     problem_since: HashMap<(String, String), BootTime>,
+    /// What was asked during the start and not answered.
+    early: VecDeque<Command>,
 }
 
 #[derive(Debug)]
@@ -193,8 +195,15 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             links: std::collections::BTreeMap::new(),
             wanted: Wanted::default(),
             problem_since: HashMap::new(),
+            early: VecDeque::new(),
             parts,
         }
+    }
+
+    /// What was asked before there was an owner: answered first.
+    #[must_use]
+    pub fn with_early(self, early: VecDeque<Command>) -> Self {
+        Self { early, ..self }
     }
 
     /// Runs until the commands' senders are gone.
@@ -210,6 +219,9 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         // A DEL that found no daemon has removed link and result: both told that the pod is gone.
         self.sweep();
         self.configure_host();
+        for command in std::mem::take(&mut self.early) {
+            self.handle(command);
+        }
         loop {
             self.work();
             let wake = self.wake_at();

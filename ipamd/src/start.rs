@@ -1,11 +1,10 @@
-//! From nothing to serving: lock, journal, kernel, cloud, then the socket.
+//! From nothing to serving: lock, socket, journal, kernel, cloud.
 //!
 //! With a journal of this boot the daemon serves from it at once, and asks instance metadata and EC2 beside; without one
-//! it needs both answers first: who it is, and what it has. What the cloud refuses is tried again for ever, with backoff, and said: never a crash loop.
+//! it needs both answers first: who it is, and what it has. What the cloud refuses is tried again for ever, with
+//! backoff, and said ([`Startup`]): never a crash loop.
 
-use std::{
-    collections::HashSet, fs::File, future::Future, io, path::Path, sync::Arc, time::Duration,
-};
+use std::{collections::HashSet, fs::File, io, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 use nix::{
@@ -23,18 +22,29 @@ use veni_core::{
     limits::{self, Hypervisor, InstanceLimits},
     wire::{Attachment, PodRef},
 };
-use veni_provider::{Cloud, CloudResult, InstanceIdentity, InterfaceFilter, TAG_INSTANCE_ID};
+use veni_provider::{
+    Cloud, CloudError, ErrorClass, InstanceIdentity, InterfaceFilter, TAG_INSTANCE_ID,
+};
 
 use crate::{
     clock::Clock,
     evidence::Evidence,
+    executor,
     host::{Host, HostEvent},
     journal::{Recovered, Store},
     metrics::Metrics,
     owner::{Command, Owner, Parts, WIRING_GRACE},
     pool::{Adoption, Pool},
+    startup::Startup,
     whereabouts::Whereabouts,
 };
+
+/// What to do when metadata does not answer.
+const METADATA_NEXT: &str = "see that the node reaches http://169.254.169.254 (the instance's metadata options, a \
+                             firewall on the node) and that ipamd runs in the node's network namespace";
+/// What to do when EC2 does not answer.
+const EC2_NEXT: &str = "see that the node reaches EC2's API (route, VPC endpoint, security group) and that its IAM \
+                        role allows ec2:DescribeNetworkInterfaces";
 
 /// A pod that the kernel shows.
 #[derive(Debug, Clone)]
@@ -78,37 +88,51 @@ pub async fn lock(state_dir: &Path) -> Result<Flock<File>> {
 
 /// Asks who and where this instance is, until there is an answer.
 pub async fn whereabouts<C: Cloud>(cloud: &C) -> Whereabouts {
-    let identity = persist("instance identity", || cloud.identity()).await;
-    let primary = persist("primary ENI's metadata", || async {
+    asked(cloud, &Startup::default()).await
+}
+
+async fn asked<C: Cloud>(cloud: &C, startup: &Startup) -> Whereabouts {
+    let what = "the instance's identity from instance metadata";
+    let identity = startup.persist(what, METADATA_NEXT, || cloud.identity()).await;
+    let what = "the primary ENI in instance metadata";
+    let primary = startup.persist(what, METADATA_NEXT, || async {
         let interfaces = cloud.metadata_interfaces().await?;
         let primary = interfaces.into_iter().find(|i| i.mac == identity.primary_mac);
         primary.ok_or_else(|| {
             let message = "the primary ENI is not in instance metadata (yet)";
-            veni_provider::CloudError::new(
-                "metadata",
-                veni_provider::ErrorClass::NotFound,
-                "NotFound",
-                message,
-            )
+            CloudError::new("metadata", ErrorClass::NotFound, "NotFound", message)
         })
-    })
-    .await;
-    let (limits, makeshift) = match limits::lookup(&identity.instance_type) {
-        Some(limits) => (limits, false),
-        None => described_limits(cloud, &identity.instance_type).await,
-    };
+    });
+    let primary = primary.await;
+    let (limits, makeshift) = limits_of(cloud, &identity.instance_type).await;
     Whereabouts { identity, primary, limits, makeshift }
 }
 
-/// What a former daemon of this boot has kept, else what the cloud says.
-pub async fn kept_or_asked<C: Cloud>(cloud: &C, kept: Option<Whereabouts>) -> Whereabouts {
-    match kept.filter(|kept| !kept.makeshift) {
+/// What a former daemon of this boot has kept, else what the cloud says. Within a boot an instance cannot have become
+/// another one, so what was kept is believed without asking.
+pub async fn kept_or_asked<C: Cloud>(
+    cloud: &C,
+    kept: Option<Whereabouts>,
+    startup: &Startup,
+) -> Whereabouts {
+    let Some(kept) = kept else { return asked(cloud, startup).await };
+    if let Some(limits) = limits::lookup(&kept.identity.instance_type) {
         // A newer table knows better.
-        Some(kept) => {
-            let known = limits::lookup(&kept.identity.instance_type);
-            Whereabouts { limits: known.unwrap_or(kept.limits), ..kept }
-        }
-        None => whereabouts(cloud).await,
+        return Whereabouts { limits, makeshift: false, ..kept };
+    }
+    if !kept.makeshift {
+        return kept;
+    }
+    startup.waits_for("the instance type's limits from EC2", EC2_NEXT);
+    let (limits, makeshift) = limits_of(cloud, &kept.identity.instance_type).await;
+    Whereabouts { limits, makeshift, ..kept }
+}
+
+/// Limits, and whether they are a makeshift.
+async fn limits_of<C: Cloud>(cloud: &C, instance_type: &InstanceType) -> (InstanceLimits, bool) {
+    match limits::lookup(instance_type) {
+        Some(limits) => (limits, false),
+        None => described_limits(cloud, instance_type).await,
     }
 }
 
@@ -118,7 +142,8 @@ async fn described_limits<C: Cloud>(
     cloud: &C,
     instance_type: &InstanceType,
 ) -> (InstanceLimits, bool) {
-    match cloud.describe_instance_type(instance_type).await {
+    let call = cloud.describe_instance_type(instance_type);
+    match executor::bounded("DescribeInstanceTypes", call).await {
         Ok(limits) => (limits, false),
         Err(error) => {
             let next = "allow ec2:DescribeInstanceTypes, or update veni, and restart ipamd";
@@ -133,20 +158,6 @@ async fn described_limits<C: Cloud>(
             };
             (least, true)
         }
-    }
-}
-
-async fn persist<T, F: Future<Output = CloudResult<T>>>(what: &str, ask: impl Fn() -> F) -> T {
-    let mut wait = Duration::from_millis(50);
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(error) => {
-                tracing::warn!(%error, retry_millis = wait.as_millis(), "{what} not read")
-            }
-        }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(Duration::from_secs(10));
     }
 }
 
@@ -190,6 +201,14 @@ pub struct Start<C, H, S> {
 
 /// Builds the owner. Asks EC2 first unless the journal is whole.
 pub async fn owner<C: Cloud, H: Host, S: Store>(start: Start<C, H, S>) -> Owner<C, H, S> {
+    owner_after(start, &Startup::default()).await
+}
+
+/// As [`owner`]: `startup` tells what is waited for.
+pub async fn owner_after<C: Cloud, H: Host, S: Store>(
+    start: Start<C, H, S>,
+    startup: &Startup,
+) -> Owner<C, H, S> {
     let Start {
         cloud,
         host,
@@ -198,7 +217,7 @@ pub async fn owner<C: Cloud, H: Host, S: Store>(start: Start<C, H, S>) -> Owner<
         config,
         clock,
         whereabouts,
-        kernel_pods,
+        mut kernel_pods,
         metrics,
         ..
     } = start;
@@ -231,16 +250,14 @@ pub async fn owner<C: Cloud, H: Host, S: Store>(start: Start<C, H, S>) -> Owner<
     }
     pool.on_pods = kernel_pods.iter().map(|pod| pod.address).collect();
     if !known {
-        let filter = || InterfaceFilter::AttachedTo(identity.instance_id.clone());
-        let interfaces =
-            persist("ENIs of the instance", || cloud.describe_interfaces(filter())).await;
-        let adoption = Adoption { manage_untagged: config.manage_untagged_eni };
-        pool.survey(&interfaces, adoption, clock.now());
+        first_survey(&*cloud, &mut pool, identity, &config, &*clock, startup).await;
         metrics.survey_started();
-        if !config.disable_leaked_eni_cleanup {
-            adopt_orphans(&*cloud, &mut pool, identity, clock.now()).await;
-        }
     }
+    // While EC2 was asked, pods may have gone.
+    let there = |pod: &KernelPod| {
+        pod.host_ifname.parse().is_ok_and(|name| host.has_link(&name, pod.host_ifindex))
+    };
+    kernel_pods.retain(there);
     adopt_pods(&mut pool, &evidence, kernel_pods, clock.now());
     // From now on a pod may go, and its address with it.
     pool.on_pods.clear();
@@ -257,6 +274,25 @@ pub async fn owner<C: Cloud, H: Host, S: Store>(start: Start<C, H, S>) -> Owner<
         surveyed: !known,
     };
     Owner::new(parts)
+}
+
+/// Asks EC2 what the instance has, and what it has left behind.
+async fn first_survey<C: Cloud, S: Store>(
+    cloud: &C,
+    pool: &mut Pool<S>,
+    identity: &InstanceIdentity,
+    config: &Config,
+    clock: &dyn Clock,
+    startup: &Startup,
+) {
+    let filter = || InterfaceFilter::AttachedTo(identity.instance_id.clone());
+    let what = "the ENIs of this instance from EC2: there is no whole journal of this boot";
+    let interfaces = startup.persist(what, EC2_NEXT, || cloud.describe_interfaces(filter())).await;
+    let adoption = Adoption { manage_untagged: config.manage_untagged_eni };
+    pool.survey(&interfaces, adoption, clock.now());
+    if !config.disable_leaked_eni_cleanup {
+        adopt_orphans(cloud, pool, identity, clock.now()).await;
+    }
 }
 
 /// Pods whose release a damaged journal has lost: they would keep ENIs in the ledger that are long gone.
@@ -298,7 +334,8 @@ async fn adopt_orphans<C: Cloud, S: Store>(
         key: TAG_INSTANCE_ID.to_owned(),
         value: identity.instance_id.to_string(),
     };
-    match cloud.describe_interfaces(filter).await {
+    let call = cloud.describe_interfaces(filter);
+    match executor::bounded("DescribeNetworkInterfaces", call).await {
         Ok(orphans) => pool.adopt_orphans(&orphans, now),
         Err(error) => tracing::warn!(%error, "left-over ENIs not looked for"),
     }

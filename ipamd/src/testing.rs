@@ -36,6 +36,7 @@ use crate::{
     metrics::Metrics,
     requests::Requests,
     start::{self, Channels, Start},
+    startup::Startup,
     whereabouts::Whereabouts,
 };
 
@@ -299,7 +300,7 @@ impl Node {
     /// When one runs.
     pub async fn boot(&mut self) {
         assert!(self.daemon.is_none(), "a daemon runs");
-        let Channels { commands: (commands, requests), events: (events, news) } =
+        let Channels { commands: (commands, mut requests), events: (events, news) } =
             Channels::default();
         let host = self.host.reopened(events);
         let instance: InstanceId = INSTANCE.parse().expect("valid");
@@ -309,22 +310,29 @@ impl Node {
         let task = tokio::spawn(async move {
             let recovered = store.recover();
             store.mended();
-            let whereabouts = start::kept_or_asked(&*cloud, recovered.whereabouts.clone()).await;
-            let kernel_pods = host.pods();
-            let owner = start::owner(Start {
-                cloud,
-                host,
-                store,
-                recovered,
-                config,
-                clock,
-                whereabouts,
-                kernel_pods,
-                metrics,
-                provider_name: "sim",
-                booted_at_secs: 1_795_000_000,
-            });
-            Box::pin(owner).await.run(requests, news).await;
+            let startup = Startup::default();
+            let begin = async {
+                let kept = recovered.whereabouts.clone();
+                let whereabouts = start::kept_or_asked(&*cloud, kept, &startup).await;
+                let kernel_pods = host.pods();
+                let start = Start {
+                    cloud,
+                    host,
+                    store,
+                    recovered,
+                    config,
+                    clock,
+                    whereabouts,
+                    kernel_pods,
+                    metrics,
+                    provider_name: "sim",
+                    booted_at_secs: 1_795_000_000,
+                };
+                start::owner_after(start, &startup).await
+            };
+            let answering = startup.answer_while(&mut requests, begin);
+            let (owner, early) = Box::pin(answering).await;
+            owner.with_early(early).run(requests, news).await;
         });
         self.daemon = Some(Daemon { requests: Requests::new(commands), task });
     }

@@ -554,6 +554,64 @@ async fn a_restart_serves_from_the_journal_while_metadata_does_not_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_without_metadata_holds_requests_for_a_moment_then_refuses_them_and_serves_once_it_can()
+ {
+    let mut node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    node.kill().await;
+    // A fresh node's: nothing is known of it.
+    node.store().erase();
+    for action in veni_provider::call::ACTIONS {
+        node.sim().inject(Fault::unavailable(action));
+    }
+    let began = Instant::now();
+    node.boot().await;
+    let requests = node.requests().unwrap();
+    let status = requests.ask(Command::Status).await;
+    assert!(began.elapsed() < Duration::from_millis(10), "{:?}", began.elapsed());
+    let (add, del) = tokio::join!(node.begin_add(0), node.del(1));
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    for body in [status, add, del] {
+        let Some(ReplyBody::Error(error)) = body else { panic!("{body:?}") };
+        assert_eq!(error.code, ErrorCode::NotReady);
+        assert!(
+            error.message.starts_with("starting: waits for the instance's identity"),
+            "{error:?}"
+        );
+    }
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let held = tokio::spawn(node.begin_add(2));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    node.sim().clear_faults();
+    // The next attempt may be later than the ADD's patience; one that comes then is served.
+    let body = held.await.unwrap();
+    assert!(matches!(body, Some(ReplyBody::Wiring(_) | ReplyBody::Error(_))), "{body:?}");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    node.add(3).await;
+    node.settle().await;
+    node.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_during_a_short_start_is_answered_in_order_once_it_is_over() {
+    let mut node = Node::start(NodeSpec::instant(by_addresses())).await;
+    let former = node.add(0).await.address;
+    node.kill().await;
+    node.store().erase();
+    let identity = veni_provider::call::ACTION_IDENTITY;
+    node.sim().inject(Fault::unavailable(identity).times(4));
+    node.boot().await;
+    // The former pod of this name is known from the kernel only once the start is over.
+    let (again, del, new) = tokio::join!(node.begin_add(0), node.del(0), node.begin_add(0));
+    let Some(ReplyBody::Wiring(again)) = again else { panic!("{again:?}") };
+    assert_eq!(again.address, former);
+    assert!(matches!(del, Some(ReplyBody::Released(ref r)) if r.released.len() == 1), "{del:?}");
+    let Some(ReplyBody::Wiring(new)) = new else { panic!("{new:?}") };
+    assert_ne!(new.address, former, "it cools down");
+    assert_eq!(node.view().await.pool.assigned, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_vanished_without_a_del_is_collected() {
     let node = Node::start(NodeSpec::instant(by_addresses())).await;
     for n in 0..3 {

@@ -9,5 +9,6 @@ mod journals;
 mod plugin;
 mod points;
 mod repair;
+mod start;
 mod traffic;
 mod two;
