@@ -121,7 +121,7 @@ impl Side {
             }
             Err(absent) => {
                 let diagnostics = cluster.diagnostics;
-                Self { flows: Flows { flows: Vec::new(), diagnostics }, absent: Some(absent) }
+                Self { flows: Flows { diagnostics, ..Flows::default() }, absent: Some(absent) }
             }
         })
     }

@@ -10,10 +10,17 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     net::IpAddr,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use veni_core::{config::Enforcing, id::SecurityGroupId, wire::inspect::policy::Diagnostic};
+use tokio::sync::oneshot;
+
+use veni_core::{
+    config::Enforcing,
+    id::SecurityGroupId,
+    wire::inspect::policy::{Applied, Diagnostic, JudgedBy},
+};
+use veni_ebpf_common::table::OPEN_SET;
 use veni_policy::{
     change::{PodKey, PodSets, Remove, Step, Write},
     index::{self, Index, Scope},
@@ -23,13 +30,19 @@ use veni_policy::{
 };
 
 mod events;
+mod memory;
+mod metrics;
 mod plane;
 mod thread;
+mod unlabelled;
 mod views;
 
 pub use events::Subscriber;
+pub use memory::Memory;
+pub use metrics::exposition;
 pub use plane::{FilterPlane, Plane};
 pub use thread::{Handle, Input, Sources};
+use unlabelled::Unlabelled;
 pub use views::{Answer, Query};
 
 /// After a write that failed it is tried again.
@@ -57,15 +70,24 @@ pub struct Wired {
     pub ifindex: u32,
 }
 
+impl Wired {
+    /// A sandbox that Kubernetes knows nothing of: the runtime gave no `K8S_POD_NAME`, so that no object will ever
+    /// come for it.
+    #[must_use]
+    pub const fn is_outside(&self) -> bool {
+        self.pod.namespace.is_empty() || self.pod.name.is_empty()
+    }
+}
+
 /// What holds for a pod when its ADD is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Judged {
     /// The sets of its labels.
     ByLabels,
-    /// Its labels did not come in time: the sets of the last pod of this name.
-    ByPredecessor,
-    /// Its labels did not come in time and nobody of its name is known: closed to all but its own node.
-    Closed,
+    /// It is no pod of Kubernetes: what holds for pods that no policy selects.
+    Outside,
+    /// Its labels did not come in time.
+    Otherwise(JudgedBy),
 }
 
 /// Called when a pod may be wired.
@@ -74,6 +96,8 @@ pub type Answering = Box<dyn FnOnce(Judged) + Send>;
 /// The state. Time is handed in.
 pub struct Enforcer<P> {
     plane: P,
+    /// The node's name.
+    node: String,
     index: Index,
     services: ServiceTables,
     /// Steps that are still to be carried out.
@@ -87,7 +111,10 @@ pub struct Enforcer<P> {
     pods: BTreeMap<PodKey, Pod>,
     diagnostics: Vec<Diagnostic>,
     refused: Vec<String>,
-    closed: BTreeMap<PodKey, Instant>,
+    enforcing: Enforcing,
+    memory: Memory,
+    unlabelled: Unlabelled,
+    progress: Progress,
     complete: bool,
     subscribers: Vec<Subscriber>,
     slots: BTreeMap<u32, PodKey>,
@@ -101,25 +128,34 @@ struct Waiting {
     answer: Answering,
 }
 
-/// Numbers for metrics and views.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Standing {
-    /// Whether the source of objects was read at all.
-    pub complete: bool,
-    /// Pods that stay closed because their labels are not known.
-    pub closed: Vec<PodKey>,
-    /// Steps that could not be carried out yet.
-    pub pending: usize,
-    /// What did not fit, for people.
-    pub refused: Vec<String>,
-    /// Objects that are wrong.
-    pub diagnostics: usize,
-    /// Rule sets, classes, and (set, class) entries.
-    pub sets: usize,
-    /// See `sets`.
-    pub classes: usize,
-    /// See `sets`.
-    pub verdicts: usize,
+/// How far the tables have come.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Counts what was taken in.
+    generation: u64,
+    /// The last one in force.
+    applied: u64,
+    /// Told once this generation is.
+    awaiting: Vec<(u64, oneshot::Sender<Applied>)>,
+    changed_at: Option<SystemTime>,
+    epochs: u64,
+    write_failures: u64,
+    write_failure: Option<String>,
+    events_missed: u64,
+}
+
+impl Progress {
+    fn reach(&mut self) {
+        self.applied = self.generation;
+        let applied = Applied { applied: self.applied };
+        for (generation, reply) in std::mem::take(&mut self.awaiting) {
+            if generation > self.applied {
+                self.awaiting.push((generation, reply));
+            } else if reply.send(applied).is_err() {
+                tracing::debug!("who waited for a generation has gone");
+            }
+        }
+    }
 }
 
 impl<P> fmt::Debug for Enforcer<P> {
@@ -131,9 +167,16 @@ impl<P> fmt::Debug for Enforcer<P> {
 impl<P: Plane> Enforcer<P> {
     /// An enforcer for the pods of the node that knows no object yet: what an earlier daemon left stays in force until
     /// the objects are known.
-    pub fn new(plane: P, own: OwnNode, enforcing: Enforcing, found: &Found) -> Self {
+    pub fn new(
+        plane: P,
+        own: OwnNode,
+        enforcing: Enforcing,
+        memory: Memory,
+        found: &Found,
+    ) -> Self {
         let mut enforcer = Self {
             index: Index::resume(Scope::Node(own.name.clone()), &found.policy).enforcing(enforcing),
+            node: own.name.clone(),
             services: ServiceTables::new(own, &found.services),
             plane,
             pending: VecDeque::new(),
@@ -144,7 +187,10 @@ impl<P: Plane> Enforcer<P> {
             pods: BTreeMap::new(),
             diagnostics: Vec::new(),
             refused: Vec::new(),
-            closed: BTreeMap::new(),
+            enforcing,
+            memory,
+            unlabelled: Unlabelled::default(),
+            progress: Progress::default(),
             complete: false,
             subscribers: Vec::new(),
             slots: BTreeMap::new(),
@@ -163,6 +209,7 @@ impl<P: Plane> Enforcer<P> {
         complete: bool,
         now: Instant,
     ) {
+        self.progress.generation += 1;
         self.diagnostics = diagnostics;
         let steps = self.services.update(apply.iter(), delete.iter());
         self.pending.extend(steps);
@@ -171,6 +218,10 @@ impl<P: Plane> Enforcer<P> {
                 let pod = PodKey::new(&key.namespace, &key.name);
                 self.pods.remove(&pod);
                 self.owners.retain(|_, owner| *owner != pod);
+                if self.unlabelled.is_remembered(&pod) {
+                    // What has gone is its predecessor; the index has the pod from memory.
+                    continue;
+                }
             }
             self.index.delete(key);
         }
@@ -179,6 +230,10 @@ impl<P: Plane> Enforcer<P> {
                 let key = PodKey::new(&pod.namespace, &pod.name);
                 if !pod.host_network && !pod.finished {
                     self.owners.extend(pod.addresses.iter().map(|address| (*address, key.clone())));
+                }
+                self.unlabelled.recognise(&key);
+                if self.latest.contains_key(&key) {
+                    self.memory.learn(pod, now);
                 }
                 self.pods.insert(key, pod.clone());
             }
@@ -193,12 +248,14 @@ impl<P: Plane> Enforcer<P> {
 
     /// Takes the groups as they are resolved now.
     pub fn groups(&mut self, groups: SecurityGroups, now: Instant) {
+        self.progress.generation += 1;
         self.index.set_security_groups(groups);
         self.settle(now);
     }
 
     /// The node's own addresses.
     pub fn node_addresses(&mut self, addresses: BTreeSet<IpAddr>, now: Instant) {
+        self.progress.generation += 1;
         let steps = self.services.set_addresses(addresses);
         self.pending.extend(steps);
         self.settle(now);
@@ -206,7 +263,11 @@ impl<P: Plane> Enforcer<P> {
 
     /// A pod is about to be wired; its entry is in the map already. `answer` is called when it is judged.
     pub fn attach(&mut self, wired: Wired, deadline: Instant, answer: Answering, now: Instant) {
-        self.place(&wired);
+        if wired.is_outside() {
+            self.outside(&wired);
+            return answer(Judged::Outside);
+        }
+        self.place(&wired, now);
         self.waiting.push(Waiting { wired, deadline, answer });
         self.settle(now);
         self.expire(now);
@@ -215,12 +276,28 @@ impl<P: Plane> Enforcer<P> {
     /// Pods that were wired before this daemon started: nobody waits.
     pub fn adopt(&mut self, pods: Vec<Wired>, now: Instant) {
         for wired in pods {
-            self.place(&wired);
+            if wired.is_outside() {
+                self.outside(&wired);
+            } else {
+                self.place(&wired, now);
+            }
         }
         self.settle(now);
     }
 
-    fn place(&mut self, wired: &Wired) {
+    /// No policy can select it. Who runs it is root on the node, and could give it any name.
+    fn outside(&self, wired: &Wired) {
+        let sets = match self.enforcing {
+            Enforcing::Strict => PodSets::CLOSED,
+            Enforcing::None | Enforcing::Standard => PodSets::new(OPEN_SET, OPEN_SET),
+        };
+        if let Err(error) = self.plane.judge(wired.ifindex, sets) {
+            let ifindex = wired.ifindex;
+            tracing::error!(error, ifindex, "sandbox that is no pod not judged: it stays closed");
+        }
+    }
+
+    fn place(&mut self, wired: &Wired, now: Instant) {
         if let Some(slot) = self.plane.slot(wired.ifindex) {
             self.slots.insert(slot, wired.pod.clone());
         }
@@ -228,6 +305,9 @@ impl<P: Plane> Enforcer<P> {
         self.owners.extend(wired.addresses.iter().map(|address| (*address, wired.pod.clone())));
         self.latest.insert(wired.pod.clone(), wired.ifindex);
         self.wired.insert(wired.ifindex, wired.clone());
+        if let Some(pod) = self.pods.get(&wired.pod) {
+            self.memory.learn(pod, now);
+        }
         // A pod whose sets do not change by this has no step that would write them into its new entry.
         let sets = self.index.pod_sets(&wired.pod);
         if let Some(sets) = sets {
@@ -242,7 +322,10 @@ impl<P: Plane> Enforcer<P> {
         self.slots.retain(|_, pod| *pod != wired.pod);
         if self.latest.get(&wired.pod) == Some(&ifindex) {
             self.latest.remove(&wired.pod);
-            self.closed.remove(&wired.pod);
+            if self.unlabelled.forget(&wired.pod) {
+                let PodKey { namespace, name } = &wired.pod;
+                self.index.delete(&Key::new(Kind::Pod, namespace, name));
+            }
             self.index.detach(&wired.pod);
         }
         self.settle(now);
@@ -258,8 +341,12 @@ impl<P: Plane> Enforcer<P> {
         for refusal in &self.refused {
             tracing::error!(refusal, "rule set not in force");
         }
+        if !change.steps.is_empty() {
+            self.progress.changed_at = Some(SystemTime::now());
+        }
         self.pending.extend(change.steps);
         if self.carry(now) {
+            self.progress.reach();
             self.answer_known();
         }
     }
@@ -271,7 +358,10 @@ impl<P: Plane> Enforcer<P> {
                 Step::Write(_) => self.write_run(&step),
                 Step::Delete(_) => self.remove_run(&step),
                 Step::Endpoint { pod, sets } => self.endpoint(pod, *sets),
-                Step::Epoch(_) => self.plane.raise_epoch(),
+                Step::Epoch(_) => {
+                    self.progress.epochs += 1;
+                    self.plane.raise_epoch()
+                }
                 Step::Grace => {
                     self.plane.grace();
                     Ok(())
@@ -279,12 +369,15 @@ impl<P: Plane> Enforcer<P> {
             };
             if let Err(error) = done {
                 tracing::error!(error, retry_secs = RETRY.as_secs(), "policy not written");
+                self.progress.write_failures += 1;
+                self.progress.write_failure = Some(error);
                 self.pending.push_front(step);
                 self.retry_at = Some(now + RETRY);
                 return false;
             }
         }
         self.retry_at = None;
+        self.progress.write_failure = None;
         true
     }
 
@@ -332,12 +425,14 @@ impl<P: Plane> Enforcer<P> {
         for waiting in known {
             (waiting.answer)(Judged::ByLabels);
         }
-        let index = &self.index;
-        self.closed.retain(|pod, _| index.pod_sets(pod).is_none_or(|sets| sets == PodSets::CLOSED));
+        self.recognised();
     }
 
     /// Whether this very pod's object is known, and judged.
     fn known(&self, wired: &Wired) -> bool {
+        if self.unlabelled.is_remembered(&wired.pod) {
+            return false;
+        }
         let same = match self.index.pod_uid(&wired.pod) {
             None => false,
             Some(uid) => match (uid, &wired.uid) {
@@ -355,17 +450,10 @@ impl<P: Plane> Enforcer<P> {
             .partition::<Vec<_>, _>(|waiting| waiting.deadline <= now);
         self.waiting = waiting;
         for waiting in over {
-            let pod = waiting.wired.pod;
-            let judged = match self.index.pod_sets(&pod) {
-                Some(sets) if sets != PodSets::CLOSED => Judged::ByPredecessor,
-                _ => Judged::Closed,
-            };
-            if judged == Judged::Closed {
-                self.closed.insert(pod.clone(), now);
-            }
-            tracing::warn!(%pod, ?judged, "the pod's labels did not come in time");
-            (waiting.answer)(judged);
+            let judged = self.without_labels(&waiting.wired.pod, now);
+            (waiting.answer)(Judged::Otherwise(judged));
         }
+        self.memory.write(now);
         if self.retry_at.is_some_and(|at| at <= now) {
             self.settle(now);
         }
@@ -378,21 +466,17 @@ impl<P: Plane> Enforcer<P> {
 
     /// When [`Enforcer::expire`] has something to do.
     pub fn wake_at(&self) -> Option<Instant> {
-        self.waiting.iter().map(|waiting| waiting.deadline).chain(self.retry_at).min()
+        let deadlines = self.waiting.iter().map(|waiting| waiting.deadline);
+        deadlines.chain(self.retry_at).chain(self.memory.wake_at()).min()
     }
 
-    /// Numbers for metrics and views.
-    pub fn standing(&self) -> Standing {
-        let sizes = self.index.sizes();
-        Standing {
-            complete: self.complete,
-            closed: self.closed.keys().cloned().collect(),
-            pending: self.pending.len(),
-            refused: self.refused.clone(),
-            diagnostics: self.diagnostics.len() + self.services.diagnostics().len(),
-            sets: sizes.sets,
-            classes: sizes.classes,
-            verdicts: sizes.verdicts,
+    /// Tells once this generation (the present one unless told otherwise) is in force.
+    pub fn await_applied(&mut self, generation: Option<u64>, reply: oneshot::Sender<Applied>) {
+        let progress = &mut self.progress;
+        progress.awaiting.retain(|(_, reply)| !reply.is_closed());
+        progress.awaiting.push((generation.unwrap_or(progress.generation), reply));
+        if self.pending.is_empty() {
+            self.progress.reach();
         }
     }
 }

@@ -12,7 +12,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 use tokio::{sync::mpsc, time::timeout};
-use veni_core::{config::Config, ipam::Allocation};
+use veni_core::{config::Config, ipam::Allocation, wire::inspect::policy::GroupStanding};
 use veni_datapath::bpf::{Events, Filter};
 use veni_ebpf_common::{SettingFlags, Settings, write::Write as Entry};
 use veni_manifests::watch::Batch;
@@ -21,9 +21,14 @@ use veni_policy::{
     service::{FrontEnd, OwnNode},
 };
 use veni_provider::{Cloud, InstanceIdentity};
-use veni_security_groups::{Resolver, SecurityGroups as _, Settings as GroupSettings};
+use veni_security_groups::{
+    GroupHealth, GroupStatus, Resolver, SecurityGroups as _, Settings as GroupSettings,
+};
 
-use crate::enforcer::{FilterPlane, Found, Handle, Input, Sources};
+use crate::enforcer::{FilterPlane, Found, Handle, Input, Memory, Sources};
+
+/// In the state directory: the labels that pods had. Goes with the journal, whose name it shares.
+const LABELS: &str = "journal.pods";
 
 /// Events that are taken from the ring at once.
 const EVENTS: usize = 256;
@@ -46,12 +51,14 @@ pub async fn start<C: Cloud>(
     let (resolver, driver) = Resolver::new(cloud, settings);
     let name = config.node_name.clone().unwrap_or_else(|| identity.instance_id.to_string());
     let addresses = BTreeSet::from([identity.local_ipv4.into()]);
-    let wanted = resolver.clone();
+    let (wanted, asked) = (resolver.clone(), resolver.clone());
     let handle = Handle::start(Sources {
         plane: FilterPlane(filter.clone()),
         own: OwnNode { name, zone: Some(identity.availability_zone.to_string()), addresses },
         enforcing: config.policy.enforcing,
+        memory: Memory::open(Path::new(&config.state_dir).join(LABELS)),
         found: found(filter, pods)?,
+        groups: Arc::new(move || asked.status().into_iter().map(group).collect()),
         want: Box::new(move |groups| wanted.want(groups)),
     })
     .context("starting the policy thread")?;
@@ -131,7 +138,8 @@ fn found(filter: &Filter, pods: &[(PodKey, u32)]) -> Result<Found> {
             Entry::Backend { key, value } => found.services.back_ends.push((key, value)),
         }
     }
-    for (pod, ifindex) in pods {
+    // Sandboxes that are no pods have no name.
+    for (pod, ifindex) in pods.iter().filter(|(pod, _)| !pod.name.is_empty()) {
         if let Some(entry) = filter.pod(*ifindex).context("reading the pods' entries")? {
             let sets = PodSets::new(entry.policy.ingress_set, entry.policy.egress_set);
             found.policy.endpoints.insert(pod.clone(), sets);
@@ -188,6 +196,24 @@ fn flows(mut events: Events, handle: &Handle) {
         if !batch.is_empty() {
             handle.tell(Input::Events(batch));
         }
+    }
+}
+
+fn group(status: GroupStatus) -> GroupStanding {
+    let state = match status.state {
+        GroupHealth::Pending => "pending",
+        GroupHealth::Fresh => "fresh",
+        GroupHealth::Stale => "stale",
+        GroupHealth::Unresolved => "unresolved",
+    };
+    GroupStanding {
+        id: status.id.to_string(),
+        state: state.to_owned(),
+        reason: status.reason,
+        age_secs: status.age_secs,
+        last_error: status.last_error,
+        rules: status.rules,
+        notes: status.notes,
     }
 }
 

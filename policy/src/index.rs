@@ -430,7 +430,11 @@ impl Index {
 
     /// The node's pod is gone; its status counts again.
     pub fn detach(&mut self, pod: &PodKey) {
-        if let Some(local) = self.locals.get_mut(pod) {
+        // Until every object was seen the sets of an earlier daemon are all that is known of a pod: it may be made anew
+        // in between.
+        if self.complete
+            && let Some(local) = self.locals.get_mut(pod)
+        {
             local.held = false;
         }
         if let Some(attached) = self.attached.remove(pod)

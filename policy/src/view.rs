@@ -136,7 +136,7 @@ impl<'a, J: Judge> View<'a, J> {
                 }
             }
         }
-        Ok(Flows { flows, diagnostics: self.diagnostics() })
+        Ok(Flows { flows, diagnostics: self.diagnostics(), ..Flows::default() })
     }
 
     /// One connection, in each family that both ends have.
@@ -164,7 +164,7 @@ impl<'a, J: Judge> View<'a, J> {
         if flows.is_empty() {
             return Err(Unanswerable::NoFamily(from.clone(), to.clone()));
         }
-        Ok(Flows { flows, diagnostics: Vec::new() })
+        Ok(Flows { flows, ..Flows::default() })
     }
 
     /// A pod.

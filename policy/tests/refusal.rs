@@ -1,7 +1,7 @@
 //! What is bounded stays so: a map that is full refuses the new set, truncates nothing, and takes it when there is room;
 //! numbers of what has gone come back.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, slice};
 
 use serde_json::{Value, json};
 use veni_ebpf_common::table::{Decision, Profile};
@@ -96,7 +96,7 @@ fn a_set_with_more_blocks_than_fit_is_refused_whole() {
         map: "CIDR_V4",
         capacity: 131_072,
     };
-    assert_eq!(refused, [expected.clone()]);
+    assert_eq!(refused, slice::from_ref(&expected));
     assert_eq!(tables.cidr_v4.len(), 3);
     let of = |tables: &Applied, pod| tables.endpoints[&PodKey::new("x", pod)];
     assert_eq!(of(&tables, "p2"), PodSets::new(1, 0), "closed: it had nothing");

@@ -175,3 +175,23 @@ fn a_pod_without_an_object_keeps_its_set_until_the_objects_are_complete() {
     let decision = tables.decide(&first, Direction::Ingress, IpAddr::from([10, 0, 0, 2]), 6, 80);
     assert!(decision.is_some_and(|decision| !decision.allowed()), "nothing is known of it");
 }
+
+/// A sandbox that is made anew while the API does not answer: the pod's old sets are all that is known.
+#[test]
+fn a_pod_that_is_made_anew_keeps_its_set_until_the_objects_are_complete() {
+    let mut tables = tables_of(&before());
+    let pod = PodKey::new("x", "p1");
+    let sets = tables.endpoints[&pod];
+    let mut index = Index::resume(Scope::All, &tables.found());
+    index.attach(pod.clone(), vec![IpAddr::from([10, 0, 0, 1])]);
+    index.change().steps.iter().for_each(|step| tables.apply(step));
+    index.detach(&pod);
+    index.change().steps.iter().for_each(|step| tables.apply(step));
+    index.attach(pod.clone(), vec![IpAddr::from([10, 0, 0, 77])]);
+    index.change().steps.iter().for_each(|step| tables.apply(step));
+    assert_eq!(index.pod_sets(&pod), Some(sets));
+    index.detach(&pod);
+    index.complete();
+    index.change().steps.iter().for_each(|step| tables.apply(step));
+    assert_eq!(index.pod_sets(&pod), None, "gone, and not among the objects");
+}

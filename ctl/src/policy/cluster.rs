@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
-use veni_core::wire::inspect::policy::{Diagnostic, Explanation, PolicyRef, Side};
+use veni_core::wire::inspect::policy::{Diagnostic, Explanation, PolicyRef};
 use veni_policy::{
     change::PodKey,
     index::{Change, Index, Scope},
@@ -89,11 +89,7 @@ impl Cluster {
             labels: pod.labels.clone(),
             namespace_labels: of_namespace.labels.clone(),
             host_network: pod.host_network,
-            security_groups: Vec::new(),
-            egress: Side::default(),
-            ingress: Side::default(),
-            notes: Vec::new(),
-            diagnostics: Vec::new(),
+            ..Explanation::default()
         });
         explanation.notes.extend(note.map(str::to_owned));
         let policies = explanation.egress.policies.iter().chain(&explanation.ingress.policies);

@@ -26,12 +26,15 @@ impl Subscriber {
         Self { flows, lost: 0 }
     }
 
-    /// `false`: it has gone.
-    fn tell(&mut self, mut flow: FlowEvent) -> bool {
+    /// `false`: it has gone. What it does not take counts as `missed`.
+    fn tell(&mut self, mut flow: FlowEvent, missed: &mut u64) -> bool {
         flow.lost += self.lost;
         match self.flows.try_send(flow) {
             Ok(()) => self.lost = 0,
-            Err(TrySendError::Full(_)) => self.lost += 1,
+            Err(TrySendError::Full(_)) => {
+                self.lost += 1;
+                *missed += 1;
+            }
             Err(TrySendError::Closed(_)) => return false,
         }
         true
@@ -52,7 +55,8 @@ impl<P: Plane> Enforcer<P> {
         }
         for event in events {
             let Some(flow) = self.flow(event) else { continue };
-            self.subscribers.retain_mut(|subscriber| subscriber.tell(flow.clone()));
+            let missed = &mut self.progress.events_missed;
+            self.subscribers.retain_mut(|subscriber| subscriber.tell(flow.clone(), missed));
         }
     }
 

@@ -1,6 +1,6 @@
 //! The tables that steps are carried out on: the loaded programs' maps.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use veni_core::chain::chain;
 use veni_datapath::{
@@ -36,6 +36,10 @@ pub trait Plane: Send + 'static {
     fn grace(&self);
     /// How events name the pod of this interface.
     fn slot(&self, ifindex: u32) -> Option<u32>;
+    /// Packets dropped, by reason.
+    fn drops(&self) -> BTreeMap<String, u64>;
+    /// What the programs count beside drops, by name.
+    fn counters(&self) -> BTreeMap<String, u64>;
 }
 
 /// The loaded programs.
@@ -79,6 +83,16 @@ impl Plane for FilterPlane {
 
     fn slot(&self, ifindex: u32) -> Option<u32> {
         Some(self.0.pod(ifindex).ok()??.identity.slot)
+    }
+
+    fn drops(&self) -> BTreeMap<String, u64> {
+        let drops = self.0.drops().unwrap_or_default();
+        drops.into_iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect()
+    }
+
+    fn counters(&self) -> BTreeMap<String, u64> {
+        let counters = self.0.counters().unwrap_or_default();
+        counters.into_iter().map(|(counter, count)| (counter.name().to_owned(), count)).collect()
     }
 }
 

@@ -7,7 +7,11 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use veni_policy::{change::CLOSED_SET, object::parse};
+use veni_policy::{
+    change::CLOSED_SET,
+    object::parse,
+    security_group::{GroupPeer, GroupProtocol, GroupRule, GroupState, ResolvedGroup},
+};
 
 use super::*;
 
@@ -50,6 +54,14 @@ impl Plane for FakePlane {
     fn slot(&self, ifindex: u32) -> Option<u32> {
         Some(ifindex)
     }
+
+    fn drops(&self) -> BTreeMap<String, u64> {
+        [("spoofed".to_owned(), 3)].into()
+    }
+
+    fn counters(&self) -> BTreeMap<String, u64> {
+        [("events_lost".to_owned(), 2)].into()
+    }
 }
 
 struct Bench {
@@ -64,9 +76,13 @@ impl Bench {
     }
 
     fn enforcing(enforcing: Enforcing) -> Self {
+        Self::with(enforcing, Memory::default())
+    }
+
+    fn with(enforcing: Enforcing, memory: Memory) -> Self {
         let plane = FakePlane::default();
         let own = OwnNode { name: "n1".to_owned(), zone: None, addresses: BTreeSet::new() };
-        let enforcer = Enforcer::new(plane.clone(), own, enforcing, &Found::default());
+        let enforcer = Enforcer::new(plane.clone(), own, enforcing, memory, &Found::default());
         Self { enforcer, plane, now: Instant::now() }
     }
 
@@ -76,9 +92,13 @@ impl Bench {
     }
 
     fn attach(&mut self, ifindex: u32, uid: Option<&str>) -> Receiver<Judged> {
+        self.attach_as(PodKey::new("x", "a"), ifindex, uid)
+    }
+
+    fn attach_as(&mut self, pod: PodKey, ifindex: u32, uid: Option<&str>) -> Receiver<Judged> {
         let (answer, answered) = channel();
         let wired = Wired {
-            pod: PodKey::new("x", "a"),
+            pod,
             uid: uid.map(str::to_owned),
             addresses: vec![IpAddr::from([10, 0, 0, 1])],
             ifindex,
@@ -132,12 +152,24 @@ fn a_pod_without_labels_is_waited_for_and_then_stays_closed_until_they_come() {
     bench.pass(Duration::from_millis(1999));
     answered.try_recv().unwrap_err();
     bench.pass(Duration::from_millis(1));
-    assert_eq!(answered.try_recv(), Ok(Judged::Closed));
-    assert_eq!(bench.enforcer.standing().closed, [PodKey::new("x", "a")]);
+    assert_eq!(answered.try_recv(), Ok(Judged::Otherwise(JudgedBy::Closed)));
+    let standing = bench.enforcer.standing(bench.now);
+    assert_eq!(standing.unlabelled.len(), 1);
+    assert_eq!(standing.unlabelled[0].reason, "there is no object of this name");
+    assert_eq!(standing.unlabelled_adds[&JudgedBy::Closed], 1);
+    let text = exposition(&standing);
+    for line in [
+        "veni_policy_unlabelled_pods{judged_by=\"closed\"} 1\n",
+        "veni_policy_unlabelled_adds_total{judged_by=\"closed\"} 1\n",
+        "veni_dropped_packets_total{reason=\"spoofed\"} 3\n",
+        "veni_datapath_events_total{event=\"events_lost\"} 2\n",
+    ] {
+        assert!(text.contains(line) && !text.contains("EOF"), "{line} in {text}");
+    }
     assert!(bench.sets(7).is_none_or(|sets| sets == PodSets::CLOSED));
     bench.objects(&[pod("u1")]);
     assert!(bench.sets(7).is_some_and(|sets| sets.ingress != CLOSED_SET));
-    assert_eq!(bench.enforcer.standing().closed, []);
+    assert_eq!(bench.enforcer.standing(bench.now).unlabelled, []);
 }
 
 #[test]
@@ -150,7 +182,7 @@ fn a_pod_is_not_judged_by_the_labels_of_a_predecessor_while_its_own_may_come() {
     assert_eq!(answered.try_recv(), Ok(Judged::ByLabels));
     let late = bench.attach(8, Some("u3"));
     bench.pass(Duration::from_secs(2));
-    assert_eq!(late.try_recv(), Ok(Judged::ByPredecessor));
+    assert_eq!(late.try_recv(), Ok(Judged::Otherwise(JudgedBy::Predecessor)));
 }
 
 #[test]
@@ -161,11 +193,129 @@ fn nothing_is_answered_while_a_write_fails_and_all_of_it_is_tried_again() {
     bench.objects(&[deny_all()]);
     let answered = bench.attach(7, Some("u1"));
     answered.try_recv().unwrap_err();
-    assert!(bench.enforcer.standing().pending > 0);
+    assert!(bench.enforcer.standing(bench.now).pending > 0);
+    let (reply, mut applied) = oneshot::channel();
+    bench.enforcer.await_applied(None, reply);
+    applied.try_recv().unwrap_err();
+    let explained = bench.enforcer.query(&Query::Explain(PodKey::new("x", "a")));
+    assert!(matches!(explained, Ok(Answer::Explanation(found)) if found.pending));
     bench.plane.0.lock().unwrap().full = false;
     bench.pass(RETRY);
     assert_eq!(answered.try_recv(), Ok(Judged::ByLabels));
-    assert_eq!(bench.enforcer.standing().pending, 0);
+    let standing = bench.enforcer.standing(bench.now);
+    assert_eq!((standing.pending, standing.write_failure), (0, None));
+    assert_eq!(standing.applied, standing.generation);
+    assert_eq!(applied.try_recv(), Ok(Applied { applied: standing.generation }));
+    assert!(standing.write_failures > 0 && standing.changed_millis.is_some());
+}
+
+/// A pod that was here, whose daemon and then whose object are gone.
+#[test]
+fn a_pod_whose_object_does_not_come_is_judged_by_what_this_node_remembers_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("journal.pods");
+    let mut bench = Bench::with(Enforcing::Standard, Memory::open(file.clone()));
+    bench.objects(&[pod("u1"), deny_all()]);
+    assert_eq!(bench.attach(7, Some("u1")).try_recv(), Ok(Judged::ByLabels));
+    let before = bench.sets(7).unwrap();
+    bench.pass(Duration::from_secs(1));
+    let mut bench = Bench::with(Enforcing::Standard, Memory::open(file.clone()));
+    bench.objects(&[deny_all()]);
+    let answered = bench.attach(8, Some("u1"));
+    answered.try_recv().unwrap_err();
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(answered.try_recv(), Ok(Judged::Otherwise(JudgedBy::Remembered)));
+    let sets = bench.sets(8).unwrap();
+    assert!(sets.ingress > CLOSED_SET && sets.flags == before.flags, "{sets:?}");
+    assert_eq!(bench.enforcer.standing(bench.now).unlabelled[0].judged_by, JudgedBy::Remembered);
+    let Ok(Answer::Explanation(found)) =
+        bench.enforcer.query(&Query::Explain(PodKey::new("x", "a")))
+    else {
+        panic!("it is explained")
+    };
+    assert!(found.notes[0].contains("labels that a pod of its name had here"), "{:?}", found.notes);
+    // Its predecessor's end is told late: no change.
+    bench.enforcer.objects(
+        Vec::new(),
+        &[Key::new(Kind::Pod, "x", "a")],
+        Vec::new(),
+        true,
+        bench.now,
+    );
+    assert_eq!(bench.sets(8), Some(sets));
+    bench.objects(&[pod("u1")]);
+    assert_eq!(bench.enforcer.standing(bench.now).unlabelled, []);
+    bench.enforcer.detach(8, bench.now);
+    // Before the policies are known labels would open everything.
+    let mut bench = Bench::with(Enforcing::Standard, Memory::open(file));
+    let answered = bench.attach(9, Some("u1"));
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(answered.try_recv(), Ok(Judged::Otherwise(JudgedBy::Closed)));
+}
+
+#[test]
+fn a_sandbox_that_is_no_pod_is_answered_for_at_once_as_one_that_no_policy_selects() {
+    for (enforcing, expected) in
+        [(Enforcing::Standard, PodSets::new(0, 0)), (Enforcing::Strict, PodSets::CLOSED)]
+    {
+        let mut bench = Bench::enforcing(enforcing);
+        bench.objects(&[deny_all()]);
+        for ifindex in [7, 8] {
+            let answered = bench.attach_as(PodKey::new("", ""), ifindex, None);
+            assert_eq!(answered.try_recv(), Ok(Judged::Outside));
+            assert_eq!(bench.sets(ifindex), Some(expected), "{enforcing:?}");
+        }
+        bench.enforcer.detach(7, bench.now);
+        assert_eq!(bench.sets(8), Some(expected));
+    }
+}
+
+/// The annotation's groups, whatever they are called in a SecurityGroupPolicy.
+#[test]
+fn groups_that_an_annotation_names_are_asked_for_and_judge_the_pod() {
+    let mut bench = Bench::new();
+    let mut value = pod("u1");
+    value["metadata"]["annotations"] = json!({"vpc.amazonaws.com/security-groups": "sg-1,sg-2"});
+    bench.objects(&[value]);
+    assert_eq!(bench.attach(7, Some("u1")).try_recv(), Ok(Judged::ByLabels));
+    let ids = ["sg-1", "sg-2"].map(|id| id.parse::<SecurityGroupId>().unwrap());
+    assert_eq!(bench.enforcer.wanted_groups(), ids.clone().into());
+    let outside = IpAddr::from([192, 0, 2, 1]);
+    let said = |bench: &Bench, port| {
+        bench.enforcer.index.judge(outside, IpAddr::from([10, 0, 0, 1]), 6, port).allowed
+    };
+    assert!(!said(&bench, 443), "not looked up yet");
+    let group = |id: &SecurityGroupId, state, port| {
+        let rule = GroupRule {
+            id: format!("sgr-{port}"),
+            protocol: GroupProtocol::Number(6),
+            first: port,
+            last: port,
+            peer: GroupPeer::Cidr("192.0.2.0/24".parse().unwrap()),
+        };
+        (
+            id.clone(),
+            ResolvedGroup { id: id.clone(), state, ingress: vec![rule], egress: Vec::new() },
+        )
+    };
+    let resolve = |bench: &mut Bench, second: GroupState| {
+        let groups = [group(&ids[0], GroupState::Resolved, 443), group(&ids[1], second, 80)];
+        let now = bench.now;
+        bench
+            .enforcer
+            .groups(SecurityGroups { groups: groups.into(), ..SecurityGroups::default() }, now);
+    };
+    let reason = "sg-2 does not exist".to_owned();
+    resolve(&mut bench, GroupState::Unresolved { reason: reason.clone() });
+    assert!(!said(&bench, 443), "one of them is not known: closed");
+    let Ok(Answer::Explanation(found)) =
+        bench.enforcer.query(&Query::Explain(PodKey::new("x", "a")))
+    else {
+        panic!("it is explained")
+    };
+    assert_eq!(found.security_groups[1].unresolved, Some(reason));
+    resolve(&mut bench, GroupState::Resolved);
+    assert_eq!([443, 80, 22].map(|port| said(&bench, port)), [true, true, false]);
 }
 
 #[test]

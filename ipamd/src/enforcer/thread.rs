@@ -3,12 +3,19 @@
 use std::{
     collections::BTreeSet,
     net::IpAddr,
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
     time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
-use veni_core::{config::Enforcing, id::SecurityGroupId, wire::inspect::policy::Diagnostic};
+use veni_core::{
+    config::Enforcing,
+    id::SecurityGroupId,
+    wire::inspect::policy::{Applied, Diagnostic, GroupStanding, Standing},
+};
 use veni_ebpf_common::Event;
 use veni_policy::{
     object::{Key, Object},
@@ -17,7 +24,7 @@ use veni_policy::{
     view::Unanswerable,
 };
 
-use super::{Answer, Answering, Enforcer, Found, Plane, Query, Standing, Subscriber, Wired};
+use super::{Answer, Answering, Enforcer, Found, Memory, Plane, Query, Subscriber, Wired};
 
 /// What the thread is told.
 pub enum Input {
@@ -60,14 +67,17 @@ pub enum Input {
     Subscribe(Subscriber),
     /// A question.
     Query(Query, oneshot::Sender<Result<Answer, Unanswerable>>),
-    /// Numbers.
+    /// How policy stands.
     Standing(oneshot::Sender<Standing>),
+    /// Answered once this generation (the present one unless told otherwise) is in force.
+    Await(Option<u64>, oneshot::Sender<Applied>),
 }
 
 /// Tells the thread. It ends with the last handle.
 #[derive(Clone)]
 pub struct Handle {
     inputs: Sender<Input>,
+    groups: Arc<dyn Fn() -> Vec<GroupStanding> + Send + Sync>,
 }
 
 /// What the thread starts from.
@@ -78,10 +88,14 @@ pub struct Sources<P> {
     pub own: OwnNode,
     /// What holds for pods that no policy selects.
     pub enforcing: Enforcing,
+    /// The labels that pods had here.
+    pub memory: Memory,
     /// What an earlier daemon left in the maps.
     pub found: Found,
     /// Told which security groups are wanted, whenever that changes.
     pub want: Box<dyn Fn(BTreeSet<SecurityGroupId>) + Send>,
+    /// How they stand.
+    pub groups: Arc<dyn Fn() -> Vec<GroupStanding> + Send + Sync>,
 }
 
 impl std::fmt::Debug for Input {
@@ -109,10 +123,19 @@ impl Handle {
     /// When no thread can be made.
     pub fn start<P: Plane>(sources: Sources<P>) -> std::io::Result<Self> {
         let (inputs, received) = channel();
+        let groups = sources.groups.clone();
         std::thread::Builder::new()
             .name("policy".to_owned())
             .spawn(move || run(sources, &received))?;
-        Ok(Self { inputs })
+        Ok(Self { inputs, groups })
+    }
+
+    /// How policy and the pods' security groups stand; `None`: the thread has ended.
+    pub async fn standing(&self) -> Option<Standing> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Input::Standing(reply));
+        let security_groups = (self.groups)();
+        Some(Standing { security_groups, ..answer.await.ok()? })
     }
 
     /// Tells the thread.
@@ -124,8 +147,8 @@ impl Handle {
 }
 
 fn run<P: Plane>(sources: Sources<P>, inputs: &Receiver<Input>) {
-    let Sources { plane, own, enforcing, found, want } = sources;
-    let mut enforcer = Enforcer::new(plane, own, enforcing, &found);
+    let Sources { plane, own, enforcing, memory, found, want, groups: _ } = sources;
+    let mut enforcer = Enforcer::new(plane, own, enforcing, memory, &found);
     let mut wanted = BTreeSet::new();
     loop {
         let now = Instant::now();
@@ -166,6 +189,7 @@ fn take<P: Plane>(enforcer: &mut Enforcer<P>, input: Input) {
         Input::Subscribe(subscriber) => enforcer.subscribe(subscriber),
         // Who asked and went away needs no answer.
         Input::Query(query, reply) => drop(reply.send(enforcer.query(&query))),
-        Input::Standing(reply) => drop(reply.send(enforcer.standing())),
+        Input::Standing(reply) => drop(reply.send(enforcer.standing(now))),
+        Input::Await(generation, reply) => enforcer.await_applied(generation, reply),
     }
 }

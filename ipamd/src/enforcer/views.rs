@@ -1,8 +1,14 @@
 //! Questions to the enforcer, and its answers: the documents that `venictl policy --live` prints.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    time::{Instant, UNIX_EPOCH},
+};
 
-use veni_core::wire::inspect::policy::{Diagnostic, Explanation, Flows};
+use veni_core::{
+    config::Enforcing,
+    wire::inspect::policy::{Diagnostic, Explanation, Flows, Standing},
+};
 use veni_policy::{
     change::PodKey,
     object::{Pod, Protocol},
@@ -45,26 +51,68 @@ impl<P: Plane> Enforcer<P> {
     pub fn query(&self, query: &Query) -> Result<Answer, Unanswerable> {
         let view = View::new(self.pods.values(), self);
         match query {
-            Query::Check(question) => view.check(question).map(Answer::Flows),
+            Query::Check(question) => {
+                let mut flows = view.check(question)?;
+                flows.pending = !self.pending.is_empty();
+                Ok(Answer::Flows(flows))
+            }
             Query::Matrix { from, to } => {
                 let mut flows = view.matrix(from.as_ref(), to.as_ref())?;
                 flows.diagnostics.extend(self.wrong());
+                flows.pending = !self.pending.is_empty();
                 Ok(Answer::Flows(flows))
             }
             Query::Explain(pod) => {
-                view.pod(&pod.namespace, &pod.name)?;
+                // One that is judged by what is remembered of it is in the index alone.
+                if !self.latest.contains_key(pod) {
+                    view.pod(&pod.namespace, &pod.name)?;
+                }
                 let found = self.index.explain(pod).map(|found| view::explanation(&found));
                 let mut explanation = found.unwrap_or_else(|| Explanation {
                     pod: pod.to_string(),
                     ..Explanation::default()
                 });
-                if self.closed.contains_key(pod) {
-                    let note = "its labels did not come in time when it was wired: it is closed to all but its own node until they do";
-                    explanation.notes.push(note.to_owned());
-                }
+                explanation.notes.extend(self.unlabelled.note(pod));
                 explanation.notes.extend(self.refused.iter().cloned());
+                explanation.pending = !self.pending.is_empty();
                 Ok(Answer::Explanation(Box::new(explanation)))
             }
+        }
+    }
+
+    /// How policy stands, but for the security groups, of which others know.
+    pub fn standing(&self, now: Instant) -> Standing {
+        let sizes = self.index.sizes();
+        let progress = &self.progress;
+        let changed = progress.changed_at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        Standing {
+            mode: match self.enforcing {
+                Enforcing::None => "none",
+                Enforcing::Standard => "standard",
+                Enforcing::Strict => "strict",
+            }
+            .to_owned(),
+            complete: self.complete,
+            generation: progress.generation,
+            applied: progress.applied,
+            pending: self.pending.len(),
+            changed_millis: changed.map(|at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX)),
+            epochs: progress.epochs,
+            write_failures: progress.write_failures,
+            write_failure: progress.write_failure.clone(),
+            unlabelled: self.unlabelled.pods(now),
+            unlabelled_adds: self.unlabelled.adds(),
+            refused: self.refused.clone(),
+            diagnostics: self.diagnostics.len() + self.services.diagnostics().len(),
+            pods: self.latest.len(),
+            sets: sizes.sets,
+            classes: sizes.classes,
+            verdicts: sizes.verdicts,
+            rules: self.index.rules().len(),
+            drops: self.plane.drops(),
+            counters: self.plane.counters(),
+            events_missed: progress.events_missed,
+            security_groups: Vec::new(),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Paths, parameters and documents are those of [`veni_core::wire::inspect::policy`].
 
-use std::{convert::Infallible, str::FromStr};
+use std::{convert::Infallible, str::FromStr, time::Duration};
 
 use axum::{
     Json, Router,
@@ -13,15 +13,21 @@ use axum::{
     routing::get,
 };
 use futures_util::stream;
-use tokio::sync::{mpsc, oneshot};
-use veni_core::wire::inspect::policy::{FlowEvent, Verdict};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use veni_core::wire::inspect::policy::{Applied, FlowEvent, Standing, Verdict};
 use veni_policy::{
     change::PodKey,
     view::{End, Question, protocol_number},
 };
 
-use crate::enforcer::{Answer, Handle, Input, Query, Standing, Subscriber};
+use crate::enforcer::{Answer, Handle, Input, Query, Subscriber, exposition};
 
+/// How long a generation is waited for unless told otherwise, and at most.
+const APPLIED: Duration = Duration::from_secs(10);
+const MOST: Duration = Duration::from_secs(300);
 /// Flows that may wait for a reader that is slow.
 const BACKLOG: usize = 1024;
 
@@ -34,6 +40,8 @@ type Refusal = (StatusCode, String);
 pub(super) fn router(enforcer: Option<Handle>) -> Router {
     Router::new()
         .route("/v1/policy", get(standing))
+        .route("/v1/policy/applied", get(applied))
+        .route("/v1/policy/metrics", get(own_metrics))
         .route("/v1/policy/check", get(check))
         .route("/v1/policy/matrix", get(matrix))
         .route("/v1/policy/explain", get(explain))
@@ -42,9 +50,46 @@ pub(super) fn router(enforcer: Option<Handle>) -> Router {
 }
 
 async fn standing(State(enforcer): State<Option<Handle>>) -> Result<Json<Standing>, Refusal> {
+    enabled(enforcer)?.standing().await.map(Json).ok_or_else(stopping)
+}
+
+/// Policy's part of the metrics, without an end mark; nothing where no policy is enforced.
+pub(super) async fn metrics(enforcer: Option<&Handle>) -> String {
+    let standing = match enforcer {
+        Some(enforcer) => enforcer.standing().await,
+        None => None,
+    };
+    standing.as_ref().map(exposition).unwrap_or_default()
+}
+
+/// As part of `/metrics`, by itself.
+async fn own_metrics(State(enforcer): State<Option<Handle>>) -> String {
+    metrics(enforcer.as_ref()).await + "# EOF\n"
+}
+
+/// Answered when what was taken in is in force.
+async fn applied(
+    State(enforcer): State<Option<Handle>>,
+    pairs: Pairs,
+) -> Result<Json<Applied>, Refusal> {
+    let enforcer = enabled(enforcer)?;
+    let generation: Option<u64> = parameter(&pairs, "generation")?;
+    let patience = parameter(&pairs, "wait_millis")?.map_or(APPLIED, Duration::from_millis);
     let (reply, answer) = oneshot::channel();
-    enabled(enforcer)?.tell(Input::Standing(reply));
-    answer.await.map(Json).map_err(|_| stopping())
+    enforcer.tell(Input::Await(generation, reply));
+    match timeout(patience.min(MOST), answer).await {
+        Ok(Ok(applied)) => Ok(Json(applied)),
+        Ok(Err(_)) => Err(stopping()),
+        Err(_) => {
+            let standing = enforcer.standing().await.ok_or_else(stopping)?;
+            let Standing { generation, applied, pending, write_failure, .. } = standing;
+            let why = write_failure.map(|failure| format!(": {failure}")).unwrap_or_default();
+            let message = format!(
+                "generation {generation} is known, {applied} in force, {pending} steps pending{why}\n"
+            );
+            Err((StatusCode::GATEWAY_TIMEOUT, message))
+        }
+    }
 }
 
 async fn check(State(enforcer): State<Option<Handle>>, pairs: Pairs) -> Result<Response, Refusal> {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use serde_json::{Value, json};
 use veni_core::id::SecurityGroupId;
 
 use super::{
@@ -80,6 +81,32 @@ impl Pod {
             .iter()
             .find(|port| port.protocol == protocol && port.name.as_deref() == Some(name))
             .map(|port| port.port)
+    }
+
+    /// The manifest of what rules know of it, its addresses left out: [`super::parse`] makes the same pod of it.
+    #[must_use]
+    pub fn manifest(&self) -> Value {
+        let ports: Vec<Value> = self
+            .ports
+            .iter()
+            .map(|port| {
+                let protocol = port.protocol.as_str();
+                json!({"name": port.name, "containerPort": port.port, "protocol": protocol})
+            })
+            .collect();
+        let groups = self.security_groups.as_ref().map(|groups| {
+            let ids = groups.ids.iter().map(ToString::to_string);
+            let items: Vec<String> = ids.chain(groups.invalid.iter().cloned()).collect();
+            json!({SECURITY_GROUPS_ANNOTATION: items.join(",")})
+        });
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "namespace": self.namespace, "name": self.name, "uid": self.uid,
+                "labels": self.labels, "annotations": groups,
+            },
+            "spec": {"nodeName": self.node, "containers": [{"ports": ports}]},
+        })
     }
 
     pub(super) fn read(root: &Reader<'_>) -> Read<Self> {

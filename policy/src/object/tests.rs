@@ -165,3 +165,12 @@ fn a_selector_treats_an_absent_label_as_the_api_does() {
         assert_eq!(policy.pods.matches(&labels), wanted, "{expression}");
     }
 }
+
+#[test]
+fn a_pod_is_read_back_from_its_manifest() {
+    let value = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "x", "name": "p", "uid": "u",
+            "labels": {"app": "a"}, "annotations": {"vpc.amazonaws.com/security-groups": "sg-2,nonsense,sg-1"}},
+        "spec": {"nodeName": "n1", "containers": [{"ports": [{"name": "dns", "containerPort": 53, "protocol": "UDP"}]}]}});
+    let Ok(Some(Object::Pod(pod))) = parse(&value) else { panic!("a pod") };
+    assert_eq!(parse(&pod.manifest()), Ok(Some(Object::Pod(pod))));
+}

@@ -95,6 +95,7 @@ pub fn explanation(found: &PodExplanation) -> wire::Explanation {
         ingress: side(&found.ingress_policies, &found.ingress),
         notes: Vec::new(),
         diagnostics: Vec::new(),
+        pending: false,
     }
 }
 

@@ -4,6 +4,8 @@
 //!
 //! | path | parameters | answer |
 //! |---|---|---|
+//! | `/v1/policy` | | [`Standing`] |
+//! | `/v1/policy/applied` | `generation` (default: the present one), `wait_millis` (default 10 s) | [`Applied`] once it is in force, 504 if it is not in time |
 //! | `/v1/policy/check` | `from`, `to`: `namespace/name` or an address; `protocol`, `port` | [`Flows`], one a family |
 //! | `/v1/policy/matrix` | `from`, `to` (optional): `namespace/name` or `namespace` | [`Flows`] |
 //! | `/v1/policy/explain` | `pod`: `namespace/name` | [`Explanation`] |
@@ -27,6 +29,112 @@ pub struct Flows {
     pub flows: Vec<Flow>,
     /// What was wrong with the objects, and which were left out.
     pub diagnostics: Vec<Diagnostic>,
+    /// Not all of it is in the programs' tables yet: packets are judged by what was before, for as long as it is so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
+}
+
+/// How policy stands on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Standing {
+    /// `NETWORK_POLICY_ENFORCING_MODE`: `none`, `standard` or `strict`.
+    pub mode: String,
+    /// Whether all objects that exist were read once.
+    pub complete: bool,
+    /// Counts changes of objects, groups and the node's addresses.
+    pub generation: u64,
+    /// The last generation that is in force.
+    pub applied: u64,
+    /// Steps that could not be carried out yet.
+    pub pending: usize,
+    /// When the tables were changed last, milliseconds since 1970 by the node's clock.
+    pub changed_millis: Option<u64>,
+    /// How often all established flows were to be judged again.
+    pub epochs: u64,
+    /// How often writing a table failed; each is tried again.
+    pub write_failures: u64,
+    /// Why it did, while it does.
+    pub write_failure: Option<String>,
+    /// Pods that are not judged by labels of their own.
+    pub unlabelled: Vec<Unlabelled>,
+    /// ADDs that labels did not come in time for, by what was done.
+    pub unlabelled_adds: BTreeMap<JudgedBy, u64>,
+    /// What does not fit the tables, for people.
+    pub refused: Vec<String>,
+    /// How many things are wrong with objects.
+    pub diagnostics: usize,
+    /// Pods of this node that are judged.
+    pub pods: usize,
+    /// Rule sets, classes of addresses, (set, class) entries, rules with a number.
+    pub sets: usize,
+    /// See `sets`.
+    pub classes: usize,
+    /// See `sets`.
+    pub verdicts: usize,
+    /// See `sets`.
+    pub rules: usize,
+    /// Packets dropped by the programs, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// What the programs counted beside them: flows allowed, denied, not tracked, events lost…
+    pub counters: BTreeMap<String, u64>,
+    /// Flow events that readers were too slow for.
+    pub events_missed: u64,
+    /// The security groups of this node's pods.
+    pub security_groups: Vec<GroupStanding>,
+}
+
+/// A pod that is not judged by labels of its own, because they were not known in time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unlabelled {
+    /// `namespace/name`.
+    pub pod: String,
+    /// By what instead.
+    pub judged_by: JudgedBy,
+    /// Why its own are not known.
+    pub reason: String,
+    /// For how long, seconds.
+    pub age_secs: u64,
+}
+
+/// What judges a pod whose labels did not come in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JudgedBy {
+    /// The rule sets that the last pod of its name had.
+    Predecessor,
+    /// The labels that a pod of its name had here, as this node remembers them.
+    Remembered,
+    /// Nothing: it is closed to all but its own node.
+    Closed,
+}
+
+/// How a security group stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GroupStanding {
+    /// Its id.
+    pub id: String,
+    /// `pending` (it denies until it is answered for), `fresh`, `stale` (the last refresh failed, what was known is in
+    /// force), `unresolved` (it denies).
+    pub state: String,
+    /// Why it is unresolved.
+    pub reason: Option<String>,
+    /// How old the oldest part of what is in force is, seconds.
+    pub age_secs: Option<u64>,
+    /// What the last refresh failed with.
+    pub last_error: Option<String>,
+    /// Rules in force.
+    pub rules: usize,
+    /// What of it admits nobody, and why.
+    pub notes: Vec<String>,
+}
+
+/// A generation that is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Applied {
+    /// The last one that is.
+    pub applied: u64,
 }
 
 /// The verdict on a new connection to a pod's own address.
@@ -191,6 +299,9 @@ pub struct Explanation {
     /// What is wrong with the objects that apply to it.
     #[serde(default)]
     pub diagnostics: Vec<Diagnostic>,
+    /// See [`Flows::pending`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
 }
 
 /// A security group of a pod.
@@ -363,6 +474,30 @@ impl fmt::Display for Decision {
                 })?;
                 because.as_ref().map_or(Ok(()), |because| write!(f, " ({because})"))
             }
+        }
+    }
+}
+
+// === impl JudgedBy ===
+
+impl JudgedBy {
+    /// Its name in documents and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Predecessor => "predecessor",
+            Self::Remembered => "remembered",
+            Self::Closed => "closed",
+        }
+    }
+
+    /// What holds for the pod, as a sentence's end.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Predecessor => "judged by the rule sets of the last pod of its name",
+            Self::Remembered => "judged by the labels that a pod of its name had here before",
+            Self::Closed => "closed to all but its own node",
         }
     }
 }
