@@ -20,7 +20,7 @@ mod node;
 #[path = "../tests/support/world.rs"]
 mod world;
 
-use world::{ACK, IFINDEX, PEER, PEER_V6, POD, POD_V6, SYN, TCP, VIP, World, tcp, tcp6, udp};
+use world::{ACK, IFINDEX, PEER, PEER_V6, POD, POD_V6, SYN, TCP, VIP, World, ip6, tcp, tcp6, udp};
 
 /// Addresses that have a class, as many as the incumbent was measured with.
 const ADDRESSES: u32 = 60_000;
@@ -111,6 +111,19 @@ fn repeated<'a>(world: &'a World, direction: Direction, frame: Vec<u8>) -> Measu
     Box::new(move || world.filter.run(direction, &frame, SKB, REPEAT).unwrap().nanos.into())
 }
 
+/// With events as they are by default, of which this packet's flood has long used up the pod's share.
+fn with_events(world: &World, frame: Vec<u8>) -> Measure<'_> {
+    let denied = SettingFlags::EVENTS_DENIED;
+    Box::new(move || {
+        world.configure(|s| {
+            (s.flags, s.event_rate, s.event_burst) = (s.flags | denied, 100, 200);
+        });
+        let nanos = world.filter.run(Direction::Ingress, &frame, SKB, REPEAT).unwrap().nanos;
+        world.configure(|s| s.flags &= !denied);
+        nanos.into()
+    })
+}
+
 /// The median over packets of which each is run once.
 fn fresh<'a>(mut run: impl FnMut(u16) -> f64 + 'a) -> Measure<'a> {
     Box::new(move || median(&(0..FRESH).map(&mut run).collect::<Vec<_>>()))
@@ -156,6 +169,9 @@ fn cases<'a>(small: &'a World, bares: &'a [Bare; 4]) -> Vec<Case<'a>> {
         &tcp6((PEER_V6, 80), (POD_V6, 4000), SYN | ACK),
         &data6,
     );
+    let headers = [[60, 0, 1, 4, 0, 0, 0, 0]; 5].concat();
+    let behind = [&headers[..], &[TCP, 0, 1, 4, 0, 0, 0, 0], &data6[54..]].concat();
+    let behind = ip6(POD_V6, PEER_V6, 60, &behind);
     let service = tcp((POD, 4001), (VIP, 80), ACK);
     establish(
         small,
@@ -167,7 +183,9 @@ fn cases<'a>(small: &'a World, bares: &'a [Bare; 4]) -> Vec<Case<'a>> {
         let frame = data.clone();
         Box::new(move || bares[n].run(&frame, SKB, REPEAT).unwrap().nanos.into())
     };
-    let known = Ipv4Addr::new(11, 0, 0, 9);
+    // Of a class with an entry in both worlds, and of one that has the set's own answer in the smaller one.
+    let (known, default) = (Ipv4Addr::new(11, 0, 0, 0), Ipv4Addr::new(11, 0, 0, 9));
+    let told = tcp((known, 4000), (POD, 22), SYN);
     let all: Vec<(&str, Measure<'a>)> = vec![
         ("empty program", bare(0)),
         ("bare: LRU and two LPM look-ups, v4", bare(1)),
@@ -177,13 +195,23 @@ fn cases<'a>(small: &'a World, bares: &'a [Bare; 4]) -> Vec<Case<'a>> {
             "established flow, v4, its answers",
             repeated(small, Direction::Ingress, tcp((PEER, 80), (POD, 4000), ACK)),
         ),
+        ("established flow, v6, six extension headers", repeated(small, Direction::Egress, behind)),
         ("established flow, v6", repeated(small, Direction::Egress, data6)),
         ("established flow to a Service", repeated(small, Direction::Egress, service)),
         (
             "denied packet, v4",
             repeated(small, Direction::Ingress, tcp((known, 4000), (POD, 22), SYN)),
         ),
+        (
+            "denied packet, v4, by the set's default",
+            repeated(small, Direction::Ingress, tcp((default, 4000), (POD, 22), SYN)),
+        ),
+        ("denied packet, v4, events over their rate", with_events(small, told)),
         ("denied datagram, v4", repeated(small, Direction::Ingress, udp((known, 4000), (POD, 22)))),
+        (
+            "denied packet, v6",
+            repeated(small, Direction::Ingress, tcp6((PEER_V6, 4000), (POD_V6, 22), SYN)),
+        ),
         ("bare, once: look-ups and an insertion", bare_once(&bares[3], data.clone())),
         ("new flow, once, allowed", new_flows(small)),
     ];
@@ -215,40 +243,76 @@ fn all(rules: u32, services: u32) -> Vec<(String, f64)> {
     receive.recv().expect("measured")
 }
 
+const BARE_V4: &str = "bare: LRU and two LPM look-ups, v4";
+const BARE_V6: &str = "bare: LRU and two LPM look-ups, v6";
+const BARE_ONCE: &str = "bare, once: look-ups and an insertion";
+const EMPTY: &str = "empty program";
+
+/// What is bound, beside what, and by how much: of a run with few rules. A bound of none is for comparison.
+const RATIOS: [(&str, &str, Option<f64>); 10] = [
+    ("established flow, v4", BARE_V4, Some(1.4)),
+    ("established flow, v6", BARE_V6, Some(1.75)),
+    ("new flow, once, allowed", BARE_ONCE, Some(1.3)),
+    ("denied packet, v4", BARE_V4, None),
+    ("denied packet, v4", EMPTY, None),
+    ("denied packet, v4, events over their rate", BARE_V4, None),
+    ("denied packet, v4, events over their rate", EMPTY, None),
+    ("denied datagram, v4", BARE_V4, None),
+    ("denied datagram, v4", EMPTY, None),
+    ("denied packet, v6", BARE_V6, None),
+];
+
+type Medians = [(String, f64)];
+
+fn of(medians: &Medians, name: &str) -> f64 {
+    medians.iter().find(|(other, _)| other == name).unwrap().1
+}
+
+/// How a case grows with rules and Services, each beside the bare program of its own run: the machine's mood is in both.
+fn growth(small: &Medians, big: &Medians, name: &str) -> f64 {
+    let bare = if name.contains("once") { BARE_ONCE } else { BARE_V4 };
+    (of(big, name) / of(big, bare)) / (of(small, name) / of(small, bare))
+}
+
+fn print_json(small: &Medians, big: &Medians) {
+    let line = |name: &str, unit: &str, value: f64| {
+        format!("{{\"name\":\"{name}\",\"unit\":\"{unit}\",\"value\":{value:.2}}}")
+    };
+    let mut lines = Vec::new();
+    for (medians, rules) in [(small, "10"), (big, "10000")] {
+        let name = |name: &str| format!("{name}, {rules} rules and Services");
+        lines.extend(medians.iter().map(|(case, nanos)| line(&name(case), "ns", *nanos)));
+    }
+    lines.extend(
+        small.iter().map(|(name, _)| {
+            line(&format!("growth of: {name}"), "ratio", growth(small, big, name))
+        }),
+    );
+    lines.extend(RATIOS.map(|(name, base, _)| {
+        line(&format!("{name} / {base}"), "ratio", of(small, name) / of(small, base))
+    }));
+    println!("[{}]", lines.join(","));
+}
+
+fn print_table(small: &Medians, big: &Medians) {
+    println!(
+        "{:<44} {:>9} {:>12} {:>8}",
+        "nanoseconds, median of rounds", "10 rules", "10,000 rules", "growth"
+    );
+    for ((name, few), (_, many)) in small.iter().zip(big) {
+        println!("{name:<44} {few:>9.0} {many:>12.0} {:>8.2}", growth(small, big, name));
+    }
+    println!();
+    for (name, base, bound) in RATIOS {
+        let bound = bound.map_or_else(String::new, |bound| format!("  (≤ {bound})"));
+        let ratio = of(small, name) / of(small, base);
+        println!("{:<84} {ratio:>5.2}{bound}", format!("{name} / {base}"));
+    }
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let json = arguments.windows(2).any(|pair| pair == ["-o", "json"]);
-    let small = all(10, 10);
-    let big = all(10_000, 10_000);
-    let of = |name: &str| small.iter().find(|(other, _)| other == name).unwrap().1;
-    let ratios = [
-        (
-            "established v4 / bare v4 (≤ 1.4)",
-            of("established flow, v4") / of("bare: LRU and two LPM look-ups, v4"),
-        ),
-        (
-            "established v6 / bare v6 (≤ 1.75)",
-            of("established flow, v6") / of("bare: LRU and two LPM look-ups, v6"),
-        ),
-        (
-            "new flow / bare look-ups and insertion (≤ 1.3)",
-            of("new flow, once, allowed") / of("bare, once: look-ups and an insertion"),
-        ),
-    ];
-    if json {
-        let line = |name: &str, value: f64| format!("{{\"name\":\"{name}\",\"value\":{value:.2}}}");
-        let mut lines: Vec<String> =
-            small.iter().map(|(name, nanos)| line(&format!("{name}, 10 rules"), *nanos)).collect();
-        lines.extend(big.iter().map(|(name, nanos)| line(&format!("{name}, 10000 rules"), *nanos)));
-        lines.extend(ratios.iter().map(|(name, ratio)| line(name, *ratio)));
-        println!("[{}]", lines.join(","));
-        return;
-    }
-    println!("{:<44} {:>9} {:>12}", "nanoseconds, median of rounds", "10 rules", "10,000 rules");
-    for ((name, few), (_, many)) in small.iter().zip(&big) {
-        println!("{name:<44} {few:>9.0} {many:>12.0}");
-    }
-    for (name, ratio) in ratios {
-        println!("{name:<50} {ratio:>5.2}");
-    }
+    let (small, big) = (all(10, 10), all(10_000, 10_000));
+    if json { print_json(&small, &big) } else { print_table(&small, &big) }
 }

@@ -28,23 +28,33 @@ pub(crate) const REFRESH: u32 = 1024;
 /// Other source ports that are tried for a translated flow whose own is taken.
 const PORTS_TRIED: u32 = 3;
 
+/// What a first look at the established flows says of a packet.
+pub(crate) mod glance {
+    /// It is of one, and nothing has to be done to it.
+    pub(crate) const PLAIN: u32 = 0;
+    /// There is none of its key.
+    pub(crate) const ABSENT: u32 = 1;
+    /// Nothing that would spare the long way.
+    pub(crate) const UNSURE: u32 = 2;
+}
+
 /// The hot path: a packet of an established flow that nothing has to be done to.
 #[inline(always)]
-pub(crate) fn is_plain<F: Family>(
+pub(crate) fn glance<F: Family>(
     env: &Env,
     packet: &Packet<F::Address>,
     now: u32,
     egress: bool,
-) -> bool {
+) -> u32 {
     if packet.kind != Kind::Flow || packet.first_fragment {
-        return false;
+        return glance::UNSURE;
     }
     // A SYN, too: it has another flow's entry at most.
     if packet.flags & (tcp::FIN | tcp::RST | tcp::SYN) != 0 {
-        return false;
+        return glance::UNSURE;
     }
     let Some(found) = F::flows().get_ptr_mut(key_of::<F>(env.pod, packet, egress)) else {
-        return false;
+        return glance::ABSENT;
     };
     // SAFETY: a valid entry; see the module.
     let entry = unsafe { &mut *found };
@@ -59,7 +69,7 @@ pub(crate) fn is_plain<F: Family>(
     if plain && age > REFRESH {
         entry.seen = now;
     }
-    plain
+    if plain { glance::PLAIN } else { glance::UNSURE }
 }
 
 /// Whether the entry is the pod's, and young enough.
@@ -93,7 +103,9 @@ pub(crate) fn find<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     if !error && work.is_syn() && !turned {
         return 0;
     }
-    if let Some(found) = F::flows().get_ptr(&work.key) {
+    // A look-up that finds nothing costs as much as one that does.
+    let established = if work.absent { None } else { F::flows().get_ptr(&work.key) };
+    if let Some(found) = established {
         // SAFETY: a valid entry; see the module.
         work.entry = unsafe { *found };
         work.place = Place::Established;

@@ -51,6 +51,9 @@ pub(crate) static SCRATCH_V4: PerCpuArray<Work<V4>> = PerCpuArray::with_max_entr
 /// A packet at work.
 #[map]
 pub(crate) static SCRATCH_V6: PerCpuArray<Work<V6>> = PerCpuArray::with_max_entries(1, 0);
+/// Its pod, as the hook found it: a copy costs less than to look it up again.
+#[map]
+pub(crate) static SCRATCH_POD: PerCpuArray<PodValue> = PerCpuArray::with_max_entries(1, 0);
 
 /// Established flows.
 #[map]

@@ -13,11 +13,11 @@ use veni_ebpf_common::{
 };
 
 use crate::{
-    conntrack,
+    conntrack::glance,
     end::finish,
     events,
     family::{Family, V4, V6, is_unspecified, same16},
-    maps::{PODS, SETTINGS, count_drop},
+    maps::{PODS, SCRATCH_POD, SETTINGS, count_drop},
     skb::Skb,
     work::{End, Env, NO_REASON, PASS, Place, key_of, refuse},
 };
@@ -143,10 +143,15 @@ fn u128_of(words: &[u32; 4]) -> u128 {
 pub(crate) fn step<F: Family>(env: &Env, packet: Packet<F::Address>, direction: Direction) -> End {
     let now = events::now();
     let egress = direction as u8 == Direction::Egress as u8;
-    if conntrack::is_plain::<F>(env, &packet, now, egress) {
+    let seen = glance::<F>(env, &packet, now, egress);
+    if seen == glance::PLAIN {
         return PASS;
     }
-    let Some(work) = F::scratch() else { return refuse(DropReason::Settings) };
+    let (Some(work), Some(pod)) = (F::scratch(), SCRATCH_POD.get_ptr_mut(0)) else {
+        return refuse(DropReason::Settings);
+    };
+    // SAFETY: this CPU's own.
+    unsafe { *pod = *env.pod };
     // SAFETY: this CPU's own, and of plain numbers; every field that is read below was written for this packet.
     let work = unsafe { &mut *work };
     work.key = key_of::<F>(env.pod, &packet, egress);
@@ -158,6 +163,7 @@ pub(crate) fn step<F: Family>(env: &Env, packet: Packet<F::Address>, direction: 
     work.entry.kind = FlowKind::DIRECT;
     work.entry.flags = 0;
     work.place = Place::Nowhere;
+    work.absent = seen == glance::ABSENT;
     work.judge = false;
     work.translated = false;
     work.rejudged = false;

@@ -1,7 +1,7 @@
 //! Everything but the hot path, step by step. Each step is one function, called at one place.
 //!
 //! Two programs, one a family, that both hooks jump to (a tail call): code that the hooks share is loaded and verified once.
-//! The work is in the family's scratch; pod and settings are looked up again, because pointers do not survive the jump.
+//! The work and the pod are in scratch maps, because pointers do not survive the jump.
 
 use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
 use veni_ebpf_common::{DropReason, FlowKind, packet::Kind};
@@ -12,7 +12,7 @@ use crate::{
     events,
     family::{Family, V4, V6},
     fragment, icmp,
-    maps::{PODS, SETTINGS, count_drop},
+    maps::{SCRATCH_POD, SETTINGS, count_drop},
     policy, service,
     skb::Skb,
     translate,
@@ -34,10 +34,9 @@ pub(crate) fn follow_v6(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn start<F: Family>(ctx: &TcContext) -> i32 {
     let skb = Skb(ctx.skb.skb);
-    // SAFETY: an entry is replaced or removed as a whole.
-    let pod = unsafe { PODS.get(skb.ifindex()) };
+    let pod = SCRATCH_POD.get(0);
     let (Some(pod), Some(settings), Some(work)) = (pod, SETTINGS.get(0), F::scratch()) else {
-        count_drop(DropReason::UnknownInterface);
+        count_drop(DropReason::Settings);
         return TC_ACT_SHOT;
     };
     // SAFETY: this CPU's own; every field that is read was written for this packet.

@@ -80,6 +80,8 @@ pub(crate) struct Work<F: Family> {
     /// [`Direction`] in which it is judged.
     pub(crate) judged_direction: u8,
     pub(crate) place: Place,
+    /// It was looked for among the established flows, and is none.
+    pub(crate) absent: bool,
     /// The tables have to be asked.
     pub(crate) judge: bool,
     /// A Service was translated.

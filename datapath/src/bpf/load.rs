@@ -78,7 +78,7 @@ pub(super) struct Maps {
     /// Only the programs use this.
     pub(super) fragments: OwnedFd,
     /// What the programs keep while they work on a packet: their own, never pinned.
-    scratch: [OwnedFd; 2],
+    scratch: [OwnedFd; 3],
 }
 
 #[derive(Debug)]
@@ -220,7 +220,7 @@ fn maps(made: &mut Making<'_>) -> Result<Maps> {
         affinity: made.map("AFFINITY")?,
         events: made.open("EVENTS")?.0,
         fragments: made.open("FRAGMENTS")?.0,
-        scratch: [made.own("SCRATCH_V4")?, made.own("SCRATCH_V6")?],
+        scratch: [made.own("SCRATCH_V4")?, made.own("SCRATCH_V6")?, made.own("SCRATCH_POD")?],
     })
 }
 
@@ -289,7 +289,7 @@ impl Making<'_> {
 
 impl Maps {
     /// All, by the names that the object uses.
-    fn by_name(&self) -> [(&'static str, i32); 27] {
+    fn by_name(&self) -> [(&'static str, i32); 28] {
         let raw = |fd: std::os::fd::BorrowedFd<'_>| fd.as_raw_fd();
         [
             ("PODS", raw(self.pods.fd())),
@@ -319,6 +319,7 @@ impl Maps {
             ("FRAGMENTS", self.fragments.as_raw_fd()),
             ("SCRATCH_V4", self.scratch[0].as_raw_fd()),
             ("SCRATCH_V6", self.scratch[1].as_raw_fd()),
+            ("SCRATCH_POD", self.scratch[2].as_raw_fd()),
         ]
     }
 }
