@@ -45,6 +45,7 @@ const PATIENCE: Duration = Duration::from_millis(900);
 struct Shared {
     metrics: Arc<Metrics>,
     commands: mpsc::Sender<Command>,
+    enforcer: Option<Handle>,
 }
 
 /// The routes: `/healthz`, `/readyz`, `/metrics`, `/v1/status`, `/v1/enis`, `/v1/pool`, `/v1/plan`, `/v1/settings`.
@@ -71,7 +72,7 @@ pub fn router(
             "/v1/settings",
             get(|state| view(state, false, |v| Json(v.settings).into_response())),
         )
-        .with_state(Shared { metrics, commands })
+        .with_state(Shared { metrics, commands, enforcer: enforcer.clone() })
         .merge(policy::router(enforcer))
 }
 
@@ -159,12 +160,18 @@ async fn ready(State(shared): State<Shared>) -> Response {
 }
 
 async fn metrics_text(State(shared): State<Shared>) -> Response {
-    exposition(&shared.metrics)
+    let policy = policy::metrics(shared.enforcer.as_ref()).await;
+    with_policy(policy, &shared.metrics)
 }
 
 fn exposition(metrics: &Metrics) -> Response {
+    with_policy(String::new(), metrics)
+}
+
+/// Policy's metrics have no end mark: they go first.
+fn with_policy(policy: String, metrics: &Metrics) -> Response {
     let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([("content-type", format)], metrics.text()).into_response()
+    ([("content-type", format)], policy + &metrics.text()).into_response()
 }
 
 async fn view(

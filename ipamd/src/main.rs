@@ -164,7 +164,9 @@ async fn until_stopped(config: Arc<Config>) -> Result<()> {
     match &config.provider {
         Provider::Sim { socket, instance } => {
             let cloud = veni_provider_socket::Client::new(PathBuf::from(socket), instance.clone());
-            serve(config.clone(), desk, events, "sim", async || cloud.clone()).await
+            let connect = async || cloud.clone();
+            // Boxed: the start of everything is in it.
+            Box::pin(serve(config.clone(), desk, events, "sim", connect)).await
         }
         #[cfg(feature = "aws")]
         Provider::Aws => {
@@ -174,7 +176,7 @@ async fn until_stopped(config: Arc<Config>) -> Result<()> {
                 let next = "set AWS_REGION, or see that the node reaches http://169.254.169.254";
                 startup.persist(what, next, veni_provider_aws::AwsCloud::from_env).await
             };
-            serve(config.clone(), desk, events, "aws", connect).await
+            Box::pin(serve(config.clone(), desk, events, "aws", connect)).await
         }
         #[cfg(not(feature = "aws"))]
         Provider::Aws => {

@@ -47,6 +47,28 @@ pub async fn start<C: Cloud>(
 ) -> Result<Option<Handle>> {
     filter.configure(|settings| configure(settings, config)).context("writing the settings")?;
     let Some(folder) = &config.policy.manifest_dir else { return Ok(None) };
+    let handle = enforcer(config, cloud, filter, identity, pods)?;
+    let mut batches = veni_manifests::watch::watch(Path::new(folder))
+        .with_context(|| format!("watching VENI_MANIFEST_DIR={folder}"))?;
+    match timeout(config.policy.wait, batches.recv()).await {
+        Ok(Some(batch)) => take(&handle, batch),
+        Ok(None) => {}
+        Err(_) => {
+            tracing::warn!(folder, "manifests not read yet: pods are judged by what was there")
+        }
+    }
+    tokio::spawn(objects(batches, handle.clone()));
+    Ok(Some(handle))
+}
+
+/// The enforcer, its groups and its events, without objects. Apart from [`start`], whose future it would make large.
+fn enforcer<C: Cloud>(
+    config: &Config,
+    cloud: Arc<C>,
+    filter: &Arc<Filter>,
+    identity: &InstanceIdentity,
+    pods: &[(PodKey, u32)],
+) -> Result<Handle> {
     let settings = GroupSettings { seed: seed(identity), ..GroupSettings::default() };
     let (resolver, driver) = Resolver::new(cloud, settings);
     let name = config.node_name.clone().unwrap_or_else(|| identity.instance_id.to_string());
@@ -70,17 +92,7 @@ pub async fn start<C: Cloud>(
         .name("flows".to_owned())
         .spawn(move || flows(events, &told))
         .context("starting the flow events' thread")?;
-    let mut batches = veni_manifests::watch::watch(Path::new(folder))
-        .with_context(|| format!("watching VENI_MANIFEST_DIR={folder}"))?;
-    match timeout(config.policy.wait, batches.recv()).await {
-        Ok(Some(batch)) => take(&handle, batch),
-        Ok(None) => {}
-        Err(_) => {
-            tracing::warn!(folder, "manifests not read yet: pods are judged by what was there")
-        }
-    }
-    tokio::spawn(objects(batches, handle.clone()));
-    Ok(Some(handle))
+    Ok(handle)
 }
 
 /// A wired pod with its interface.
