@@ -21,7 +21,7 @@ use std::{
 use veni_ebpf_common::table::{BackendKey, BackendValue, ServiceValue};
 
 use crate::{
-    change::Step,
+    change::{PodKey, Step},
     object::{Diagnostic, Key, Object},
 };
 
@@ -85,7 +85,8 @@ pub struct ServiceTables {
 }
 
 impl ServiceTables {
-    /// Without objects, over maps as they were found. Until [`ServiceTables::reset`], what was found stays.
+    /// Without objects, over maps as they were found. What was found and is nobody's stays until
+    /// [`ServiceTables::complete`] or [`ServiceTables::reset`].
     #[must_use]
     pub fn new(own: OwnNode, found: &Found) -> Self {
         Self {
@@ -127,12 +128,31 @@ impl ServiceTables {
     pub fn reset<'a>(&mut self, objects: impl IntoIterator<Item = &'a Object>) -> Vec<Step> {
         let mut dirty: Dirty =
             self.claims.owners().chain(self.diagnostics.keys()).cloned().collect();
-        self.sources = Sources::new(self.sources.own.clone());
+        self.sources = self.sources.without_objects();
         for object in objects {
             self.sources.apply(object, &mut dirty);
         }
         let mut touched = self.expand(dirty);
         touched.extend(self.tables.front_ends());
+        self.tables.change(touched, &self.claims)
+    }
+
+    /// The node gave this pod these addresses: they count from now on, whatever its status says or does not say yet. None:
+    /// it is gone from the node.
+    pub fn attach(&mut self, pod: &PodKey, addresses: &[IpAddr]) -> Vec<Step> {
+        let mut dirty = Dirty::new();
+        let name = (pod.namespace.clone(), pod.name.clone());
+        self.sources.attach(name, addresses, &mut dirty);
+        if dirty.is_empty() {
+            return Vec::new();
+        }
+        let touched = self.expand(dirty);
+        self.tables.change(touched, &self.claims)
+    }
+
+    /// Every object was applied once: what was found in the maps and is nobody's goes.
+    pub fn complete(&mut self) -> Vec<Step> {
+        let touched = self.tables.front_ends().collect();
         self.tables.change(touched, &self.claims)
     }
 

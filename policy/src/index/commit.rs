@@ -85,7 +85,8 @@ impl Index {
         let mut late = Vec::new();
         self.leave_slots(plan, moves, &mut steps, &mut late);
         self.flip(plan, &mut steps);
-        if !moves.is_empty() || !plan.flips.is_empty() || !plan.in_place.is_empty() {
+        // Flows go on being judged by what they were, unless some set may say otherwise: pods come and go all the time.
+        if plan.rejudged || !plan.flips.is_empty() || !plan.in_place.is_empty() {
             self.epoch = self.epoch.wrapping_add(1);
             steps.push(Step::Epoch(self.epoch));
         }

@@ -68,6 +68,8 @@ pub(super) struct Plan {
     /// For classes that are another shape's now: when those who leave have left.
     pub(super) in_place: Vec<Patch>,
     pub(super) strict: bool,
+    /// Some pod's set may judge an address otherwise now.
+    pub(super) rejudged: bool,
     /// Patches that found no room; the classes are denied there.
     pub(super) full: Vec<(u32, Full)>,
 }
@@ -331,7 +333,8 @@ impl Index {
         let frozen = self.frozen(&flips, &deltas);
         let strict = !frozen.is_empty();
         let numbering = self.classes.number(moves, strict, numbers);
-        let mut plan = Plan { flips, numbering, strict, ..Plan::default() };
+        let rejudged = self.rejudges(&deltas);
+        let mut plan = Plan { flips, numbering, strict, rejudged, ..Plan::default() };
         let mut room = capacity::VERDICTS as usize;
         let entries = self.sets.values().map(|set| set.table.len() + 1).sum::<usize>();
         self.patch(&mut plan, &frozen);
@@ -351,6 +354,14 @@ impl Index {
     fn distinguishes(&self, set: u32, deltas: &[Delta]) -> bool {
         let rules = self.sets.get(&set).and_then(|set| set.rules.as_ref());
         rules.is_some_and(|rules| deltas.iter().any(|delta| rules.distinguishes(delta)))
+    }
+
+    /// Whether a set that some pod has tells one of these apart; a set of an earlier daemon may.
+    fn rejudges(&self, deltas: &[Delta]) -> bool {
+        let live = self.sets.iter().filter(|(set, state)| **set != CLOSED_SET && state.users > 0);
+        let mut tells =
+            live.map(|(set, state)| state.rules.is_none() || self.distinguishes(*set, deltas));
+        !deltas.is_empty() && tells.any(|tells| tells)
     }
 
     /// The flips, with those that copies of sets bring.

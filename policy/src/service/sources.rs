@@ -28,6 +28,8 @@ pub(super) struct Sources {
     /// A slice's Service.
     slice_services: BTreeMap<Name, String>,
     pods: BTreeMap<Name, PodFacts>,
+    /// Addresses that our node gave its pods, before the API says so.
+    attached: BTreeMap<Name, Box<[IpAddr]>>,
     templates: BTreeSet<Arc<Template>>,
     zones: BTreeMap<String, Arc<str>>,
 }
@@ -60,8 +62,8 @@ pub(super) enum Hint {
     Here,
 }
 
-/// A pod that can be a back end.
-#[derive(Debug, PartialEq, Eq)]
+/// A pod that can be a back end. One of our node may have no address yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PodFacts {
     pub(super) template: Arc<Template>,
     pub(super) node: Option<Arc<str>>,
@@ -96,9 +98,16 @@ impl Sources {
             slices: BTreeMap::new(),
             slice_services: BTreeMap::new(),
             pods: BTreeMap::new(),
+            attached: BTreeMap::new(),
             templates: BTreeSet::new(),
             zones: BTreeMap::new(),
         }
+    }
+
+    /// The node, and what it gave its pods.
+    pub(super) fn without_objects(&mut self) -> Self {
+        let attached = std::mem::take(&mut self.attached);
+        Self { attached, ..Self::new(self.own.clone()) }
     }
 
     pub(super) fn service(&self, name: &Name) -> Option<&Service> {
@@ -233,11 +242,31 @@ impl Sources {
         Slice { endpoints: endpoints.collect(), ports: slice.ports.clone() }
     }
 
-    /// `None` for a pod without addresses of its own.
+    /// The node gave this pod these addresses; none: it is gone from here.
+    pub(super) fn attach(&mut self, name: Name, addresses: &[IpAddr], dirty: &mut Dirty) {
+        let addresses: Box<[IpAddr]> = addresses.iter().map(IpAddr::to_canonical).collect();
+        if let Some(pod) = self.pods.get(&name).filter(|pod| !pod.host_network) {
+            let facts = PodFacts { addresses: addresses.clone(), ..pod.clone() };
+            self.replace_pod(name.clone(), Some(facts), dirty);
+        }
+        if addresses.is_empty() {
+            self.attached.remove(&name);
+        } else {
+            self.attached.insert(name, addresses);
+        }
+    }
+
+    /// `None` for a pod without addresses, unless our node may give it some.
     fn facts(&mut self, pod: &Pod) -> Option<PodFacts> {
-        if pod.finished || pod.addresses.is_empty() {
+        let ours = pod.node.as_deref() == Some(&*self.own.name);
+        if pod.finished || (pod.addresses.is_empty() && !ours) {
             return None;
         }
+        let attached = self.attached.get(&(pod.namespace.clone(), pod.name.clone()));
+        let addresses = match attached.filter(|_| ours && !pod.host_network) {
+            Some(attached) => attached.clone(),
+            None => pod.addresses.iter().map(IpAddr::to_canonical).collect(),
+        };
         let template = Template { labels: pod.labels.clone(), ports: pod.ports.clone() };
         let template = if let Some(known) = self.templates.get(&template) {
             Arc::clone(known)
@@ -249,7 +278,7 @@ impl Sources {
         Some(PodFacts {
             template,
             node: pod.node.as_deref().map(Arc::from),
-            addresses: pod.addresses.iter().map(|address| address.to_canonical()).collect(),
+            addresses,
             host_network: pod.host_network,
             ready: pod.ready,
             deleting: pod.deleting,

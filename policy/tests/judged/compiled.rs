@@ -232,9 +232,13 @@ impl Compiled {
             }
         }
         let mut flipped: BTreeSet<PodKey> = BTreeSet::new();
+        let mut judged_before = None;
         for (number, step) in steps.iter().enumerate() {
             let touched =
                 self.model.step(step).map_err(|error| format!("step {number}: {error}"))?;
+            if let Step::Epoch(_) = step {
+                judged_before = None;
+            }
             if let Touched::Pod(pod) = &touched {
                 flipped.insert(pod.clone());
             }
@@ -250,10 +254,16 @@ impl Compiled {
                     let address = self.peers[peer];
                     format!("step {number} {step:?}: {side:?} on {address}: a mixture")
                 })?;
+                if self.masks.get(&side).is_some_and(|last| *last != now) {
+                    judged_before = Some(side.clone());
+                }
                 self.masks.insert(side, now);
             }
         }
-        Ok(())
+        match judged_before {
+            None => Ok(()),
+            Some(side) => Err(format!("{side:?} changed, and its flows are not judged again")),
+        }
     }
 
     fn touched_sides(&self, touched: &Touched) -> Vec<(Side, PodSets)> {

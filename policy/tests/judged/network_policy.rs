@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 use veni_core::config::Enforcing;
+use veni_policy::change::Step;
 use veni_policy::index::{Index, Scope};
 use veni_policy::oracle::manifest::{labels, namespace, network_policy, node, pod};
 use veni_policy::oracle::{End, Family, Oracle};
@@ -279,4 +280,37 @@ fn a_strict_node_closes_pods_that_no_policy_selects_and_one_without_policy_opens
             assert_eq!(verdict.allowed(), allowed, "{mode:?}: {from} to {to}: {verdict:?}");
         }
     }
+}
+
+#[test]
+fn a_new_address_that_no_rule_tells_from_others_does_not_have_all_flows_judged_again() {
+    let pod = |name: &str, node: &str, address: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "x", "name": name, "labels": {"app": name}},
+            "spec": {"nodeName": node, "containers": [{"name": "c"}]},
+            "status": {"phase": "Running", "podIP": address},
+        })
+    };
+    let allow = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": "x", "name": "allow"},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "a"}},
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "b"}}}]}],
+        },
+    });
+    let mut index = Index::new(Scope::Node("n1".to_owned()));
+    let mut epochs = |manifests: &[Value]| {
+        objects(manifests).into_iter().for_each(|object| index.apply(object));
+        let steps = index.change().steps;
+        assert!(!steps.is_empty());
+        steps.iter().filter(|step| matches!(step, Step::Epoch(_))).count()
+    };
+    epochs(&[pod("a", "n1", "10.0.0.1"), allow]);
+    assert_eq!(epochs(&[pod("c", "n2", "10.0.0.3")]), 0);
+    assert_eq!(epochs(&[pod("b", "n2", "10.0.0.2")]), 1);
+    let mut other = pod("b", "n2", "10.0.0.2");
+    other["metadata"]["labels"] = json!({"app": "c"});
+    assert_eq!(epochs(&[other]), 1, "its flows are not allowed any more");
 }

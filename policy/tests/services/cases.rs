@@ -1,8 +1,8 @@
 //! Front ends, case by case.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use veni_policy::{
-    change::Step,
+    change::{PodKey, Step},
     object::Kind,
     service::{Found, ServiceTables},
 };
@@ -327,4 +327,42 @@ fn a_list_that_finds_no_room_leaves_the_old_one_and_is_told() {
     assert_eq!(tables.apply(&few).len(), 1 + 1 + 1 + 150_000, "there is room for this one");
     assert_eq!(tables.diagnostics(), []);
     assert_eq!(tables.apply(&many(1)).len(), 150_000 + 1 + 1 + 1, "and then for the other");
+}
+
+#[test]
+fn a_host_port_is_known_once_the_node_has_given_the_pod_its_address() {
+    let waiting = |fields: Value| {
+        let ports = json!([{"containerPort": 8080, "hostPort": 8081, "hostIP": "10.0.1.10"}]);
+        let mut pod = pod("a", "here", "10.0.9.1", fields);
+        pod["spec"]["containers"] = json!([{"name": "c", "ports": ports}]);
+        pod["status"] = json!({"phase": "Pending"});
+        pod
+    };
+    let at = "10.0.1.10:8081/TCP";
+    let leads_to = |maps: &Maps| shown(maps).get(at).cloned();
+    let key = PodKey::new("n", "a");
+    let given = ["10.0.9.7".parse().unwrap()];
+    // The object first, or the address first.
+    let (mut tables, mut maps) = tables(&[waiting(json!({}))]);
+    assert_eq!(leads_to(&maps), None);
+    maps.carry_out(&tables.attach(&key, &given));
+    assert_eq!(leads_to(&maps).as_deref(), Some("10.0.9.7:8080"));
+    maps.carry_out(&tables.apply(&object(&waiting(json!({"metadata": {"uid": "u2"}})))));
+    assert_eq!(leads_to(&maps).as_deref(), Some("10.0.9.7:8080"));
+    maps.carry_out(&tables.attach(&key, &[]));
+    assert_eq!(leads_to(&maps), None);
+    let (mut tables, mut maps) = crate::support::tables(&[]);
+    maps.carry_out(&tables.attach(&key, &given));
+    maps.carry_out(&tables.apply(&object(&waiting(json!({})))));
+    assert_eq!(leads_to(&maps).as_deref(), Some("10.0.9.7:8080"));
+}
+
+#[test]
+fn a_front_end_of_a_service_that_went_while_no_daemon_ran_goes_once_all_objects_are_known() {
+    let (_, mut maps) = tables(&[service(json!({})), pod("a", "here", "10.0.9.1", json!({}))]);
+    let mut next = ServiceTables::new(own(), &maps.found());
+    maps.carry_out(&next.update([], []));
+    assert_eq!(shown(&maps).len(), 1, "until they are");
+    maps.carry_out(&next.complete());
+    assert_eq!(shown(&maps).len(), 0);
 }
