@@ -259,6 +259,14 @@ impl Filter {
         Ok(self.maps.pod_states.get(&slot)?.unwrap_or_default())
     }
 
+    /// How many half-open flows are in the table of pods that have more than their share. As [`Self::flow_counts`].
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn overflow_count(&self) -> Result<usize> {
+        Ok(self.maps.overflow_v4.entries()?.len() + self.maps.overflow_v6.entries()?.len())
+    }
+
     /// How many flows are tracked: established and half open, both families; both views of a translated flow count.
     /// Reads the whole tables: for a person who asks, not for a timer.
     ///

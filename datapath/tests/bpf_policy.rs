@@ -342,12 +342,57 @@ fn half_open_flows_are_capped_for_each_pod() {
         assert_eq!(world.filter.flow_counts().unwrap(), (0, 10));
         assert_eq!(world.counter(Counter::HalfOpenCapped), 40);
         let state = world.filter.pod_state(world.identity.slot).unwrap();
-        assert_eq!((state.half_open, state.capped), (10, 40));
+        assert_eq!((state.half_open, state.capped), ([0, 10], 40));
         // One of them completes: there is room again.
         world.egress("SYN ACK", &tcp((POD, 80), (PEER, 2000), SYN | ACK), Ok(()));
         world.ingress("ACK", &tcp((PEER, 2000), (POD, 80), ACK), Ok(()));
         world.ingress("another", &tcp((PEER, 3000), (POD, 80), SYN), Ok(()));
         assert_eq!(world.filter.flow_counts().unwrap(), (1, 10));
+        // What is over the share is answered and established like any other.
+        world.egress("SYN ACK", &tcp((POD, 80), (PEER, 2049), SYN | ACK), Ok(()));
+        world.ingress("ACK", &tcp((PEER, 2049), (POD, 80), ACK), Ok(()));
+        assert_eq!(world.filter.flow_counts().unwrap(), (2, 10));
+        assert_eq!(world.filter.overflow_count().unwrap(), 39);
+    });
+}
+
+/// A refused connection leaves nothing half open, whoever refuses it.
+#[test]
+fn a_reset_gives_back_what_a_half_open_flow_took() {
+    node::in_node(|directory| {
+        let mut world = isolated(directory);
+        world.set(2, 8, &[]);
+        world.isolate(1, 2);
+        world.configure(|s| s.half_open_cap = 2);
+        for port in 0..20 {
+            world.ingress("SYN", &tcp((PEER, 2000 + port), (POD, 80), SYN), Ok(()));
+            world.egress("refused", &tcp((POD, 80), (PEER, 2000 + port), RST | ACK), Ok(()));
+            world.ingress("SYN", &tcp((PEER, 3000 + port), (POD, 80), SYN), Ok(()));
+            world.ingress("given up", &tcp((PEER, 3000 + port), (POD, 80), RST), Ok(()));
+        }
+        assert_eq!(world.counter(Counter::HalfOpenCapped), 0);
+        assert_eq!(world.filter.flow_counts().unwrap(), (0, 0));
+        let late = tcp((POD, 80), (PEER, 2000), SYN | ACK);
+        world.egress("an answer after the end", &late, EGRESS_DENIED);
+    });
+}
+
+/// What others send to a pod takes nothing from what the pod may begin.
+#[test]
+fn a_flood_into_a_pod_takes_nothing_from_what_the_pod_begins() {
+    node::in_node(|directory| {
+        let mut world = isolated(directory);
+        world.configure(|s| s.half_open_cap = 2);
+        world.set(2, 8, &[Rule(5, TCP, 443, 443, 13)]);
+        world.isolate(1, 2);
+        for port in 0..50 {
+            world.ingress("a flood", &tcp((PEER, 2000 + port), (POD, 80), SYN), Ok(()));
+        }
+        let capped = world.counter(Counter::HalfOpenCapped);
+        world.egress("the pod's own", &tcp((POD, 4000), (PEER, 443), SYN), Ok(()));
+        assert_eq!(world.counter(Counter::HalfOpenCapped), capped);
+        let state = world.filter.pod_state(world.identity.slot).unwrap();
+        assert_eq!(state.half_open, [1, 2]);
     });
 }
 
@@ -384,7 +429,7 @@ fn a_flood_of_one_pod_does_not_reach_anothers_flows() {
         assert_eq!(world.counter(Counter::HalfOpenCapped), 50_000 - u64::try_from(cap).unwrap());
         let answer = tcp((PEER, 443), (other, 4000), SYN | ACK);
         assert_eq!(run(Direction::Ingress, &answer), Action::Pass, "the other pod's answer");
-        // The flooded pod's own flows begin, untracked: what it may do does not depend on being tracked.
+        // The flooded pod's own flows begin.
         world.ingress("another peer's", &tcp((PEER, 60_000), (POD, 80), SYN), Ok(()));
     });
 }
@@ -492,7 +537,111 @@ fn the_node_is_exempt_only_when_it_is_the_node() {
         );
         world.egress("ping the node", &icmp(POD, NODE, 8, 0, &[0, 7, 0, 1], b"x"), Ok(()));
         world.egress("another node", &tcp((POD, 4000), (OTHER, 10250), SYN), EGRESS_DENIED);
-        world.ingress("the pod itself", &tcp((POD, 4000), (POD, 22), SYN), Ok(()));
+        let itself = tcp((POD, 4000), (POD, 22), SYN);
+        let turned = world.verdict_from(Direction::Ingress, &itself, world::IFINDEX);
+        assert_eq!(turned.map(drop), Ok(()), "the pod itself");
+        world.ingress("the pod's address, but not the pod", &itself, DENIED);
+    });
+}
+
+/// Masquerading keeps a client's port when it can: its datagrams may look like the node's own flow.
+#[test]
+fn a_flow_of_the_node_carries_nothing_that_came_in() {
+    node::in_node(|directory| {
+        let mut world = isolated(directory);
+        world.set(2, 8, &[]);
+        world.isolate(1, 2);
+        let probe = udp((NODE, 40_000), (POD, 161));
+        let made_here = || world.verdict_from(Direction::Ingress, &probe, 0).map(drop);
+        assert_eq!(made_here(), Ok(()));
+        world.egress("its answer", &udp((POD, 161), (NODE, 40_000)), Ok(()));
+        assert_eq!(made_here(), Ok(()), "established");
+        world.ingress("masqueraded, by the same ports", &probe, DENIED);
+        assert_eq!(made_here(), Ok(()), "the node's own goes on");
+    });
+}
+
+/// What was the node's when a flow began may be a host port now, or another's address.
+#[test]
+fn a_flow_to_the_node_is_judged_again_when_it_is_the_nodes_no_more() {
+    node::in_node(|directory| {
+        let mut world = isolated(directory);
+        world.set(2, 8, &[]);
+        world.isolate(1, 2);
+        let (host_port, kubelet) =
+            (udp((POD, 4000), (NODE, 8080)), udp((POD, 4001), (NODE, 10250)));
+        let from_node = udp((NODE, 40_000), (POD, 161));
+        world.egress("not known as a host port yet", &host_port, Ok(()));
+        world.egress("to the node", &kubelet, Ok(()));
+        let made_here = || world.verdict_from(Direction::Ingress, &from_node, 0).map(drop);
+        assert_eq!(made_here(), Ok(()));
+        world.service((NODE.into(), 8080, UDP), 3, &[(PEER.into(), 80)], 0);
+        world.filter.raise_epoch().unwrap();
+        world.egress("it leads to a pod", &host_port, Err(DropReason::Revoked));
+        world.egress("still the node", &kubelet, Ok(()));
+        assert_eq!(made_here(), Ok(()));
+        world.filter.set_node_addresses(&[std::net::IpAddr::from(OTHER)].into()).unwrap();
+        world.filter.raise_epoch().unwrap();
+        world.egress("another's address now", &kubelet, Err(DropReason::Revoked));
+        assert_eq!(made_here(), Err(DropReason::Revoked));
+    });
+}
+
+/// An error opens no address but that of the packet which it quotes.
+#[test]
+fn a_pod_complains_only_to_whom_it_heard_from() {
+    node::in_node(|directory| {
+        let mut world = isolated(directory);
+        world.set(2, 8, &[]);
+        world.isolate(1, 2);
+        let heard = tcp((PEER, 1000), (POD, 80), SYN);
+        world.ingress("SYN", &heard, Ok(()));
+        let error = |to| icmp(POD, to, 3, 3, &[0; 4], &heard[14..42]);
+        world.egress("to the peer", &error(PEER), Ok(()));
+        world.egress("to another, with the peer's quotation", &error(OTHER), EGRESS_DENIED);
+        let heard = tcp6((PEER_V6, 1000), (POD_V6, 80), SYN);
+        world.ingress("SYN", &heard, Ok(()));
+        let error = |to| icmp6(POD_V6, to, 1, 4, &[0; 4], &heard[14..74]);
+        world.egress("to the peer", &error(PEER_V6), Ok(()));
+        world.egress("to another, with the peer's quotation", &error(OTHER_V6), EGRESS_DENIED);
+    });
+}
+
+/// Whatever the identifier, zero included: a ping out opens no ping in.
+#[test]
+fn a_ping_out_opens_no_ping_in() {
+    node::in_node(|directory| {
+        let mut world = isolated(directory);
+        for id in [[0, 0], [0xff, 0xff], [0, 1]] {
+            world.isolate(1, OPEN);
+            let echo = |from, to, kind| icmp(from, to, kind, 0, &[id[0], id[1], 0, 1], b"x");
+            world.egress("a ping out", &echo(POD, OTHER, 8), Ok(()));
+            world.ingress("its answer", &echo(OTHER, POD, 0), Ok(()));
+            world.ingress("a ping in", &echo(OTHER, POD, 8), DENIED);
+            world.egress("a ping out", &echo(POD, OTHER, 8), Ok(()));
+        }
+    });
+}
+
+/// A receiver that takes the later of two overlapping fragments would find another header than the one that was judged.
+#[test]
+fn headers_that_a_later_fragment_could_overwrite_are_refused() {
+    node::in_node(|directory| {
+        let world = isolated(directory);
+        let options: Vec<u8> = [TCP, 0, 1, 4, 0, 0, 0, 0]
+            .into_iter()
+            .chain(tcp6((PEER_V6, 1000), (POD_V6, 80), SYN)[54..].iter().copied())
+            .collect();
+        let whole = ip6(PEER_V6, POD_V6, 60, &options);
+        world.ingress("whole", &whole, Ok(()));
+        let fragmented = |offset: u16, more: u16| {
+            let [high, low] = (offset | more).to_be_bytes();
+            ip6(PEER_V6, POD_V6, 44, &[&[60, 0, high, low, 0, 0, 0, 7], &options[..]].concat())
+        };
+        let refused = Err(DropReason::ExtensionHeader);
+        world.ingress("the first", &fragmented(0, 1), refused);
+        world.ingress("a later one", &fragmented(16, 0), refused);
+        world.ingress("the only one", &fragmented(0, 0), Ok(()));
     });
 }
 

@@ -403,22 +403,50 @@ fn node_ports_and_host_ports_lead_to_their_back_ends() {
     });
 }
 
-/// A Service's flow that cannot be tracked could not be answered: it is refused, and counted.
+/// Services go on for a pod over its share of half-open flows; one that is sent again keeps its back end.
 #[test]
-fn a_pod_with_too_many_half_open_flows_begins_none_to_a_service() {
+fn a_pod_over_its_share_of_half_open_flows_still_reaches_services() {
     node::in_node(|directory| {
         let world = served(directory);
         world.configure(|s| s.half_open_cap = 2);
         let syn = |port| tcp((POD, port), (VIP, 80), SYN);
-        world.egress("one", &syn(4000), Ok(()));
-        world.egress("two", &syn(4001), Ok(()));
-        world.egress("three", &syn(4002), Err(DropReason::Untracked));
-        assert_eq!(world.counter(Counter::HalfOpenCapped), 1);
-        world.egress("straight, untracked", &tcp((POD, 4003), (PEER, 80), SYN), Ok(()));
-        world.ingress("one is answered", &tcp((PEER, 8080), (POD, 4000), SYN | ACK), Ok(()));
-        world.egress("and established", &tcp((POD, 4000), (VIP, 80), ACK), Ok(()));
-        world.egress("three, again", &syn(4002), Ok(()));
+        for port in 4000..4010 {
+            let sent = world.egress("SYN", &syn(port), Ok(()));
+            assert_eq!(world.egress("SYN again", &syn(port), Ok(())), sent);
+        }
+        assert_eq!(world.counter(Counter::HalfOpenCapped), 8);
+        assert_eq!(world.filter.overflow_count().unwrap(), 16);
+        for port in (4000..4010).rev() {
+            world.ingress("SYN ACK", &tcp((PEER, 8080), (POD, port), SYN | ACK), Ok(()));
+            world.egress("ACK", &tcp((POD, port), (VIP, 80), ACK), Ok(()));
+        }
+        assert_eq!(world.filter.flow_counts().unwrap(), (20, 0));
+        assert_eq!(world.filter.overflow_count().unwrap(), 0);
     });
+}
+
+/// Either end's close frees the ports of both views: the pod may use them for a connection straight to the back end.
+#[test]
+fn the_end_of_a_flow_to_a_service_frees_its_ports() {
+    for end in [FIN, RST] {
+        for by_pod in [true, false] {
+            node::in_node(move |directory| {
+                let world = served(directory);
+                world.egress("SYN", &tcp((POD, 4000), (VIP, 80), SYN), Ok(()));
+                let answer = tcp((PEER, 8080), (POD, 4000), SYN | ACK);
+                world.ingress("SYN ACK", &answer, Ok(()));
+                world.egress("ACK", &tcp((POD, 4000), (VIP, 80), ACK), Ok(()));
+                let straight = tcp((POD, 4000), (PEER, 8080), SYN);
+                world.egress("while it is open", &straight, Err(DropReason::PortCollision));
+                if by_pod {
+                    world.egress("end", &tcp((POD, 4000), (VIP, 80), end | ACK), Ok(()));
+                } else {
+                    world.ingress("end", &tcp((PEER, 8080), (POD, 4000), end | ACK), Ok(()));
+                }
+                world.egress("straight, by the same ports", &straight, Ok(()));
+            });
+        }
+    }
 }
 
 #[test]

@@ -8,16 +8,14 @@
 //! decided on is a copy, and its incarnation was checked.
 
 use veni_ebpf_common::{
-    Counter, Direction, DropReason, Flow, FlowFlags, FlowKind, PodState, PodValue, SettingFlags,
-    Settings,
-    flow::{GENERATION_SHIFT, SLOTS},
+    Counter, Direction, DropReason, Flow, FlowFlags, FlowKind, PodValue, SettingFlags, Settings,
     packet::{Kind, Packet, SCTP, TCP, tcp},
     table::Decision,
 };
 
 use crate::{
     family::{Family, same16},
-    maps::{self, POD_STATES},
+    half_open, maps,
     policy::{self, end},
     service,
     work::{Env, Place, Work, ends, has_ports, is_icmp, is_syn, key_of, set_of},
@@ -66,10 +64,13 @@ pub(crate) fn glance<F: Family>(
         && entry.incarnation == env.pod.incarnation
         && entry.epoch == env.settings.epoch
         && age < limit;
+    // By the node's own flow goes only what the node made.
+    let made_here =
+        entry.flags & FlowFlags::EXEMPT == 0 || egress || env.skb.ingress_ifindex() == 0;
     if plain && age > REFRESH {
         entry.seen = now;
     }
-    if plain { glance::PLAIN } else { glance::UNSURE }
+    if plain && made_here { glance::PLAIN } else { glance::UNSURE }
 }
 
 /// Whether the entry is the pod's, and young enough.
@@ -109,14 +110,16 @@ pub(crate) fn find<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
         // SAFETY: a valid entry; see the module.
         work.entry = unsafe { *found };
         work.place = Place::Established;
-    } else if let Some(found) = F::half_open().get_ptr(&work.key) {
+    } else if let Some((found, place)) = half_open::get::<F>(env, work.now, &work.key) {
         // SAFETY: as above.
         work.entry = unsafe { *found };
-        work.place = Place::HalfOpen;
+        work.place = place;
     } else {
         return 0;
     }
-    if !alive(env, work, &work.entry) {
+    let exempt = work.entry.flags & FlowFlags::EXEMPT != 0;
+    let foreign = exempt && !error && !work.is_egress() && came_in(env, work);
+    if foreign || !alive(env, work, &work.entry) {
         work.place = Place::Nowhere;
         return 0;
     }
@@ -134,6 +137,15 @@ pub(crate) fn find<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     u32::from(work.place != Place::Nowhere)
 }
 
+/// Whether a packet into the pod was made neither by the node nor by the pod: after masquerading it may carry the
+/// address and the ports of a flow of theirs.
+#[inline(always)]
+fn came_in<F: Family>(env: &Env, work: &Work<F>) -> bool {
+    let interface = env.skb.ingress_ifindex();
+    let own = interface == env.skb.ifindex() && F::same(&work.packet.source, &F::of_pod(env.pod));
+    interface != 0 && !own
+}
+
 /// What has to be judged of a flow from another epoch: the direction in which it began.
 #[inline(never)]
 pub(crate) fn rejudge<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
@@ -142,7 +154,7 @@ pub(crate) fn rejudge<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     work.decision = work.entry.decision;
     let keep = env.settings.flags & SettingFlags::KEEP_ESTABLISHED != 0
         && work.entry.flags & FlowFlags::ESTABLISHED != 0;
-    if keep || work.entry.flags & (FlowFlags::EXEMPT | FlowFlags::HAIRPIN) != 0 {
+    if keep || work.entry.flags & FlowFlags::HAIRPIN != 0 {
         return 0;
     }
     let (mut remote, local_port, mut remote_port) = if work.packet.kind == Kind::Error {
@@ -159,6 +171,12 @@ pub(crate) fn rejudge<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     let protocol = protocol(work);
     work.remote = remote;
     work.remote_port = remote_port;
+    if work.entry.flags & FlowFlags::EXEMPT != 0 {
+        if policy::stays_exempt(env, work, protocol) {
+            return 0;
+        }
+        work.entry.flags &= !FlowFlags::EXEMPT;
+    }
     work.judged_direction = work.entry.origin;
     work.judged_port = if is_icmp::<F>(protocol) {
         F::ECHO
@@ -214,9 +232,15 @@ fn remove<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
         work.other = twin::<F>(env.pod, &work.entry, protocol(work));
         gone += u32::from(F::flows().remove(&work.other).is_ok());
         gone += u32::from(F::half_open().remove(&work.other).is_ok());
+        gone += u32::from(F::overflow().remove(&work.other).is_ok());
     }
     gone += u32::from(F::flows().remove(&work.key).is_ok());
-    gone + u32::from(F::half_open().remove(&work.key).is_ok())
+    gone += u32::from(F::overflow().remove(&work.key).is_ok());
+    if F::half_open().remove(&work.key).is_ok() {
+        half_open::leave(env, work.now, work.entry.seen, work.entry.origin);
+        gone += 1;
+    }
+    gone
 }
 
 /// The other view's key of a translated flow.
@@ -231,15 +255,16 @@ pub(crate) fn note<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     let found = if work.place == Place::Established {
         F::flows().get_ptr_mut(&work.key)
     } else {
-        F::half_open().get_ptr_mut(&work.key)
+        half_open::table::<F>(work.place).get_ptr_mut(&work.key)
     };
     // Gone meanwhile: the packet goes by the copy.
     let Some(found) = found else { return 0 };
     // SAFETY: a valid entry; see the module.
     let entry = unsafe { &mut *found };
     if work.rejudged {
-        entry.epoch = env.settings.epoch;
+        entry.epoch = work.epoch;
         entry.decision = work.decision;
+        entry.flags &= work.entry.flags | !FlowFlags::EXEMPT;
     }
     if work.packet.kind == Kind::Error {
         return 1;
@@ -255,15 +280,19 @@ pub(crate) fn note<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     if work.packet.protocol == TCP && work.packet.flags & tcp::FIN != 0 {
         flags |= FlowFlags::CLOSING;
     }
-    if work.place == Place::HalfOpen {
-        // One that goes on counts in this generation too.
-        if before >> GENERATION_SHIFT != entry.seen >> GENERATION_SHIFT {
-            admit(env, work.now);
+    let ends = flags & !entry.flags & (FlowFlags::CLOSING | FlowFlags::RESET);
+    if work.place != Place::Established {
+        // A reset ends what was not open yet: nothing is left of it that could fill the table.
+        if flags & FlowFlags::RESET != 0 {
+            return remove(env, work);
+        }
+        if work.place == Place::HalfOpen && entry.seen != before {
+            half_open::go_on(env, work, before);
         }
         if entry.origin != work.direction {
             if flags & FlowFlags::ANSWERED == 0 {
                 flags |= FlowFlags::ANSWERED;
-                answered(env, work);
+                tell(env, work, FlowFlags::ANSWERED);
                 // Only TCP's beginner has to speak again, to show that it was no forged SYN. Elsewhere the answer may
                 // be all that follows (DNS), and must not use up what the pod may have half open.
                 work.establish = work.packet.protocol != TCP;
@@ -276,20 +305,30 @@ pub(crate) fn note<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     }
     entry.flags = flags;
     work.entry.flags = flags;
+    work.entry.seen = entry.seen;
+    if ends != 0 {
+        tell(env, work, ends);
+    }
     1
 }
 
-/// Tells the other view that there was an answer.
-#[inline(always)]
-fn answered<F: Family>(env: &Env, work: &mut Work<F>) {
+/// Tells the other view what happened. (That the flow ends, too: its ports are free for another then.)
+#[inline(never)]
+fn tell<F: Family>(env: &Env, work: &mut Work<F>, flags: u8) -> u32 {
     if work.entry.kind == FlowKind::DIRECT {
-        return;
+        return 0;
     }
     work.other = twin::<F>(env.pod, &work.entry, work.packet.protocol);
-    if let Some(other) = F::half_open().get_ptr_mut(&work.other) {
+    let found = if work.place == Place::Established {
+        F::flows().get_ptr_mut(&work.other)
+    } else {
+        half_open::table::<F>(work.place).get_ptr_mut(&work.other)
+    };
+    if let Some(other) = found {
         // SAFETY: a valid entry; see the module.
-        unsafe { (*other).flags |= FlowFlags::ANSWERED };
+        unsafe { (*other).flags |= flags };
     }
+    1
 }
 
 /// Moves a flow, both views of it, out of the half-open ones.
@@ -298,18 +337,19 @@ pub(crate) fn establish<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     work.reverse = work.entry;
     work.reverse.flags |= FlowFlags::ESTABLISHED;
     work.reverse.seen = work.now;
-    work.reverse.epoch = env.settings.epoch;
+    work.reverse.epoch = work.epoch;
     if F::flows().insert(&work.key, work.reverse, 0).is_err() {
         maps::count(Counter::InsertFailed);
         return 0;
     }
-    if F::half_open().remove(&work.key).is_err() {
+    let half_open = half_open::table::<F>(work.place);
+    if half_open.remove(&work.key).is_err() {
         // Another CPU was faster, and has counted it.
         return 1;
     }
     if work.entry.kind != FlowKind::DIRECT {
         work.other = twin::<F>(env.pod, &work.entry, work.packet.protocol);
-        if let Some(found) = F::half_open().get_ptr(&work.other) {
+        if let Some(found) = half_open.get_ptr(&work.other) {
             // SAFETY: a valid entry; see the module.
             work.reverse = unsafe { *found };
             work.reverse.flags |= FlowFlags::ESTABLISHED;
@@ -318,42 +358,14 @@ pub(crate) fn establish<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
                 maps::count(Counter::InsertFailed);
             }
             // Gone already: nothing is left to do.
-            let _gone = F::half_open().remove(&work.other);
+            let _gone = half_open.remove(&work.other);
         }
     }
     maps::count(Counter::FlowsEstablished);
-    if let Some(state) = POD_STATES.get_ptr_mut(env.pod.slot & (SLOTS - 1)) {
-        // SAFETY: a valid entry; races lose a count.
-        let state = unsafe { &mut *state };
-        if state.half_open > 0 {
-            state.half_open -= 1;
-        }
+    if work.place == Place::HalfOpen {
+        half_open::leave(env, work.now, work.entry.seen, work.entry.origin);
     }
     1
-}
-
-/// Counts a half-open flow of the pod; `false` when it has too many.
-///
-/// Generations of 34 s: one that was not heard of for two of them has expired, and needs no goodbye.
-#[inline(always)]
-fn admit(env: &Env, now: u32) -> bool {
-    let Some(state) = POD_STATES.get_ptr_mut(env.pod.slot & (SLOTS - 1)) else { return false };
-    // SAFETY: a valid entry; races lose a count.
-    let state: &mut PodState = unsafe { &mut *state };
-    let generation = now >> GENERATION_SHIFT;
-    if state.generation != generation {
-        let follows = state.generation.wrapping_add(1) == generation;
-        state.half_open_before = if follows { state.half_open } else { 0 };
-        state.half_open = 0;
-        state.generation = generation;
-    }
-    if state.half_open + state.half_open_before >= env.settings.half_open_cap {
-        state.capped += 1;
-        maps::count(Counter::HalfOpenCapped);
-        return false;
-    }
-    state.half_open += 1;
-    true
 }
 
 /// A packet that no flow is known for: what has to be judged, and whether it has to.
@@ -367,7 +379,7 @@ pub(crate) fn begin<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     }
     work.entry = Flow {
         incarnation: env.pod.incarnation,
-        epoch: env.settings.epoch,
+        epoch: work.epoch,
         seen: work.now,
         decision: Decision::allow(0),
         address: [0; 16],
@@ -441,16 +453,11 @@ pub(crate) fn track<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
         }
         _ => {}
     }
-    if !admit(env, work.now) {
-        if work.translated {
-            work.refuse(DropReason::Untracked);
-        }
-        return 0;
-    }
+    let place = half_open::enter(env, work.now, work.entry.origin);
     if work.translated {
-        return translated(env, work);
+        return translated(env, work, place);
     }
-    if F::half_open().insert(&work.key, work.entry, 0).is_err() {
+    if !half_open::insert::<F>(env, work.now, place, &work.key, &work.entry) {
         maps::count(Counter::InsertFailed);
     }
     1
@@ -469,7 +476,7 @@ fn clear<F: Family>(env: &Env, work: &Work<F>) -> u32 {
         // Gone already: the LRU was faster.
         let _gone = F::flows().remove(&work.key);
     }
-    let Some(found) = F::half_open().get_ptr_mut(&work.key) else { return FREE };
+    let Some((found, _)) = half_open::get::<F>(env, work.now, &work.key) else { return FREE };
     // SAFETY: a valid entry; see the module.
     let old = unsafe { &mut *found };
     if !alive(env, work, old) {
@@ -491,7 +498,7 @@ fn clear<F: Family>(env: &Env, work: &Work<F>) -> u32 {
 
 /// Writes both views of a translated flow.
 #[inline(always)]
-fn translated<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
+fn translated<F: Family>(env: &Env, work: &mut Work<F>, place: Place) -> u32 {
     let hairpin = work.entry.flags & FlowFlags::HAIRPIN != 0;
     work.reverse = work.entry;
     work.reverse.kind = FlowKind::REVERSE;
@@ -531,8 +538,8 @@ fn translated<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     work.entry.address = F::wide(&remote);
     work.entry.remote_port = remote_port.to_be_bytes();
     work.entry.local_port = local_port.to_be_bytes();
-    let written = F::half_open().insert(&work.other, work.reverse, 0).is_ok()
-        && F::half_open().insert(&work.key, work.entry, 0).is_ok();
+    let written = half_open::insert::<F>(env, work.now, place, &work.other, &work.reverse)
+        && half_open::insert::<F>(env, work.now, place, &work.key, &work.entry);
     if !written {
         maps::count(Counter::InsertFailed);
         work.refuse(DropReason::Untracked);
@@ -551,8 +558,8 @@ fn is_taken<F: Family>(env: &Env, work: &Work<F>) -> u32 {
     if established.is_some_and(|found| is_others(env, work, found)) {
         return 1;
     }
-    let half_open = F::half_open().get_ptr(&work.other);
-    u32::from(half_open.is_some_and(|found| is_others(env, work, found)))
+    let half_open = half_open::get::<F>(env, work.now, &work.other);
+    u32::from(half_open.is_some_and(|(found, _)| is_others(env, work, found)))
 }
 
 #[inline(always)]

@@ -37,6 +37,7 @@ pub(crate) trait Family: Sized + 'static {
     ) -> Self::Key;
     fn flows() -> &'static LruHashMap<Self::Key, Flow>;
     fn half_open() -> &'static LruHashMap<Self::Key, Flow>;
+    fn overflow() -> &'static LruHashMap<Self::Key, Flow>;
     /// Where the slow path keeps what it knows.
     fn scratch() -> Option<*mut Work<Self>>;
     /// The address's class.
@@ -123,6 +124,11 @@ impl Family for V4 {
     #[inline(always)]
     fn half_open() -> &'static LruHashMap<FlowKeyV4, Flow> {
         &maps::HALF_OPEN_V4
+    }
+
+    #[inline(always)]
+    fn overflow() -> &'static LruHashMap<FlowKeyV4, Flow> {
+        &maps::OVERFLOW_V4
     }
 
     #[inline(always)]
@@ -238,6 +244,11 @@ impl Family for V6 {
     #[inline(always)]
     fn half_open() -> &'static LruHashMap<FlowKeyV6, Flow> {
         &maps::HALF_OPEN_V6
+    }
+
+    #[inline(always)]
+    fn overflow() -> &'static LruHashMap<FlowKeyV6, Flow> {
+        &maps::OVERFLOW_V6
     }
 
     #[inline(always)]

@@ -25,6 +25,10 @@ pub(crate) fn quote<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     if !F::same(&own, &F::of_pod(env.pod)) {
         return 0;
     }
+    // The pod complains to whom it heard from. To anyone else it is a message: the quotation would open any address.
+    if work.is_egress() && !F::same(&work.packet.destination, &work.quoted.source) {
+        return 0;
+    }
     let (remote, local_port, remote_port) = service::quoted_ends(work);
     work.key = F::key(
         env.pod.slot,

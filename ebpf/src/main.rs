@@ -27,6 +27,7 @@ mod end;
 mod events;
 mod family;
 mod fragment;
+mod half_open;
 mod icmp;
 mod maps;
 mod pod_egress;

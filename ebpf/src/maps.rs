@@ -69,6 +69,14 @@ pub(crate) static HALF_OPEN_V4: LruHashMap<FlowKeyV4, Flow> =
 #[map]
 pub(crate) static HALF_OPEN_V6: LruHashMap<FlowKeyV6, Flow> =
     LruHashMap::with_max_entries(32_768, 0);
+/// Half-open flows of pods that have more than their share.
+#[map]
+pub(crate) static OVERFLOW_V4: LruHashMap<FlowKeyV4, Flow> =
+    LruHashMap::with_max_entries(16_384, 0);
+/// Half-open flows of pods that have more than their share.
+#[map]
+pub(crate) static OVERFLOW_V6: LruHashMap<FlowKeyV6, Flow> =
+    LruHashMap::with_max_entries(16_384, 0);
 /// Datagrams in fragments whose first was let through.
 #[map]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> =

@@ -157,6 +157,7 @@ pub(crate) fn step<F: Family>(env: &Env, packet: Packet<F::Address>, direction: 
     work.key = key_of::<F>(env.pod, &packet, egress);
     work.packet = packet;
     work.now = now;
+    work.epoch = env.settings.epoch;
     work.direction = direction as u8;
     work.class = 0;
     work.reason = NO_REASON;

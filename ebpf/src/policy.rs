@@ -92,8 +92,24 @@ fn verdict<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
 /// by an interface.
 #[inline(always)]
 pub(crate) fn is_from_node<F: Family>(env: &Env, work: &Work<F>) -> bool {
-    F::same(&work.packet.source, &F::of_pod(env.pod))
-        || (env.skb.ingress_ifindex() == 0 && F::is_node(&work.packet.source))
+    let came_in = env.skb.ingress_ifindex();
+    (came_in == 0 && F::is_node(&work.packet.source))
+        || (came_in == env.skb.ifindex() && F::same(&work.packet.source, &F::of_pod(env.pod)))
+}
+
+/// Whether a flow that was exempt when it began is still: the address is still the node's, or the pod's own, and is not
+/// known as a front end meanwhile. Needs the ends in `work`.
+#[inline(always)]
+pub(crate) fn stays_exempt<F: Family>(env: &Env, work: &Work<F>, protocol: u8) -> bool {
+    if F::same(&work.remote, &F::of_pod(env.pod)) {
+        return true;
+    }
+    if !F::is_node(&work.remote) {
+        return false;
+    }
+    work.entry.origin == Direction::Ingress as u8
+        || !has_ports(protocol)
+        || F::service(&work.remote, work.remote_port, protocol).is_none()
 }
 
 /// What the end of an outgoing packet means before any table is asked.

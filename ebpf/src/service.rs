@@ -11,8 +11,9 @@ use veni_ebpf_common::{
 use crate::{
     conntrack::REFRESH,
     family::Family,
+    half_open,
     maps::{self, AFFINITY, BACKENDS, MEMBERS},
-    work::{Env, Place, Work, has_ports},
+    work::{Env, Work, has_ports},
 };
 
 /// Chooses a back end for a new flow to a front end: [`Work::translated`], with the back end as the other end; or finds
@@ -36,7 +37,6 @@ pub(crate) fn choose<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     work.remote = work.packet.destination;
     work.remote_port = port;
     if is_again(env, work) {
-        work.place = Place::HalfOpen;
         return 0;
     }
     if service.count == 0 || !pick(env, work, service) {
@@ -60,15 +60,20 @@ pub(crate) fn choose<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
 /// Whether the flow is there, half open: a SYN that is sent again keeps its back end.
 #[inline(always)]
 fn is_again<F: Family>(env: &Env, work: &mut Work<F>) -> bool {
-    let Some(found) = F::half_open().get_ptr(&work.key) else { return false };
+    let found = half_open::get::<F>(env, work.now, &work.key);
+    let Some((found, place)) = found else { return false };
     // SAFETY: a valid entry; one that is replaced meanwhile is another half-open flow.
     work.entry = unsafe { *found };
     let entry = &work.entry;
-    entry.kind == FlowKind::FORWARD
+    let again = entry.kind == FlowKind::FORWARD
         && entry.incarnation == env.pod.incarnation
-        && entry.epoch == env.settings.epoch
+        && entry.epoch == work.epoch
         && entry.flags & (FlowFlags::RESET | FlowFlags::CLOSING) == 0
-        && work.now.wrapping_sub(entry.seen) < env.settings.half_open_ticks
+        && work.now.wrapping_sub(entry.seen) < env.settings.half_open_ticks;
+    if again {
+        work.place = place;
+    }
+    again
 }
 
 #[inline(always)]
@@ -135,7 +140,7 @@ pub(crate) fn is_stale<F: Family>(env: &Env, work: &Work<F>) -> u32 {
         && packet.kind == Kind::Flow
         && entry.kind == FlowKind::FORWARD
         && work.is_egress();
-    let due = work.now.wrapping_sub(entry.seen) > REFRESH || entry.epoch != env.settings.epoch;
+    let due = work.now.wrapping_sub(entry.seen) > REFRESH || entry.epoch != work.epoch;
     if !may || !due {
         return 0;
     }

@@ -65,7 +65,7 @@ fn follow<F: Family>(env: &Env, work: &mut Work<F>) -> End {
         if work.is_egress() && work.packet.kind == Kind::Flow {
             service::choose(env, work);
         }
-    } else if work.reason == NO_REASON && work.entry.epoch != env.settings.epoch {
+    } else if work.reason == NO_REASON && work.entry.epoch != work.epoch {
         conntrack::rejudge(env, work);
     }
     if work.reason == NO_REASON && work.place == Place::Nowhere {

@@ -38,6 +38,8 @@ pub(crate) enum Place {
     Established,
     /// Among the half open.
     HalfOpen,
+    /// Among the half open of pods that have more than their share.
+    Overflow,
 }
 
 /// What every step is given: the packet, its pod, the settings.
@@ -69,6 +71,8 @@ pub(crate) struct Work<F: Family> {
     pub(crate) class: u32,
     /// In ticks.
     pub(crate) now: u32,
+    /// The policy's, read before anything is looked up: what was judged by older tables is not taken for newer.
+    pub(crate) epoch: u32,
     /// A [`DropReason`]'s slot, or [`NO_REASON`].
     pub(crate) reason: u32,
     /// Of `remote`, host order.

@@ -59,6 +59,8 @@ pub(super) struct Maps {
     pub(super) flows_v6: Map<FlowKeyV6, Flow>,
     pub(super) half_open_v4: Map<FlowKeyV4, Flow>,
     pub(super) half_open_v6: Map<FlowKeyV6, Flow>,
+    pub(super) overflow_v4: Map<FlowKeyV4, Flow>,
+    pub(super) overflow_v6: Map<FlowKeyV6, Flow>,
     pub(super) node_v4: Map<[u8; 4], u32>,
     pub(super) node_v6: Map<[u8; 16], u32>,
     pub(super) class_v4: Map<[u8; 4], u32>,
@@ -204,6 +206,8 @@ fn maps(made: &mut Making<'_>) -> Result<Maps> {
         flows_v6: made.map("FLOWS_V6")?,
         half_open_v4: made.map("HALF_OPEN_V4")?,
         half_open_v6: made.map("HALF_OPEN_V6")?,
+        overflow_v4: made.map("OVERFLOW_V4")?,
+        overflow_v6: made.map("OVERFLOW_V6")?,
         node_v4: made.map("NODE_V4")?,
         node_v6: made.map("NODE_V6")?,
         class_v4: made.map("CLASS_V4")?,
@@ -289,7 +293,7 @@ impl Making<'_> {
 
 impl Maps {
     /// All, by the names that the object uses.
-    fn by_name(&self) -> [(&'static str, i32); 28] {
+    fn by_name(&self) -> [(&'static str, i32); 30] {
         let raw = |fd: std::os::fd::BorrowedFd<'_>| fd.as_raw_fd();
         [
             ("PODS", raw(self.pods.fd())),
@@ -301,6 +305,8 @@ impl Maps {
             ("FLOWS_V6", raw(self.flows_v6.fd())),
             ("HALF_OPEN_V4", raw(self.half_open_v4.fd())),
             ("HALF_OPEN_V6", raw(self.half_open_v6.fd())),
+            ("OVERFLOW_V4", raw(self.overflow_v4.fd())),
+            ("OVERFLOW_V6", raw(self.overflow_v6.fd())),
             ("NODE_V4", raw(self.node_v4.fd())),
             ("NODE_V6", raw(self.node_v6.fd())),
             ("CLASS_V4", raw(self.class_v4.fd())),

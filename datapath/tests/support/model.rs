@@ -220,7 +220,9 @@ impl Model {
                     if out { (*from, ports.1, ports.0) } else { (*to, ports.0, ports.1) };
                 let key = Key { remote, local_port, remote_port, protocol: *protocol };
                 let is_own = own == IpAddr::from(self.pod.0) || own == IpAddr::from(self.pod.1);
-                if !is_own || !self.flows.contains_key(&key) {
+                // The pod complains to whom it heard from, or says nothing about a flow.
+                let aside = out && seen.to != *from;
+                if !is_own || aside || !self.flows.contains_key(&key) {
                     return self.message(out, seen, remote_of(out, seen), came_in);
                 }
                 self.still(key)?;
@@ -248,7 +250,8 @@ impl Model {
     }
 
     fn is_from_node(&self, seen: &Seen, came_in: u32) -> bool {
-        seen.from == seen.to || (came_in == 0 && seen.from == self.node)
+        (came_in == 0 && seen.from == self.node)
+            || (came_in == super::world::IFINDEX && seen.from == seen.to)
     }
 
     fn judge(&self, out: bool, remote: IpAddr, protocol: u8, port: u16) -> Option<()> {
@@ -292,7 +295,10 @@ impl Model {
     fn flow(&mut self, out: bool, seen: &Seen, key: Key, came_in: u32) -> Option<Expected> {
         let syn = seen.protocol == TCP && seen.flags & 0x12 == 0x02;
         if !syn && let Some(flow) = self.flows.get(&key).copied() {
-            if out && matches!(flow.view, View::Wires(_)) {
+            let own = came_in == super::world::IFINDEX && seen.from == seen.to;
+            if flow.exempt && !out && came_in != 0 && !own {
+                // It only looks like the node's own.
+            } else if out && matches!(flow.view, View::Wires(_)) {
                 // The pod goes straight where a translated flow goes, by the same ports.
                 if !(flow.closing || flow.reset) {
                     return None;
@@ -313,8 +319,11 @@ impl Model {
             flow.closing |= seen.flags & 0x01 != 0;
         }
         let syn = seen.protocol == TCP && seen.flags & 0x12 == 0x02;
+        let (reset, closing) = (flow.reset, flow.closing);
         let (mut tell, mut establish) = (false, false);
+        let mut over = false;
         if !flow.established {
+            over = reset;
             if flow.out != out {
                 tell = !flow.answered;
                 flow.answered = true;
@@ -327,8 +336,16 @@ impl Model {
         if let View::Pods(other) | View::Wires(other) = flow.view
             && let Some(other) = self.flows.get_mut(&other)
         {
+            other.reset |= reset;
+            other.closing |= closing;
             other.answered |= tell && !other.established;
             other.established |= establish;
+        }
+        if over {
+            self.flows.remove(&key);
+            if let View::Pods(other) | View::Wires(other) = flow.view {
+                self.flows.remove(&other);
+            }
         }
         match flow.view {
             View::Pods(other) if out => Expected::Pass(Some((other.remote, other.remote_port))),
@@ -469,11 +486,11 @@ fn transport(bytes: &[u8], left: usize, protocol: u8, v6: bool, seen: &mut Seen)
         let identifier = be16(header, 4);
         seen.what = match (v6, header[0]) {
             (false, 8) | (true, 128) => {
-                seen.ports.0 = identifier;
+                seen.ports = (identifier, identifier.wrapping_add(1));
                 What::Flow
             }
             (false, 0) | (true, 129) => {
-                seen.ports.1 = identifier;
+                seen.ports = (identifier.wrapping_add(1), identifier);
                 What::Flow
             }
             (false, 3 | 4 | 11 | 12) => quoted4(&bytes[8..])?,
@@ -580,7 +597,11 @@ fn walk(packet: &[u8], next: u8, mut at: usize, mut left: usize) -> Option<Walke
         if was == 44 {
             let offset = be16(header, 2) & 0xfff8;
             let id = u32::from_be_bytes(header[4..8].try_into().unwrap());
-            fragment = Some((offset, header[3] & 1 != 0, id));
+            let more = header[3] & 1 != 0;
+            if (more || offset != 0) && matches!(protocol, 0 | 43 | 44 | 51 | 60) {
+                return None;
+            }
+            fragment = Some((offset, more, id));
             if offset != 0 {
                 return later_is_sane(protocol, offset).then_some((protocol, at, left, fragment));
             }
@@ -619,8 +640,12 @@ fn quoted_ports(packet: &[u8], at: usize, protocol: u8, v6: bool) -> Option<(u16
     let header = packet.get(at..at + 8)?;
     match (protocol == icmp, v6, header[0]) {
         (false, ..) => Some((be16(header, 0), be16(header, 2))),
-        (true, false, 8) | (true, true, 128) => Some((be16(header, 4), 0)),
-        (true, false, 0) | (true, true, 129) => Some((0, be16(header, 4))),
+        (true, false, 8) | (true, true, 128) => {
+            Some((be16(header, 4), be16(header, 4).wrapping_add(1)))
+        }
+        (true, false, 0) | (true, true, 129) => {
+            Some((be16(header, 4).wrapping_add(1), be16(header, 4)))
+        }
         _ => None,
     }
 }

@@ -30,9 +30,9 @@ pub struct FlowKeyV4 {
     pub slot: u32,
     /// The other end's address.
     pub remote: [u8; 4],
-    /// The pod's port, network order; an echo's identifier when the pod asks.
+    /// The pod's port, network order; for echoes [`crate::packet::echo_ports`].
     pub local_port: [u8; 2],
-    /// The other end's port, network order; an echo's identifier when the other end asks.
+    /// The other end's port, network order; for echoes [`crate::packet::echo_ports`].
     pub remote_port: [u8; 2],
     /// IP protocol number.
     pub protocol: u8,
@@ -194,17 +194,18 @@ pub struct AffinityValue {
 pub struct PodState {
     /// The generation that `half_open` counts.
     pub generation: u32,
-    /// Half-open flows of this generation.
-    pub half_open: u32,
+    /// Half-open flows of this generation, by [`Direction`] of their beginning: what others begin takes nothing from
+    /// what the pod may.
+    pub half_open: [u32; 2],
     /// Half-open flows of the generation before.
-    pub half_open_before: u32,
+    pub half_open_before: [u32; 2],
+    /// When a flow last went over the pod's share, in ticks; 0 when none did.
+    pub overflowed_at: u32,
     /// Events that may still be sent.
     pub tokens: u32,
     /// When tokens were last given, in ticks.
     pub tokens_at: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// New flows that were not tracked because the pod had too many half-open ones.
+    /// New flows over the pod's share of half-open ones.
     pub capped: u64,
     /// Events that were not sent because the pod had too many.
     pub suppressed: u64,
@@ -220,7 +221,7 @@ pub enum Counter {
     FlowsDenied = 1,
     /// Flows that left the half-open ones.
     FlowsEstablished = 2,
-    /// Allowed flows that are not tracked: the pod has too many half-open ones.
+    /// Half-open flows over their pod's share: kept in the table that all such pods share.
     HalfOpenCapped = 3,
     /// Allowed flows that are not tracked: the table refused them.
     InsertFailed = 4,
@@ -299,7 +300,7 @@ const _: () = assert!(
         && size_of::<FragmentValue>() == 28
         && size_of::<AffinityKey>() == 8
         && size_of::<AffinityValue>() == 32
-        && size_of::<PodState>() == 40
+        && size_of::<PodState>() == 48
 );
 
 #[cfg(test)]

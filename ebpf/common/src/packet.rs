@@ -392,6 +392,13 @@ fn transport<B: Bytes>(
     Ok(read)
 }
 
+/// What stands for the ports of an echo: of who asks, and of who answers. No two identifiers give each other's pair, so
+/// that a request out and a request in are never one flow.
+#[must_use]
+pub const fn echo_ports(identifier: u16) -> (u16, u16) {
+    (identifier, identifier.wrapping_add(1))
+}
+
 /// What an ICMP message is, by its type.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "as for `join`")]
@@ -399,9 +406,9 @@ fn classify(read: &mut Transport, icmp: u8, identifier: u16) {
     let kind = (read.message >> 8) as u8;
     let (request, reply) = if icmp == ICMP { (8, 0) } else { (128, 129) };
     if kind == request {
-        read.source_port = identifier;
+        (read.source_port, read.destination_port) = echo_ports(identifier);
     } else if kind == reply {
-        read.destination_port = identifier;
+        (read.destination_port, read.source_port) = echo_ports(identifier);
     } else if icmp == ICMP {
         // Unreachable, source quench, time exceeded, parameter problem. A redirect (5) is a message: it relates to
         // a flow, but it changes routes.
@@ -500,6 +507,11 @@ fn walk<B: Bytes>(bytes: &B, next: u8, at: usize, left: usize) -> Result<Walked,
         walked.protocol = (head >> 24) as u8;
         walked.at += length;
         walked.left -= length;
+        // A later fragment could overwrite what is behind a header that the receiver reassembles.
+        let more = matches!(walked.protocol, 0 | 43 | 44 | 51 | 60);
+        if more && (walked.first_fragment || walked.later_fragment) {
+            return Err(DropReason::ExtensionHeader);
+        }
         if walked.later_fragment {
             let offset = head & 0xfff8;
             later_fragment(walked.protocol, offset)?;
@@ -531,10 +543,11 @@ fn quoted_ports<B: Bytes>(
     let kind = high(words[0]) >> 8;
     let (request, reply) = if icmp == ICMP { (8, 0) } else { (128, 129) };
     let identifier = high(words[1]);
+    let (asks, answers) = echo_ports(identifier);
     if kind == request {
-        Ok((identifier, 0))
+        Ok((asks, answers))
     } else if kind == reply {
-        Ok((0, identifier))
+        Ok((answers, asks))
     } else {
         Err(DropReason::Malformed)
     }

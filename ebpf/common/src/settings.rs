@@ -46,7 +46,7 @@ pub struct Settings {
     pub node_port_first: u16,
     /// Last node port; none when 0.
     pub node_port_last: u16,
-    /// Half-open flows that a pod may have.
+    /// A pod's share of half-open flows, in each direction. Those over it go to a table that all such pods share.
     pub half_open_cap: u32,
     /// Events a second and pod.
     pub event_rate: u32,
