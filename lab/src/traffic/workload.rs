@@ -21,6 +21,8 @@ use crate::{
 
 /// How much is written at once in a stream.
 const CHUNK: usize = 128 * 1024;
+/// How long a step of a measurement may take: what is lost for good ends it, instead of letting it wait for ever.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// First byte of a stream; any other one is a request.
 const STREAM: u8 = b'S';
 /// A request that is the connection's only one.
@@ -77,9 +79,20 @@ impl Load {
     }
 }
 
-fn rr(to: SocketAddrV4, time: Duration) -> io::Result<f64> {
-    let mut connection = TcpStream::connect(to)?;
+fn connect(to: SocketAddrV4) -> io::Result<TcpStream> {
+    let connection = TcpStream::connect_timeout(&to.into(), PATIENCE)?;
     connection.set_nodelay(true)?;
+    be_patient(&connection)?;
+    Ok(connection)
+}
+
+fn be_patient(connection: &TcpStream) -> io::Result<()> {
+    connection.set_read_timeout(Some(PATIENCE))?;
+    connection.set_write_timeout(Some(PATIENCE))
+}
+
+fn rr(to: SocketAddrV4, time: Duration) -> io::Result<f64> {
+    let mut connection = connect(to)?;
     let (start, mut count, mut byte) = (Instant::now(), 0_u32, [0]);
     while start.elapsed() < time {
         connection.write_all(&[AGAIN])?;
@@ -92,8 +105,7 @@ fn rr(to: SocketAddrV4, time: Duration) -> io::Result<f64> {
 fn crr(to: SocketAddrV4, time: Duration) -> io::Result<f64> {
     let (start, mut count, mut byte) = (Instant::now(), 0_u32, [0]);
     while start.elapsed() < time {
-        let mut connection = TcpStream::connect(to)?;
-        connection.set_nodelay(true)?;
+        let mut connection = connect(to)?;
         connection.write_all(&[ONCE])?;
         connection.read_exact(&mut byte)?;
         // Ended by a reset: otherwise all ports wait for their time (TIME-WAIT) after some rounds.
@@ -104,7 +116,7 @@ fn crr(to: SocketAddrV4, time: Duration) -> io::Result<f64> {
 }
 
 fn stream(to: SocketAddrV4, time: Duration) -> io::Result<f64> {
-    let mut connection = TcpStream::connect(to)?;
+    let mut connection = connect(to)?;
     let chunk = vec![STREAM; CHUNK];
     let start = Instant::now();
     while start.elapsed() < time {
@@ -157,7 +169,8 @@ impl Drop for Responder {
 /// A single request on the accepting thread, as fast as it goes; everything else on a thread of its own.
 fn answer(mut connection: TcpStream) {
     let mut byte = [0];
-    if connection.set_nodelay(true).is_err() || connection.read_exact(&mut byte).is_err() {
+    let ready = connection.set_nodelay(true).and_then(|()| be_patient(&connection));
+    if ready.and_then(|()| connection.read_exact(&mut byte)).is_err() {
         return;
     }
     match byte[0] {
