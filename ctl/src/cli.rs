@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use veni_core::wire::DEFAULT_SOCKET;
 
-use crate::{observe::Observe, policy::arguments::PolicyCommand};
+use crate::{
+    observe::Observe,
+    policy::arguments::{Daemon, PolicyCommand},
+};
 
 /// See, explain and simulate what veni does on this node.
 #[derive(Debug, Parser)]
@@ -40,8 +43,8 @@ pub enum Format {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// How this node is: pool, ENIs, what it waits for, what is wrong.
-    Status,
+    /// How this node is: pool, ENIs, policy, what it waits for, what is wrong.
+    Status(Daemon),
     /// The address pool.
     Pool {
         /// What about it.
@@ -106,4 +109,7 @@ pub struct Paths {
     /// Where the filter's maps are pinned.
     #[arg(long, env = "VENI_BPF_DIR", default_value = "/sys/fs/bpf/veni")]
     pub bpf_dir: PathBuf,
+    /// Where ipamd answers over HTTP.
+    #[command(flatten)]
+    pub daemon: Daemon,
 }

@@ -21,6 +21,7 @@ mod links;
 mod observe;
 mod policy;
 mod pool;
+mod standing;
 mod status;
 mod steady;
 mod text;
@@ -83,7 +84,9 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
         Ok(view)
     };
     match &cli.command {
-        Command::Status => status::report(&inspect(false)?, cli.output),
+        Command::Status(daemon) => {
+            status::report(&inspect(false)?, &standing::Policy::ask(daemon), cli.output)
+        }
         Command::Pool { command: PoolCommand::Show { addresses } } => {
             pool::show(&inspect(*addresses)?, *addresses, cli.output)
         }

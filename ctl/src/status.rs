@@ -1,9 +1,11 @@
 //! `venictl status`: how this node is, to be read in five seconds.
 
 use serde::Serialize;
-use veni_core::wire::inspect::{Daemon, Eni, Node, PlanView, Pool, Problem, View};
+use veni_core::wire::inspect::{
+    Daemon, Eni, Node, PlanView, Pool, Problem, View, policy::Standing,
+};
 
-use crate::{Report, cli::Format, text};
+use crate::{Report, cli::Format, standing::Policy, text};
 
 /// Drops that say nothing about the node: a pod has no IPv6 address yet, but its kernel solicits routers from a
 /// link-local one all the same (RFC 4861 6.3.7). Left to `-o json`.
@@ -33,9 +35,12 @@ struct Document<'a> {
     problems: &'a [Problem],
     drops: &'a std::collections::BTreeMap<String, u64>,
     repairs: &'a std::collections::BTreeMap<String, u64>,
+    /// Absent where no policy is enforced, or it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<&'a Standing>,
 }
 
-pub(crate) fn report(view: &View, format: Format) -> anyhow::Result<Report> {
+pub(crate) fn report(view: &View, policy: &Policy, format: Format) -> anyhow::Result<Report> {
     let document = Document {
         state: State::of(view),
         daemon: &view.daemon,
@@ -46,11 +51,12 @@ pub(crate) fn report(view: &View, format: Format) -> anyhow::Result<Report> {
         problems: &view.problems,
         drops: &view.drops,
         repairs: &view.repairs,
+        policy: policy.standing(),
     };
-    Report::of(format, &document, || human(view))
+    Report::of(format, &document, || human(view, policy))
 }
 
-fn human(view: &View) -> String {
+fn human(view: &View, policy: &Policy) -> String {
     let View { daemon, node, pool, enis, plan, .. } = view;
     let waits = plan
         .running
@@ -79,6 +85,8 @@ fn human(view: &View) -> String {
     out += &text::bar(pool, node);
     out += "\n";
     out += &text::enis(enis);
+    out += "\n";
+    out += &policy.lines();
     out += "\n";
     out += &text::section("Waits for", &waits.collect::<Vec<_>>(), "nothing");
     out += &text::section("Wrong", &problems.collect::<Vec<_>>(), "nothing");
@@ -131,22 +139,27 @@ mod tests {
 
     #[test]
     fn a_busy_node_for_people() {
-        insta::assert_snapshot!(report(&busy(), Format::Human).unwrap().text);
+        insta::assert_snapshot!(report(&busy(), &Policy::Off, Format::Human).unwrap().text);
     }
 
     #[test]
     fn a_calm_node_for_people() {
-        insta::assert_snapshot!(report(&calm(), Format::Human).unwrap().text);
+        insta::assert_snapshot!(report(&calm(), &Policy::Off, Format::Human).unwrap().text);
     }
 
     #[test]
     fn what_every_pods_kernel_sends_is_no_news_but_in_the_document() {
         let mut view = calm();
         view.drops = [("ipv6".to_owned(), 7)].into();
-        assert!(!report(&view, Format::Human).unwrap().text.contains("Dropped"));
-        assert!(report(&view, Format::Json).unwrap().text.contains(r#""drops":{"ipv6":7}"#));
+        assert!(!report(&view, &Policy::Off, Format::Human).unwrap().text.contains("Dropped"));
+        assert!(
+            report(&view, &Policy::Off, Format::Json)
+                .unwrap()
+                .text
+                .contains(r#""drops":{"ipv6":7}"#)
+        );
         view.drops.insert("source_address".to_owned(), 2);
-        let text = report(&view, Format::Human).unwrap().text;
+        let text = report(&view, &Policy::Off, Format::Human).unwrap().text;
         assert!(text.contains("Dropped packets: source_address 2\n"), "{text}");
     }
 
@@ -156,13 +169,14 @@ mod tests {
         view.daemon.ready = false;
         view.enis.truncate(1);
         view.pool = Pool { waiting: 2, ..Pool::default() };
-        insta::assert_snapshot!(report(&view, Format::Human).unwrap().text);
+        insta::assert_snapshot!(report(&view, &Policy::Off, Format::Human).unwrap().text);
     }
 
     #[test]
     fn a_busy_node_for_programs() {
         let document: serde_json::Value =
-            serde_json::from_str(&report(&busy(), Format::Json).unwrap().text).unwrap();
+            serde_json::from_str(&report(&busy(), &Policy::Off, Format::Json).unwrap().text)
+                .unwrap();
         insta::assert_json_snapshot!(document);
     }
 }

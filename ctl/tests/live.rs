@@ -130,3 +130,16 @@ fn flows_are_followed_line_by_line() {
     assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 2);
     assert_eq!(output.status.code(), Some(1), "the daemon has ended");
 }
+
+#[test]
+fn what_is_not_in_force_yet_is_said() {
+    let pending = FLOWS.replacen('{', r#"{"pending":true,"#, 1);
+    for (body, said) in [(pending.as_str(), true), (FLOWS, false)] {
+        let (address, server) = daemon(ok(body));
+        let args = ["policy", "check", "--from", "x/a", "--to", "y/b", "--port", "80", "--live"];
+        let output = venictl(&address, &args);
+        server.join().expect("the daemon was asked");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(text.contains("Pending: not all of it"), said, "{text}");
+    }
+}

@@ -11,7 +11,7 @@ use std::{
 use serde::Deserialize;
 use veni_core::wire::inspect::View;
 
-use crate::{cli::Paths, client, links};
+use crate::{cli::Paths, client, links, standing::Policy};
 
 /// What was found. A `String` error is the reason why something could not be looked at.
 #[derive(Debug, Clone)]
@@ -29,6 +29,7 @@ pub(super) struct Facts {
     pub(super) sysctls: BTreeMap<String, String>,
     pub(super) socket: PathBuf,
     pub(super) view: Result<View, String>,
+    pub(super) policy: Policy,
     /// Whether the nftables table is there.
     pub(super) nft_table: Result<bool, String>,
     pub(super) rules: Result<Vec<Rule>, String>,
@@ -72,6 +73,10 @@ pub(super) fn gather(socket: &Path, paths: &Paths) -> Facts {
         pins: names(&paths.bpf_dir),
         sysctls: sysctls(view.as_ref().ok()),
         socket: socket.to_owned(),
+        policy: match &view {
+            Ok(_) => Policy::ask(&paths.daemon),
+            Err(_) => Policy::Unknown("needs ipamd's answer".to_owned()),
+        },
         nft_table: nft_table(),
         rules: ip(&["rule", "show"]),
         routes: routes(view.as_ref().ok()),

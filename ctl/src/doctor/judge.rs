@@ -8,6 +8,8 @@ use super::{
     facts::{Facts, Rule},
 };
 
+mod policy;
+
 /// The oldest kernel that veni is made for (README).
 const KERNEL_FLOOR: (u32, u32) = (6, 1);
 
@@ -49,6 +51,9 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
         ready(facts),
         cloud(facts),
         problems(facts),
+        policy::standing(facts),
+        policy::groups(facts),
+        policy::hooks(facts),
         forwarding(facts),
         rp_filter(facts),
         rules(facts),

@@ -4,7 +4,15 @@ use super::{
     facts::{Facts, Route, Rule},
     *,
 };
-use crate::fixtures::{busy, calm};
+use veni_core::wire::inspect::policy::{
+    ForeignView, GroupStanding, JudgedBy, Standing, Unlabelled,
+};
+
+use crate::{
+    fixtures::{busy, calm},
+    policy::arguments::Daemon,
+    standing::Policy,
+};
 
 /// A node where nothing is wrong.
 fn healthy() -> Facts {
@@ -36,6 +44,15 @@ fn healthy() -> Facts {
         ]),
         socket: "/run/veni/ipamd.sock".into(),
         view: Ok(calm()),
+        policy: Policy::Enforced(Box::new(Standing {
+            mode: "standard".to_owned(),
+            complete: true,
+            generation: 4,
+            applied: 4,
+            pods: 16,
+            sets: 3,
+            ..Standing::default()
+        })),
         nft_table: Ok(true),
         rules: Ok(serde_json::from_str::<Vec<Rule>>(rules).unwrap()),
         routes: BTreeMap::from([
@@ -169,9 +186,65 @@ fn looking_at_any_machine_never_fails() {
         cni_conf_dir: "/nonexistent/net.d".into(),
         cni_bin_dir: "/nonexistent/bin".into(),
         bpf_dir: "/sys/fs/bpf/veni-nonexistent".into(),
+        daemon: Daemon { introspection: "127.0.0.1:1".to_owned() },
     };
     let report = report(Path::new("/nonexistent/ipamd.sock"), &paths, Format::Json).unwrap();
     let document: serde_json::Value = serde_json::from_str(&report.text).unwrap();
     assert!(report.failed);
-    assert_eq!(document["checks"].as_array().unwrap().len(), 14);
+    assert_eq!(document["checks"].as_array().unwrap().len(), 17);
+}
+
+#[test]
+fn policy_groups_and_others_programs_are_judged_apart() {
+    let with = |change: fn(&mut Standing)| {
+        let mut facts = healthy();
+        let Policy::Enforced(standing) = &mut facts.policy else { panic!("it is enforced") };
+        change(standing);
+        judge::all(&facts)
+    };
+    let group = |state: &str| GroupStanding {
+        id: "sg-1".to_owned(),
+        state: state.to_owned(),
+        reason: Some("it does not exist".to_owned()),
+        ..GroupStanding::default()
+    };
+    let groups = |state: &str| {
+        let mut facts = healthy();
+        let Policy::Enforced(standing) = &mut facts.policy else { panic!("it is enforced") };
+        standing.security_groups = vec![group(state)];
+        judge::all(&facts)
+    };
+    let closed: fn(&mut Standing) = |standing| {
+        standing.unlabelled = vec![Unlabelled {
+            pod: "x/a".to_owned(),
+            judged_by: JudgedBy::Closed,
+            reason: "there is no object of this name".to_owned(),
+            age_secs: 5,
+        }];
+    };
+    for (checks, name, status, words) in [
+        (with(closed), "policy", Status::Warning, "x/a: closed to all but its own node"),
+        (with(|s| s.complete = false), "policy", Status::Failed, "not read yet"),
+        (with(|s| s.write_failure = Some("full".to_owned())), "policy", Status::Failed, "full"),
+        (groups("fresh"), "groups", Status::Ok, "sees the ENI's groups, not the pod's"),
+        (groups("stale"), "groups", Status::Warning, "sees the ENI's groups, not the pod's"),
+        (groups("unresolved"), "groups", Status::Failed, "it does not exist"),
+        (
+            with(|s| s.foreign = vec![ForeignView { what: "TCX".to_owned(), bypasses: true }]),
+            "hooks",
+            Status::Failed,
+            "TCX",
+        ),
+        (
+            with(|s| {
+                s.foreign = vec![ForeignView { what: "a filter".to_owned(), bypasses: false }]
+            }),
+            "hooks",
+            Status::Warning,
+            "a filter",
+        ),
+    ] {
+        let check = checks.iter().find(|check| check.name == name).unwrap();
+        assert!(check.status == status && check.found.contains(words), "{check:?}");
+    }
 }

@@ -9,12 +9,15 @@ use veni_core::wire::inspect::policy::{
 use super::difference::{Change, Difference, Judged};
 use crate::text;
 
+/// Under what the tables do not have yet.
+const PENDING: &str = "Pending: not all of it is in the programs' tables yet; packets are judged by what was before.\n";
 /// Peers of an entry that are printed by name.
 const PEERS: usize = 8;
 
 /// A verdict a family, with what decided at each end.
 pub(super) fn check(flows: &Flows) -> String {
-    flows.flows.iter().map(verdict).collect()
+    let behind = if flows.pending { PENDING } else { "" };
+    flows.flows.iter().map(verdict).chain([behind.to_owned()]).collect()
 }
 
 fn verdict(flow: &Flow) -> String {
@@ -105,6 +108,9 @@ pub(super) fn explanation(explanation: &Explanation) -> String {
     for group in &explanation.security_groups {
         let state = group.unresolved.as_ref().map(|why| format!(": denies everything: {why}"));
         out += &format!("  security group {}{}\n", group.id, state.unwrap_or_default());
+    }
+    if explanation.pending {
+        out += &format!("  {PENDING}");
     }
     for note in &explanation.notes {
         out += &format!("  {note}\n");

@@ -84,6 +84,12 @@ fn by_name(registry: &mut Registry, standing: &Standing) {
     }
     let help = "Pods whose labels are not known, by what judges them instead";
     registry.register("veni_policy_unlabelled_pods", help, family("judged_by", &unlabelled));
+    let (bypassing, harmless): (Vec<_>, Vec<_>) =
+        standing.foreign.iter().partition(|foreign| foreign.bypasses);
+    let foreign = [("true", bypassing.len()), ("false", harmless.len())];
+    let foreign = foreign.map(|(name, n)| (name.to_owned(), u64::try_from(n).unwrap_or(u64::MAX)));
+    let help = "Others' programs where pods' packets are judged, and pods' links without ours";
+    registry.register("veni_foreign_programs", help, family("bypasses", &foreign.into()));
     let mut groups: BTreeMap<String, u64> =
         ["pending", "fresh", "stale", "unresolved"].map(|state| (state.to_owned(), 0)).into();
     for group in &standing.security_groups {

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use veni_core::chain::chain;
+use veni_core::{chain::chain, wire::inspect::policy::ForeignView};
 use veni_datapath::{
-    bpf::{Filter, PodPolicy},
+    bpf::{Filter, Foreign, PodPolicy},
     grace,
 };
 use veni_ebpf_common::write::{Remove as Gone, Write as Entry};
@@ -40,6 +40,8 @@ pub trait Plane: Send + 'static {
     fn drops(&self) -> BTreeMap<String, u64>;
     /// What the programs count beside drops, by name.
     fn counters(&self) -> BTreeMap<String, u64>;
+    /// Others' programs where pods' packets are judged, and where ours are missing.
+    fn foreign(&self) -> Vec<ForeignView>;
 }
 
 /// The loaded programs.
@@ -93,6 +95,18 @@ impl Plane for FilterPlane {
     fn counters(&self) -> BTreeMap<String, u64> {
         let counters = self.0.counters().unwrap_or_default();
         counters.into_iter().map(|(counter, count)| (counter.name().to_owned(), count)).collect()
+    }
+
+    fn foreign(&self) -> Vec<ForeignView> {
+        let found = self.0.foreign().unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "others' programs not looked for");
+            Vec::new()
+        });
+        let view = |foreign: &Foreign| ForeignView {
+            what: foreign.to_string(),
+            bypasses: foreign.bypasses(),
+        };
+        found.iter().map(view).collect()
     }
 }
 

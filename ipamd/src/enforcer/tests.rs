@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use veni_core::wire::inspect::policy::ForeignView;
 use veni_policy::{
     change::CLOSED_SET,
     object::parse,
@@ -61,6 +62,10 @@ impl Plane for FakePlane {
 
     fn counters(&self) -> BTreeMap<String, u64> {
         [("events_lost".to_owned(), 2)].into()
+    }
+
+    fn foreign(&self) -> Vec<ForeignView> {
+        vec![ForeignView { what: "a TCX program".to_owned(), bypasses: true }]
     }
 }
 
@@ -161,6 +166,7 @@ fn a_pod_without_labels_is_waited_for_and_then_stays_closed_until_they_come() {
     for line in [
         "veni_policy_unlabelled_pods{judged_by=\"closed\"} 1\n",
         "veni_policy_unlabelled_adds_total{judged_by=\"closed\"} 1\n",
+        "veni_foreign_programs{bypasses=\"true\"} 1\n",
         "veni_dropped_packets_total{reason=\"spoofed\"} 3\n",
         "veni_datapath_events_total{event=\"events_lost\"} 2\n",
     ] {

@@ -130,11 +130,17 @@ impl Handle {
         Ok(Self { inputs, groups })
     }
 
+    /// How the pods' security groups stand.
+    #[must_use]
+    pub fn groups(&self) -> Vec<GroupStanding> {
+        (self.groups)()
+    }
+
     /// How policy and the pods' security groups stand; `None`: the thread has ended.
     pub async fn standing(&self) -> Option<Standing> {
         let (reply, answer) = oneshot::channel();
         self.tell(Input::Standing(reply));
-        let security_groups = (self.groups)();
+        let security_groups = self.groups();
         Some(Standing { security_groups, ..answer.await.ok()? })
     }
 

@@ -113,6 +113,7 @@ impl<P: Plane> Enforcer<P> {
             counters: self.plane.counters(),
             events_missed: progress.events_missed,
             security_groups: Vec::new(),
+            foreign: self.plane.foreign(),
         }
     }
 

@@ -17,7 +17,9 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
 };
-use veni_core::wire::inspect::policy::{Applied, FlowEvent, Standing, Verdict};
+use veni_core::wire::inspect::policy::{
+    Applied, Explanation, FlowEvent, GroupStanding, Standing, Verdict,
+};
 use veni_policy::{
     change::PodKey,
     view::{End, Question, protocol_number},
@@ -125,12 +127,34 @@ async fn explain(
 
 async fn ask(enforcer: Option<Handle>, query: Query) -> Result<Response, Refusal> {
     let (reply, answer) = oneshot::channel();
-    enabled(enforcer)?.tell(Input::Query(query, reply));
+    let enforcer = enabled(enforcer)?;
+    enforcer.tell(Input::Query(query, reply));
     match answer.await.map_err(|_| stopping())? {
         Ok(Answer::Flows(flows)) => Ok(Json(flows).into_response()),
-        Ok(Answer::Explanation(explanation)) => Ok(Json(explanation).into_response()),
+        Ok(Answer::Explanation(mut explanation)) => {
+            note_groups(&mut explanation, &enforcer.groups());
+            Ok(Json(explanation).into_response())
+        }
         Err(unanswerable) => Err((StatusCode::NOT_FOUND, format!("{unanswerable}\n"))),
     }
+}
+
+/// How old the rules of the pod's groups are, where they are not fresh, and what of them admits nobody.
+fn note_groups(explanation: &mut Explanation, groups: &[GroupStanding]) {
+    let own =
+        |group: &&GroupStanding| explanation.security_groups.iter().any(|own| own.id == group.id);
+    let mut notes = Vec::new();
+    for group in groups.iter().filter(own) {
+        let GroupStanding { id, state, age_secs, last_error, .. } = group;
+        if state == "stale" {
+            let (age, error) = (age_secs.unwrap_or(0), last_error.as_deref().unwrap_or("unknown"));
+            notes.push(format!(
+                "Security group {id} is in force as it was {age} s ago: the last refresh failed: {error}."
+            ));
+        }
+        notes.extend(group.notes.iter().map(|note| format!("Security group {id}: {note}")));
+    }
+    explanation.notes.extend(notes);
 }
 
 /// Which flows are wanted.
@@ -218,4 +242,41 @@ fn parameter<T: FromStr<Err: std::fmt::Display>>(
 
 fn required<T: FromStr<Err: std::fmt::Display>>(pairs: &Pairs, name: &str) -> Result<T, Refusal> {
     parameter(pairs, name)?.ok_or_else(|| bad(format!("{name} is missing")))
+}
+
+#[cfg(test)]
+mod tests {
+    use veni_core::wire::inspect::policy::GroupView;
+
+    use super::*;
+
+    #[test]
+    fn an_explanation_says_how_old_the_rules_of_a_group_are() {
+        let standing = |id: &str, state: &str| GroupStanding {
+            id: id.to_owned(),
+            state: state.to_owned(),
+            age_secs: Some(600),
+            last_error: Some("RequestLimitExceeded".to_owned()),
+            notes: vec!["rule sgr-9 is stale".to_owned()],
+            ..GroupStanding::default()
+        };
+        for (id, state, expected) in [
+            ("sg-1", "fresh", vec!["Security group sg-1: rule sgr-9 is stale"]),
+            ("sg-2", "stale", Vec::new()),
+            (
+                "sg-1",
+                "stale",
+                vec![
+                    "Security group sg-1 is in force as it was 600 s ago: the last refresh failed: RequestLimitExceeded.",
+                    "Security group sg-1: rule sgr-9 is stale",
+                ],
+            ),
+        ] {
+            let own = GroupView { id: "sg-1".to_owned(), unresolved: None };
+            let mut explanation =
+                Explanation { security_groups: vec![own], ..Explanation::default() };
+            note_groups(&mut explanation, &[standing(id, state)]);
+            assert_eq!(explanation.notes, expected, "{id} {state}");
+        }
+    }
 }

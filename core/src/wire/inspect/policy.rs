@@ -82,6 +82,17 @@ pub struct Standing {
     pub events_missed: u64,
     /// The security groups of this node's pods.
     pub security_groups: Vec<GroupStanding>,
+    /// What is not veni's, or is missing of veni's, where pods' packets are judged.
+    pub foreign: Vec<ForeignView>,
+}
+
+/// Something that is not veni's where pods' packets are judged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignView {
+    /// What, and what to do about it.
+    pub what: String,
+    /// Whether packets may pass that were not judged.
+    pub bypasses: bool,
 }
 
 /// A pod that is not judged by labels of its own, because they were not known in time.
