@@ -73,7 +73,6 @@ impl Filter {
     /// Copies what the old layout knows, but for flows and what is counted. Its settings, for the caller to write last.
     fn inherit(&self, old: &Path) -> Result<Option<super::Settings>> {
         let maps = &self.maps;
-        copy(old, &maps.pod_states)?;
         copy(old, &maps.node_v4)?;
         copy(old, &maps.node_v6)?;
         copy(old, &maps.class_v4)?;
@@ -100,6 +99,10 @@ impl Filter {
     pub(super) fn carry_over(&self) -> Result<()> {
         if let Takeover::Begun(old) = &*self.takeover() {
             self.copy_flows(old)?;
+            // Which pods have flows over their share; once ours run, they know better.
+            if let Some(newest) = old.last() {
+                copy(newest, &self.maps.pod_states)?;
+            }
         }
         Ok(())
     }
@@ -133,6 +136,8 @@ impl Filter {
             add(dir, &self.maps.flows_v6)?;
             add(dir, &self.maps.half_open_v4)?;
             add(dir, &self.maps.half_open_v6)?;
+            add(dir, &self.maps.overflow_v4)?;
+            add(dir, &self.maps.overflow_v6)?;
         }
         Ok(tracked)
     }
