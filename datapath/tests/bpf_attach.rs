@@ -417,6 +417,45 @@ fn other_programs_at_the_hooks_are_found() {
 }
 
 #[test]
+fn a_program_in_the_very_place_of_ours_is_found_and_replaced() {
+    node::in_node(|directory| {
+        let filter = open(directory);
+        let blocks = filter.ensure_attached().unwrap();
+        let block = blocks.ingress.to_string();
+        assert_eq!(filter.foreign().unwrap(), []);
+        node::run(
+            "tc",
+            &[
+                "filter",
+                "replace",
+                "block",
+                &block,
+                "protocol",
+                "all",
+                "prio",
+                "100",
+                "handle",
+                "1",
+                "bpf",
+                "bytecode",
+                "1,6 0 0 0,",
+                "flowid",
+                "1:1",
+            ],
+        );
+        let missing = Foreign::Missing { block: blocks.ingress, direction: Direction::Egress };
+        let found = filter.foreign().unwrap();
+        assert!(
+            found.len() == 2 && found.contains(&missing) && found.iter().all(Foreign::bypasses)
+        );
+        assert_eq!(filter.check_attached().unwrap().len(), 1, "ours is put back");
+        assert_eq!(filter.foreign().unwrap(), []);
+        node::run("tc", &["filter", "del", "block", &block]);
+        assert_eq!(filter.foreign().unwrap(), [missing]);
+    });
+}
+
+#[test]
 fn a_tcx_program_before_ours_is_found() {
     node::in_node(|directory| {
         prepare();

@@ -13,7 +13,9 @@ use veni_core::{
     marks::{EniMarkMask, EniSlot},
     net::Mac,
 };
-use veni_datapath::bpf::{Action, Direction, DropReason, Filter, Outcome, PodEntry, Skb};
+use veni_datapath::bpf::{
+    Action, Direction, DropReason, Filter, Outcome, PodEntry, PodPolicy, Skb,
+};
 
 #[path = "support/node.rs"]
 mod node;
@@ -226,6 +228,38 @@ fn entries_are_synced_to_exactly_what_is_wanted() {
         assert_eq!(filter.sync(&second).unwrap(), 3, "one removed, one replaced, one added");
         assert_eq!(filter.pods().unwrap(), second);
         assert_eq!(filter.sync(&second).unwrap(), 0);
+    });
+}
+
+/// What ADD calls returns at once: programs that are running are waited for elsewhere, by who removes what they may
+/// still read.
+#[test]
+fn a_pods_entry_never_waits_for_running_programs() {
+    node::in_node(|directory| {
+        let bench = Bench::new(directory);
+        let fastest = |times: u32, work: &dyn Fn(u32)| {
+            let time = |n| {
+                let start = std::time::Instant::now();
+                work(n);
+                start.elapsed()
+            };
+            (0..times).map(time).min().unwrap()
+        };
+        let wait = fastest(5, &|_| veni_datapath::grace::wait().unwrap());
+        let calls = fastest(30, &|n| {
+            let entry = PodEntry {
+                address: Ipv4Addr::new(10, 0, 8, u8::try_from(n).unwrap()),
+                mac: Mac(POD_MAC),
+                mark: 1 << 16,
+            };
+            bench.filter.pod_admit(n, entry, PodPolicy::default()).unwrap();
+            bench.filter.pod_insert(n, entry).unwrap();
+            assert!(bench.filter.pod_policy(n, PodPolicy::default()).unwrap());
+            bench.filter.raise_epoch().unwrap();
+            bench.filter.pod_remove(n).unwrap();
+        });
+        println!("five changes of a pod's entry in {calls:?}, a wait for programs {wait:?}");
+        assert!(calls < wait, "{calls:?}, {wait:?}");
     });
 }
 

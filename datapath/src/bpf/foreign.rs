@@ -55,6 +55,13 @@ pub enum Foreign {
         /// The kind of qdisc that is there instead, or that lacks the blocks.
         found: Option<String>,
     },
+    /// A block without our program: nothing is judged there, on any pod's link.
+    Missing {
+        /// The block.
+        block: u32,
+        /// What is not judged.
+        direction: Direction,
+    },
 }
 
 /// A program, as the kernel names it.
@@ -71,7 +78,7 @@ impl Foreign {
     #[must_use]
     pub fn bypasses(&self) -> bool {
         match self {
-            Self::Tcx { .. } | Self::Unfiltered { .. } => true,
+            Self::Tcx { .. } | Self::Unfiltered { .. } | Self::Missing { .. } => true,
             Self::Filter { before, .. } => *before,
         }
     }
@@ -91,11 +98,19 @@ impl Filter {
             .filter(|i| !socket.is_free(*i))
             .collect();
         let mut all = tcx(&pods)?;
-        for (direction, block) in
-            [(Direction::Egress, self.blocks.ingress), (Direction::Ingress, self.blocks.egress)]
-        {
-            let filters = attach::filters(&mut socket, block)?;
-            all.extend(filters.iter().filter_map(|filter| in_block(filter, block, direction)));
+        for (direction, block, ours) in [
+            (Direction::Egress, self.blocks.ingress, self.egress.id),
+            (Direction::Ingress, self.blocks.egress, self.ingress.id),
+        ] {
+            let is_ours = |filter: &TcMessage| {
+                attach::is_ours(filter) && attach::program_of(filter) == Some(ours)
+            };
+            let (own, others): (Vec<_>, Vec<_>) =
+                attach::filters(&mut socket, block)?.into_iter().partition(is_ours);
+            if own.is_empty() {
+                all.push(Foreign::Missing { block, direction });
+            }
+            all.extend(others.iter().filter_map(|filter| in_block(filter, block, direction)));
         }
         let qdiscs = qdisc::dump(&mut socket)?;
         for ifindex in pods {
@@ -139,11 +154,11 @@ fn program(id: u32) -> ForeignProgram {
     ForeignProgram { id, name: syscall::program_name(id).unwrap_or_else(gone) }
 }
 
-/// `None` for ours, for what a listing says beside filters (handle 0), and for filters that no packet comes by.
+/// `None` for what a listing says beside filters (handle 0), and for filters that no packet comes by.
 fn in_block(filter: &TcMessage, block: u32, direction: Direction) -> Option<Foreign> {
     let handle = u32::from(filter.header.handle);
     let chained = |a: &TcAttribute| matches!(a, TcAttribute::Chain(chain) if *chain != 0);
-    if attach::is_ours(filter) || handle == 0 || filter.attributes.iter().any(chained) {
+    if handle == 0 || filter.attributes.iter().any(chained) {
         return None;
     }
     let kind = filter.attributes.iter().find_map(|attribute| match attribute {
@@ -204,6 +219,12 @@ impl fmt::Display for Foreign {
                 "the pod's link {ifindex} has {} in place of veni's qdisc: nothing there is judged; veni puts it back, so \
                  stop what takes it away",
                 found.as_deref().unwrap_or("nothing")
+            ),
+            Self::Missing { block, direction } => write!(
+                f,
+                "veni's filter is not on its block {block:#x}: what {} is not judged; veni puts it back, so stop what \
+                 takes it away",
+                way(*direction)
             ),
         }
     }
