@@ -4,7 +4,13 @@
 //! it needs both answers first: who it is, and what it has. What the cloud refuses is tried again for ever, with
 //! backoff, and said ([`Startup`]): never a crash loop.
 
-use std::{collections::HashSet, fs::File, io, path::Path, sync::Arc};
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use nix::{
@@ -62,18 +68,16 @@ pub struct KernelPod {
 /// # Errors
 /// When the file cannot be made.
 pub async fn lock(state_dir: &Path) -> Result<Flock<File>> {
-    let path = state_dir.join("lock");
-    std::fs::create_dir_all(state_dir)
-        .with_context(|| format!("making {}", state_dir.display()))?;
-    let file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+    let (path, file) = lock_file(state_dir)?;
     let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => return Ok(lock),
+        Ok(lock) => return Ok(held(lock)),
         Err((file, Errno::EWOULDBLOCK)) => file,
         Err((_, error)) => {
             return Err(error).with_context(|| format!("locking {}", path.display()));
         }
     };
-    tracing::info!(lock = %path.display(), "another ipamd serves this node: waiting until it ends");
+    let holder = holder(&path);
+    tracing::info!(lock = %path.display(), holder, "another ipamd serves this node: waiting until it ends");
     // A thread of its own, that SIGTERM need not wait for: the process ends around it.
     let (locked, lock) = oneshot::channel();
     std::thread::Builder::new()
@@ -81,9 +85,40 @@ pub async fn lock(state_dir: &Path) -> Result<Flock<File>> {
         .spawn(move || drop(locked.send(Flock::lock(file, FlockArg::LockExclusive))))
         .context("starting a thread")?;
     match lock.await.context("the thread that waits for the lock has ended")? {
-        Ok(lock) => Ok(lock),
+        Ok(lock) => Ok(held(lock)),
         Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
     }
+}
+
+/// The lock's file, which is never emptied by who does not hold it: it names the holder.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn lock_file(state_dir: &Path) -> Result<(PathBuf, File)> {
+    let path = state_dir.join("lock");
+    std::fs::create_dir_all(state_dir)
+        .with_context(|| format!("making {}", state_dir.display()))?;
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let file = file.with_context(|| format!("making {}", path.display()))?;
+    Ok((path, file))
+}
+
+/// Who holds the lock at `path`, for people.
+#[must_use]
+pub fn holder(path: &Path) -> String {
+    match std::fs::read_to_string(path) {
+        Ok(text) if !text.trim().is_empty() => format!("process {}", text.trim()),
+        _ => "a process that has not said which".to_owned(),
+    }
+}
+
+/// Names this process in the file. The lock holds without.
+fn held(mut lock: Flock<File>) -> Flock<File> {
+    let named = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
+    if let Err(error) = named {
+        tracing::debug!(%error, "the lock's file does not name this process");
+    }
+    lock
 }
 
 /// Asks who and where this instance is, until there is an answer.
@@ -415,5 +450,69 @@ pub struct Channels {
 impl Default for Channels {
     fn default() -> Self {
         Self { commands: mpsc::channel(1024), events: mpsc::unbounded_channel() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        io::{BufRead as _, BufReader},
+        process::{Command as Program, Stdio},
+    };
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    /// Who waits for the lock, and who leaves the node, while another holds it: neither changes anything.
+    async fn refused_while_held(dir: &Path, holder: &str) {
+        let journal = dir.join("journal");
+        fs::write(&journal, "the holder's").unwrap();
+        let waiting = tokio::spawn({
+            let dir = dir.to_owned();
+            async move { lock(&dir).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(lock(dir).now_or_never().is_none(), "two hold it");
+        let state_dir = dir.to_string_lossy().into_owned();
+        let config = Config { state_dir, ..Config::default() };
+        let error = crate::uninstall::uninstall(&config).unwrap_err().to_string();
+        assert!(error.contains(holder) && error.contains("stop it first"), "{error}");
+        assert_eq!(fs::read_to_string(&journal).unwrap(), "the holder's");
+        assert!(!waiting.is_finished());
+        waiting.abort();
+    }
+
+    #[tokio::test]
+    async fn a_lock_held_by_another_thread_is_waited_for_and_nothing_is_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = lock(dir.path()).await.unwrap();
+        refused_while_held(dir.path(), &format!("process {}", std::process::id())).await;
+        drop(first);
+        drop(lock(dir.path()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_lock_held_by_another_process_is_waited_for_and_nothing_is_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, _) = lock_file(dir.path()).unwrap();
+        // util-linux's; it has the lock once `cat` answers.
+        let mut holder = Program::new("flock")
+            .arg(path)
+            .arg("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = holder.stdin.take().unwrap();
+        input.write_all(b"held\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "held\n");
+        refused_while_held(dir.path(), "a process that has not said which").await;
+        drop(input);
+        drop(lock(dir.path()).await.unwrap());
+        assert!(holder.wait().unwrap().success());
     }
 }

@@ -11,17 +11,17 @@ use veni_datapath::{
     nft,
 };
 
+use crate::start;
+
 /// Removes filter, rules, routes, the nft table, socket and journal, in the current network namespace.
 ///
 /// # Errors
 /// When pods still use veni, when another ipamd runs, or when the kernel refuses.
 pub fn uninstall(config: &Config) -> Result<()> {
     let state_dir = Path::new(&config.state_dir);
-    let lock = state_dir.join("lock");
-    fs::create_dir_all(state_dir).with_context(|| format!("making {}", state_dir.display()))?;
-    let file = fs::File::create(&lock).with_context(|| format!("making {}", lock.display()))?;
+    let (lock, file) = start::lock_file(state_dir)?;
     let Ok(_held) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
-        bail!("another ipamd serves this node: stop it first");
+        bail!("another ipamd ({}) serves this node: stop it first", start::holder(&lock));
     };
     refuse_while_pods(config)?;
     nft::remove().context("removing the nft table")?;
