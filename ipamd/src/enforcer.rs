@@ -36,6 +36,7 @@ mod plane;
 mod thread;
 mod unlabelled;
 mod views;
+mod wirings;
 
 pub use events::Subscriber;
 pub use memory::Memory;
@@ -44,6 +45,8 @@ pub use plane::{FilterPlane, Plane};
 pub use thread::{Handle, Input, Sources};
 use unlabelled::Unlabelled;
 pub use views::{Answer, Query};
+use wirings::Wirings;
+pub use wirings::{keyed, pod_of, stranger};
 
 /// After a write that failed it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -55,6 +58,8 @@ pub struct Found {
     pub policy: index::Found,
     /// Front ends and back ends.
     pub services: service::Found,
+    /// Whose each interface is that has an entry: the pods of `policy.endpoints`.
+    pub interfaces: BTreeMap<u32, PodKey>,
 }
 
 /// A pod of this node, as the pool knows it.
@@ -102,10 +107,12 @@ pub struct Enforcer<P> {
     services: ServiceTables,
     /// Steps that are still to be carried out.
     pending: VecDeque<Step>,
+    /// What tidies up after Services' steps: nobody waits for it, so it follows those of policy.
+    later: Vec<Step>,
+    /// Whether pods may want other security groups than when that was asked last.
+    unasked: bool,
     retry_at: Option<Instant>,
-    wired: BTreeMap<u32, Wired>,
-    /// The latest wiring of each pod: a pod that is made anew has two for a moment.
-    latest: BTreeMap<PodKey, u32>,
+    wirings: Wirings,
     waiting: Vec<Waiting>,
     /// Pods as their objects say, for views and to know a pod of this name again.
     pods: BTreeMap<PodKey, Pod>,
@@ -116,8 +123,9 @@ pub struct Enforcer<P> {
     unlabelled: Unlabelled,
     progress: Progress,
     complete: bool,
+    /// Whether the pool has told of the pods that were there before.
+    adopted: bool,
     subscribers: Vec<Subscriber>,
-    slots: BTreeMap<u32, PodKey>,
     /// Whose address it is, for events.
     owners: BTreeMap<IpAddr, PodKey>,
 }
@@ -180,9 +188,10 @@ impl<P: Plane> Enforcer<P> {
             services: ServiceTables::new(own, &found.services),
             plane,
             pending: VecDeque::new(),
+            later: Vec::new(),
+            unasked: true,
             retry_at: None,
-            wired: BTreeMap::new(),
-            latest: BTreeMap::new(),
+            wirings: Wirings::found(&found.interfaces),
             waiting: Vec::new(),
             pods: BTreeMap::new(),
             diagnostics: Vec::new(),
@@ -192,8 +201,8 @@ impl<P: Plane> Enforcer<P> {
             unlabelled: Unlabelled::default(),
             progress: Progress::default(),
             complete: false,
+            adopted: false,
             subscribers: Vec::new(),
-            slots: BTreeMap::new(),
             owners: BTreeMap::new(),
         };
         enforcer.settle(Instant::now());
@@ -212,12 +221,13 @@ impl<P: Plane> Enforcer<P> {
         self.progress.generation += 1;
         self.diagnostics = diagnostics;
         let steps = self.services.update(apply.iter(), delete.iter());
-        self.pending.extend(steps);
+        self.lead(steps);
         for key in delete {
             if key.kind == Kind::Pod {
                 let pod = PodKey::new(&key.namespace, &key.name);
-                self.pods.remove(&pod);
-                self.owners.retain(|_, owner| *owner != pod);
+                let object = self.pods.remove(&pod);
+                let addresses = object.map(|object| object.addresses).unwrap_or_default();
+                self.disown(&pod, addresses.into_iter().chain(self.wirings.addresses(&pod)));
                 if self.unlabelled.is_remembered(&pod) {
                     // What has gone is its predecessor; the index has the pod from memory.
                     continue;
@@ -232,7 +242,7 @@ impl<P: Plane> Enforcer<P> {
                     self.owners.extend(pod.addresses.iter().map(|address| (*address, key.clone())));
                 }
                 self.unlabelled.recognise(&key);
-                if self.latest.contains_key(&key) {
+                if self.wirings.of(&key).next().is_some() {
                     self.memory.learn(pod, now);
                 }
                 self.pods.insert(key, pod.clone());
@@ -241,7 +251,9 @@ impl<P: Plane> Enforcer<P> {
         }
         if complete && !self.complete {
             self.complete = true;
-            self.index.complete();
+            let steps = self.services.complete();
+            self.lead(steps);
+            self.conclude();
         }
         self.settle(now);
     }
@@ -257,7 +269,7 @@ impl<P: Plane> Enforcer<P> {
     pub fn node_addresses(&mut self, addresses: BTreeSet<IpAddr>, now: Instant) {
         self.progress.generation += 1;
         let steps = self.services.set_addresses(addresses);
-        self.pending.extend(steps);
+        self.lead(steps);
         self.settle(now);
     }
 
@@ -282,11 +294,21 @@ impl<P: Plane> Enforcer<P> {
                 self.place(&wired, now);
             }
         }
+        self.adopted = true;
+        self.conclude();
         self.settle(now);
     }
 
+    /// Only once both the objects and the names of interfaces are known is an entry nobody's: after a journal was lost
+    /// the names come later than the objects.
+    fn conclude(&mut self) {
+        if self.complete && self.adopted {
+            self.index.complete();
+        }
+    }
+
     /// No policy can select it. Who runs it is root on the node, and could give it any name.
-    fn outside(&self, wired: &Wired) {
+    fn outside(&mut self, wired: &Wired) {
         let sets = match self.enforcing {
             Enforcing::Strict => PodSets::CLOSED,
             Enforcing::None | Enforcing::Standard => PodSets::new(OPEN_SET, OPEN_SET),
@@ -295,40 +317,57 @@ impl<P: Plane> Enforcer<P> {
             let ifindex = wired.ifindex;
             tracing::error!(error, ifindex, "sandbox that is no pod not judged: it stays closed");
         }
+        // These sets are never given up; those of an earlier daemon are, once all objects are known.
+        self.wirings.release(wired.ifindex);
     }
 
     fn place(&mut self, wired: &Wired, now: Instant) {
-        if let Some(slot) = self.plane.slot(wired.ifindex) {
-            self.slots.insert(slot, wired.pod.clone());
+        let pod = &wired.pod;
+        let nameless = self.wirings.add(wired, self.plane.identity(wired.ifindex));
+        self.index.hand_over(&stranger(wired.ifindex), pod);
+        for ifindex in nameless {
+            tracing::warn!(%pod, ifindex, "another pod has its name: closed to all but its own node");
+            self.pending
+                .push_back(Step::Endpoint { pod: stranger(ifindex), sets: PodSets::CLOSED });
         }
-        self.index.attach(wired.pod.clone(), wired.addresses.clone());
-        self.owners.extend(wired.addresses.iter().map(|address| (*address, wired.pod.clone())));
-        self.latest.insert(wired.pod.clone(), wired.ifindex);
-        self.wired.insert(wired.ifindex, wired.clone());
-        if let Some(pod) = self.pods.get(&wired.pod) {
-            self.memory.learn(pod, now);
+        let addresses = self.wirings.addresses(pod);
+        let steps = self.services.attach(pod, &addresses);
+        self.lead(steps);
+        self.index.attach(pod.clone(), addresses);
+        self.owners.extend(wired.addresses.iter().map(|address| (*address, pod.clone())));
+        if let Some(object) = self.pods.get(pod) {
+            self.memory.learn(object, now);
         }
         // A pod whose sets do not change by this has no step that would write them into its new entry.
-        let sets = self.index.pod_sets(&wired.pod);
-        if let Some(sets) = sets {
-            self.pending.push_back(Step::Endpoint { pod: wired.pod.clone(), sets });
+        if let Some(sets) = self.index.pod_sets(pod) {
+            self.pending.push_back(Step::Endpoint { pod: pod.clone(), sets });
         }
     }
 
     /// The pod of this interface is gone.
     pub fn detach(&mut self, ifindex: u32, now: Instant) {
-        let Some(wired) = self.wired.remove(&ifindex) else { return };
+        let Some(Wired { pod, .. }) = self.wirings.remove(ifindex) else { return };
         self.waiting.retain(|waiting| waiting.wired.ifindex != ifindex);
-        self.slots.retain(|_, pod| *pod != wired.pod);
-        if self.latest.get(&wired.pod) == Some(&ifindex) {
-            self.latest.remove(&wired.pod);
-            if self.unlabelled.forget(&wired.pod) {
-                let PodKey { namespace, name } = &wired.pod;
-                self.index.delete(&Key::new(Kind::Pod, namespace, name));
+        let left = self.wirings.addresses(&pod);
+        let steps = self.services.attach(&pod, &left);
+        self.lead(steps);
+        if self.wirings.of(&pod).next().is_some() {
+            self.index.attach(pod, left);
+        } else {
+            if self.unlabelled.forget(&pod) {
+                self.index.delete(&Key::new(Kind::Pod, &pod.namespace, &pod.name));
             }
-            self.index.detach(&wired.pod);
+            self.index.detach(&pod);
         }
         self.settle(now);
+    }
+
+    fn disown(&mut self, pod: &PodKey, addresses: impl Iterator<Item = IpAddr>) {
+        for address in addresses {
+            if self.owners.get(&address) == Some(pod) {
+                self.owners.remove(&address);
+            }
+        }
     }
 
     /// Carries out what is pending, then what the index wants, then answers who waits for it.
@@ -336,6 +375,7 @@ impl<P: Plane> Enforcer<P> {
         if !self.carry(now) {
             return;
         }
+        self.unasked = true;
         let change = self.index.change();
         self.refused = change.refused.iter().map(ToString::to_string).collect();
         for refusal in &self.refused {
@@ -345,10 +385,29 @@ impl<P: Plane> Enforcer<P> {
             self.progress.changed_at = Some(SystemTime::now());
         }
         self.pending.extend(change.steps);
-        if self.carry(now) {
+        // Once it is in force nobody waits for the rest: for programs that are still running, and what goes after them.
+        let tidying = self.pending.iter().position(|step| matches!(step, Step::Grace));
+        let mut rest = tidying.map_or_else(VecDeque::new, |at| self.pending.split_off(at));
+        rest.extend(self.later.drain(..));
+        let in_force = self.carry(now);
+        self.pending.append(&mut rest);
+        if in_force {
             self.progress.reach();
             self.answer_known();
+            self.carry(now);
         }
+    }
+
+    /// Services' steps, before those of policy. What was left over of the last ones comes first: it may give up numbers that
+    /// these take.
+    fn lead(&mut self, mut steps: Vec<Step>) {
+        if steps.is_empty() {
+            return;
+        }
+        self.pending.extend(self.later.drain(..));
+        let tidying = steps.iter().position(|step| matches!(step, Step::Grace));
+        self.later = steps.split_off(tidying.unwrap_or(steps.len()));
+        self.pending.extend(steps);
     }
 
     /// Carries out pending steps. `false`: one failed and is tried again.
@@ -412,8 +471,7 @@ impl<P: Plane> Enforcer<P> {
     }
 
     fn endpoint(&mut self, pod: &PodKey, sets: PodSets) -> Result<(), String> {
-        let Some(ifindex) = self.latest.get(pod) else { return Ok(()) };
-        self.plane.judge(*ifindex, sets).map(drop)
+        self.wirings.of(pod).try_for_each(|ifindex| self.plane.judge(ifindex, sets).map(drop))
     }
 
     /// Answers the ADDs of pods whose labels are known and in force.
@@ -440,7 +498,7 @@ impl<P: Plane> Enforcer<P> {
                 _ => true,
             },
         };
-        same && self.index.pod_sets(&wired.pod).is_some()
+        same && self.wirings.has_its_name(wired) && self.index.pod_sets(&wired.pod).is_some()
     }
 
     /// Ends waits that are over.
@@ -462,6 +520,11 @@ impl<P: Plane> Enforcer<P> {
     /// The security groups that the node's pods choose.
     pub fn wanted_groups(&self) -> BTreeSet<SecurityGroupId> {
         self.index.wanted_groups()
+    }
+
+    /// They, if they may be others than when this was asked last.
+    pub fn wanted_anew(&mut self) -> Option<BTreeSet<SecurityGroupId>> {
+        std::mem::take(&mut self.unasked).then(|| self.wanted_groups())
     }
 
     /// When [`Enforcer::expire`] has something to do.

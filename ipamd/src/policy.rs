@@ -25,7 +25,7 @@ use veni_security_groups::{
     GroupHealth, GroupStatus, Resolver, SecurityGroups as _, Settings as GroupSettings,
 };
 
-use crate::enforcer::{FilterPlane, Found, Handle, Input, Memory, Sources};
+use crate::enforcer::{FilterPlane, Found, Handle, Input, Memory, Sources, keyed, pod_of};
 
 /// In the state directory: the labels that pods had. Goes with the journal, whose name it shares.
 const LABELS: &str = "journal.pods";
@@ -46,7 +46,8 @@ pub async fn start<C: Cloud>(
     pods: &[(PodKey, u32)],
 ) -> Result<Option<Handle>> {
     filter.configure(|settings| configure(settings, config)).context("writing the settings")?;
-    let Some(folder) = &config.policy.manifest_dir else { return Ok(None) };
+    let Some(folder) = &config.policy.manifest_dir else { return off(filter).map(|()| None) };
+    warn_of_range(config);
     let handle = enforcer(config, cloud, filter, identity, pods)?;
     let mut batches = veni_manifests::watch::watch(Path::new(folder))
         .with_context(|| format!("watching VENI_MANIFEST_DIR={folder}"))?;
@@ -71,7 +72,7 @@ fn enforcer<C: Cloud>(
 ) -> Result<Handle> {
     let settings = GroupSettings { seed: seed(identity), ..GroupSettings::default() };
     let (resolver, driver) = Resolver::new(cloud, settings);
-    let name = config.node_name.clone().unwrap_or_else(|| identity.instance_id.to_string());
+    let name = node_name(config, identity);
     let addresses = BTreeSet::from([identity.local_ipv4.into()]);
     let (wanted, asked) = (resolver.clone(), resolver.clone());
     let handle = Handle::start(Sources {
@@ -98,7 +99,7 @@ fn enforcer<C: Cloud>(
 /// A wired pod with its interface.
 #[must_use]
 pub fn pod(allocation: &Allocation) -> (PodKey, u32) {
-    (PodKey::new(&allocation.pod.namespace, &allocation.pod.name), allocation.host_ifindex)
+    (pod_of(allocation), allocation.host_ifindex)
 }
 
 /// The settings that the programs know, out of the daemon's.
@@ -112,17 +113,61 @@ fn configure(settings: &mut Settings, config: &Config) {
     set(SettingFlags::METADATA_CLOSED, policy.metadata == MetadataAccess::Closed);
     set(SettingFlags::EVENTS_ALLOWED, policy.flow_events == FlowEvents::All);
     set(SettingFlags::EVENTS_DENIED, policy.flow_events != FlowEvents::None);
-    if let Some(net) = policy.service_v4 {
-        settings.service_v4 = net.network().octets();
-        settings.service_mask_v4 = net.netmask().octets();
-    }
-    if let Some(net) = policy.service_v6 {
-        settings.service_v6 = net.network().octets();
-        settings.service_mask_v6 = net.netmask().octets();
+    // A mask of zeros matches nothing.
+    let (net, mask) = policy
+        .service_v4
+        .map_or_else(Default::default, |net| (net.network().octets(), net.netmask().octets()));
+    (settings.service_v4, settings.service_mask_v4) = (net, mask);
+    let (net, mask) = policy
+        .service_v6
+        .map_or_else(Default::default, |net| (net.network().octets(), net.netmask().octets()));
+    (settings.service_v6, settings.service_mask_v6) = (net, mask);
+}
+
+fn warn_of_range(config: &Config) {
+    if config.policy.service_v4.is_none() && config.policy.service_v6.is_none() {
+        let next = "set VENI_SERVICE_CIDRS to the cluster's Service range";
+        tracing::warn!(
+            next,
+            "a Service address that no Service has (yet) is judged as any other: an isolated pod may reach what kube-proxy makes of it"
+        );
     }
 }
 
-/// The tables as an earlier daemon left them, and which of `pods` (with their interfaces) were judged by what.
+/// What an earlier daemon had from a source that is not followed any more decides nothing.
+fn off(filter: &Filter) -> Result<()> {
+    let (pods, entries) = filter.judge_nobody().context("ending policy on this node")?;
+    if (pods, entries) != (0, 0) {
+        let next = "set VENI_MANIFEST_DIR again if this was not meant";
+        tracing::warn!(
+            pods,
+            entries,
+            next,
+            "policy is off: no pod is isolated any more, Services are kube-proxy's"
+        );
+    }
+    Ok(())
+}
+
+/// The node's name in the cluster: what pods' objects name. Without it none of them would be ours.
+fn node_name(config: &Config, identity: &InstanceIdentity) -> String {
+    if let Some(name) = &config.node_name {
+        return name.clone();
+    }
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = called(&name).unwrap_or_else(|| identity.instance_id.to_string());
+    let next = "set MY_NODE_NAME from spec.nodeName";
+    tracing::warn!(name, next, "the node's name in the cluster is not told: taken to be this");
+    name
+}
+
+/// kubelet's name for a node unless it is told another: the host's, in lower case (pkg/util/node `GetHostname`).
+fn called(hostname: &str) -> Option<String> {
+    let name = hostname.trim().to_lowercase();
+    (!name.is_empty() && name != "(none)").then_some(name)
+}
+
+/// The tables as an earlier daemon left them, and what judges each interface; `pods` are those that the ledger knows.
 fn found(filter: &Filter, pods: &[(PodKey, u32)]) -> Result<Found> {
     let mut found = Found::default();
     let policy = &mut found.policy;
@@ -150,10 +195,11 @@ fn found(filter: &Filter, pods: &[(PodKey, u32)]) -> Result<Found> {
             Entry::Backend { key, value } => found.services.back_ends.push((key, value)),
         }
     }
-    // Sandboxes that are no pods have no name.
-    for (pod, ifindex) in pods.iter().filter(|(pod, _)| !pod.name.is_empty()) {
-        if let Some(entry) = filter.pod(*ifindex).context("reading the pods' entries")? {
-            let sets = PodSets::new(entry.policy.ingress_set, entry.policy.egress_set);
+    let entries = filter.entries().context("reading the pods' entries")?;
+    found.interfaces = keyed(&entries.keys().copied().collect::<Vec<_>>(), pods);
+    for (ifindex, entry) in entries {
+        let sets = PodSets::new(entry.policy.ingress_set, entry.policy.egress_set);
+        if let Some(pod) = found.interfaces.get(&ifindex) {
             found.policy.endpoints.insert(pod.clone(), sets);
         }
     }
@@ -234,4 +280,30 @@ fn seed(identity: &InstanceIdentity) -> u64 {
     identity.instance_id.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_not_told_its_name_is_called_as_kubelet_calls_it() {
+        let check = |hostname: &str, expected: Option<&str>| {
+            assert_eq!(called(hostname).as_deref(), expected, "{hostname:?}");
+        };
+        check("IP-10-0-0-1.ec2.internal\n", Some("ip-10-0-0-1.ec2.internal"));
+        check("(none)\n", None);
+        check("", None);
+    }
+
+    #[test]
+    fn a_service_range_that_is_not_set_any_more_is_in_force_no_longer() {
+        let mut config = Config::default();
+        config.policy.service_v4 = Some("10.100.0.0/16".parse().unwrap());
+        let mut settings = Settings::default();
+        configure(&mut settings, &config);
+        assert_eq!(settings.service_mask_v4, [255, 255, 0, 0]);
+        configure(&mut settings, &Config::default());
+        assert_eq!((settings.service_v4, settings.service_mask_v4), ([0; 4], [0; 4]));
+    }
 }

@@ -61,8 +61,7 @@ impl<P: Plane> Enforcer<P> {
     }
 
     fn flow(&self, event: &Event) -> Option<FlowEvent> {
-        let pod = self.slots.get(&event.slot)?;
-        let wired = self.wired.get(self.latest.get(pod)?)?;
+        let wired = self.wirings.by_slot(event.slot, event.incarnation)?;
         let v6 = event.family == 6;
         let own = wired.addresses.iter().copied().find(|address| address.is_ipv6() == v6);
         let own = own.unwrap_or(if v6 {
@@ -87,7 +86,7 @@ impl<P: Plane> Enforcer<P> {
                 (false, true) => Verdict::Denied,
                 (false, false) => Verdict::Dropped,
             },
-            pod: pod.to_string(),
+            pod: wired.pod.to_string(),
             direction: if egress { Direction::Egress } else { Direction::Ingress },
             peer: self.owners.get(&remote.ip()).map(ToString::to_string),
             source,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use veni_core::{chain::chain, wire::inspect::policy::ForeignView};
 use veni_datapath::{
-    bpf::{Filter, Foreign, PodPolicy},
+    bpf::{Filter, Foreign, PodIdentity, PodPolicy},
     grace,
 };
 use veni_ebpf_common::write::{Remove as Gone, Write as Entry};
@@ -35,7 +35,7 @@ pub trait Plane: Send + 'static {
     /// Waits until no program that started before is running any more.
     fn grace(&self);
     /// How events name the pod of this interface.
-    fn slot(&self, ifindex: u32) -> Option<u32>;
+    fn identity(&self, ifindex: u32) -> Option<PodIdentity>;
     /// Packets dropped, by reason.
     fn drops(&self) -> BTreeMap<String, u64>;
     /// What the programs count beside drops, by name.
@@ -83,8 +83,8 @@ impl Plane for FilterPlane {
         }
     }
 
-    fn slot(&self, ifindex: u32) -> Option<u32> {
-        Some(self.0.pod(ifindex).ok()??.identity.slot)
+    fn identity(&self, ifindex: u32) -> Option<PodIdentity> {
+        Some(self.0.pod(ifindex).ok()??.identity)
     }
 
     fn drops(&self) -> BTreeMap<String, u64> {

@@ -8,6 +8,11 @@ use std::{
 
 use serde_json::{Value, json};
 use veni_core::wire::inspect::policy::ForeignView;
+use veni_datapath::bpf::PodIdentity;
+use veni_ebpf_common::{
+    Event,
+    table::{ANY_CLASS, Decision, VerdictKey},
+};
 use veni_policy::{
     change::CLOSED_SET,
     object::parse,
@@ -25,6 +30,7 @@ struct State {
     entries: BTreeMap<u32, PodSets>,
     writes: usize,
     full: bool,
+    log: Vec<&'static str>,
 }
 
 impl Plane for FakePlane {
@@ -37,7 +43,14 @@ impl Plane for FakePlane {
         Ok(())
     }
 
-    fn remove(&self, _: &[Remove]) -> Result<(), String> {
+    fn remove(&self, removes: &[Remove]) -> Result<(), String> {
+        let state = self.0.lock().unwrap();
+        for remove in removes {
+            let Remove::Verdict(key) = remove else { continue };
+            let named = |sets: &PodSets| [sets.ingress, sets.egress].contains(&key.set);
+            let gone = key.class == ANY_CLASS;
+            assert!(!gone || !state.entries.values().any(named), "{key:?} of {:?}", state.entries);
+        }
         Ok(())
     }
 
@@ -50,10 +63,12 @@ impl Plane for FakePlane {
         Ok(())
     }
 
-    fn grace(&self) {}
+    fn grace(&self) {
+        self.0.lock().unwrap().log.push("grace");
+    }
 
-    fn slot(&self, ifindex: u32) -> Option<u32> {
-        Some(ifindex)
+    fn identity(&self, ifindex: u32) -> Option<PodIdentity> {
+        Some(PodIdentity { slot: ifindex, incarnation: 1 })
     }
 
     fn drops(&self) -> BTreeMap<String, u64> {
@@ -88,7 +103,9 @@ impl Bench {
         let plane = FakePlane::default();
         let own = OwnNode { name: "n1".to_owned(), zone: None, addresses: BTreeSet::new() };
         let enforcer = Enforcer::new(plane.clone(), own, enforcing, memory, &Found::default());
-        Self { enforcer, plane, now: Instant::now() }
+        let mut bench = Self { enforcer, plane, now: Instant::now() };
+        bench.enforcer.adopt(Vec::new(), bench.now);
+        bench
     }
 
     fn objects(&mut self, values: &[Value]) {
@@ -108,9 +125,26 @@ impl Bench {
             addresses: vec![IpAddr::from([10, 0, 0, 1])],
             ifindex,
         };
-        let answer = Box::new(move |judged| answer.send(judged).unwrap());
+        let state = self.plane.0.clone();
+        let answer = Box::new(move |judged| {
+            state.lock().unwrap().log.push("answer");
+            answer.send(judged).unwrap();
+        });
         self.enforcer.attach(wired, self.now + Duration::from_secs(2), answer, self.now);
         answered
+    }
+
+    fn detach(&mut self, ifindex: u32) {
+        self.plane.0.lock().unwrap().entries.remove(&ifindex);
+        self.enforcer.detach(ifindex, self.now);
+    }
+
+    /// The pod of a new flow.
+    fn told(&mut self, slot: u32, incarnation: u32) -> Option<String> {
+        let (flows, mut followed) = tokio::sync::mpsc::channel(1);
+        self.enforcer.subscribe(Subscriber::new(flows));
+        self.enforcer.tell(&[event(slot, incarnation)]);
+        followed.try_recv().ok().map(|flow| flow.pod)
     }
 
     fn sets(&self, ifindex: u32) -> Option<PodSets> {
@@ -120,6 +154,28 @@ impl Bench {
     fn pass(&mut self, duration: Duration) {
         self.now += duration;
         self.enforcer.expire(self.now);
+    }
+}
+
+fn event(slot: u32, incarnation: u32) -> Event {
+    Event {
+        at: 0,
+        remote: [10; 16],
+        service: [0; 16],
+        slot,
+        incarnation,
+        decision: Decision::deny(0),
+        class: 0,
+        local_port: 1,
+        remote_port: 2,
+        service_port: 0,
+        protocol: 6,
+        family: 4,
+        direction: 0,
+        reason: veni_ebpf_common::event::ALLOWED,
+        flags: 0,
+        revoked: 0,
+        reserved: 0,
     }
 }
 
@@ -336,4 +392,133 @@ fn a_strict_node_closes_a_pod_until_a_policy_selects_it() {
         bench.objects(&[deny_all()]);
         assert_eq!(bench.sets(7).expect("an entry").egress, 0, "the policy is about ingress alone");
     }
+}
+
+fn allow_all() -> Value {
+    let mut policy = deny_all();
+    policy["spec"]["ingress"] = json!([{"from": [{"podSelector": {}}]}]);
+    policy
+}
+
+#[test]
+fn an_interface_whose_pods_name_another_pod_has_is_closed_and_no_set_is_given_up_under_it() {
+    let mut bench = Bench::new();
+    bench.objects(&[pod("u1"), deny_all()]);
+    bench.attach(7, Some("u1")).try_recv().unwrap();
+    // Deleted by force and made anew: the old container still runs.
+    bench.objects(&[pod("u2")]);
+    bench.attach(8, Some("u2")).try_recv().unwrap();
+    assert_eq!(bench.sets(7), Some(PodSets::CLOSED));
+    let before = bench.sets(8).expect("an entry");
+    assert!(before.ingress != CLOSED_SET, "{before:?}");
+    // What is checked is in the plane: no entry names a set that is removed.
+    bench.objects(&[allow_all()]);
+    assert_ne!(bench.sets(8), Some(before));
+    assert_eq!(bench.sets(7), Some(PodSets::CLOSED));
+    bench.detach(7);
+    bench.objects(&[deny_all()]);
+    assert_ne!(bench.sets(8), Some(PodSets::CLOSED));
+}
+
+#[test]
+fn two_interfaces_of_one_pod_get_its_sets_both() {
+    let mut bench = Bench::new();
+    bench.objects(&[pod("u1"), deny_all()]);
+    bench.attach(7, Some("u1")).try_recv().unwrap();
+    bench.attach(8, Some("u1")).try_recv().unwrap();
+    bench.objects(&[allow_all()]);
+    let sets = bench.sets(8).expect("an entry");
+    assert!(sets.ingress != CLOSED_SET && bench.sets(7) == Some(sets), "{sets:?}");
+}
+
+#[test]
+fn flows_are_named_by_the_pod_that_has_the_slot_now() {
+    let mut bench = Bench::new();
+    bench.objects(&[pod("u1")]);
+    bench.attach(7, Some("u1")).try_recv().unwrap();
+    bench.attach(8, Some("u1")).try_recv().unwrap();
+    bench.detach(7);
+    assert_eq!(bench.told(8, 1).as_deref(), Some("x/a"));
+    assert_eq!(bench.told(8, 0), None, "an earlier pod's");
+    assert_eq!(bench.told(7, 1), None, "it is gone");
+}
+
+/// An earlier daemon's set that denies everything, as an entry of each of these interfaces.
+fn found(interfaces: BTreeMap<u32, PodKey>, plane: &FakePlane) -> (Found, PodSets) {
+    let sets = PodSets::new(9, 9);
+    let mut found = Found::default();
+    found.policy.verdicts.push((VerdictKey { set: 9, class: ANY_CLASS }, 3));
+    for (ifindex, pod) in &interfaces {
+        plane.0.lock().unwrap().entries.insert(*ifindex, sets);
+        found.policy.endpoints.insert(pod.clone(), sets);
+    }
+    found.interfaces = interfaces;
+    (found, sets)
+}
+
+#[test]
+fn an_entry_keeps_its_sets_until_objects_and_names_are_known_and_is_closed_if_it_has_none() {
+    let plane = FakePlane::default();
+    let own = OwnNode { name: "n1".to_owned(), zone: None, addresses: BTreeSet::new() };
+    let (found, sets) = found(keyed(&[5, 7], &[]), &plane);
+    let (mode, memory) = (Enforcing::Standard, Memory::default());
+    let enforcer = Enforcer::new(plane.clone(), own, mode, memory, &found);
+    let mut bench = Bench { enforcer, plane, now: Instant::now() };
+    assert_eq!((bench.sets(5), bench.sets(7)), (Some(sets), Some(sets)));
+    bench.objects(&[pod("u1"), deny_all()]);
+    assert_eq!((bench.sets(5), bench.sets(7)), (Some(sets), Some(sets)));
+    // One of them gets its name: from the runtime's cache, where the journal was lost.
+    let wired = Wired { pod: PodKey::new("x", "a"), uid: None, addresses: Vec::new(), ifindex: 7 };
+    bench.enforcer.adopt(vec![wired], bench.now);
+    assert_eq!(bench.sets(5), Some(PodSets::CLOSED));
+    assert!(bench.sets(7).is_some_and(|now| now != sets && now != PodSets::CLOSED));
+}
+
+#[test]
+fn of_several_interfaces_with_one_name_the_latest_is_the_pods() {
+    let pod = || PodKey::new("x", "a");
+    let check = |interfaces: &[u32], pods: &[(PodKey, u32)], expected: &[(u32, PodKey)]| {
+        assert_eq!(keyed(interfaces, pods), expected.iter().cloned().collect());
+    };
+    check(&[7], &[(pod(), 7)], &[(7, pod())]);
+    check(&[7, 8], &[(pod(), 8), (pod(), 7)], &[(7, stranger(7)), (8, pod())]);
+    check(&[7], &[(pod(), 7), (pod(), 8)], &[(7, pod())]);
+    check(&[7], &[], &[(7, stranger(7))]);
+    check(&[7], &[(PodKey::new("", ""), 7)], &[]);
+}
+
+#[test]
+fn an_add_is_answered_when_its_sets_are_in_force_and_not_when_the_old_ones_are_gone() {
+    let mut bench = Bench::new();
+    bench.objects(&[pod("u1"), deny_all()]);
+    let answered = bench.attach(7, Some("u2"));
+    answered.try_recv().unwrap_err();
+    bench.plane.0.lock().unwrap().log.clear();
+    bench.objects(&[pod("u2"), allow_all()]);
+    assert_eq!(answered.try_recv(), Ok(Judged::ByLabels));
+    let log = bench.plane.0.lock().unwrap().log.clone();
+    assert!(log[0] == "answer" && log[1..].contains(&"grace"), "{log:?}");
+    assert_eq!(bench.enforcer.standing(bench.now).pending, 0);
+}
+
+#[test]
+fn groups_are_looked_for_after_a_change_and_not_after_each_flow() {
+    let mut bench = Bench::new();
+    bench.objects(&[pod("u1")]);
+    assert!(bench.enforcer.wanted_anew().is_some());
+    bench.enforcer.tell(&[event(7, 1)]);
+    assert_eq!(bench.enforcer.wanted_anew(), None);
+}
+
+#[test]
+fn a_pod_of_ours_whose_object_names_another_node_says_how_the_node_is_called() {
+    let mut bench = Bench::new();
+    let mut object = pod("u1");
+    object["spec"]["nodeName"] = json!("ip-10-0-0-1.ec2.internal");
+    bench.objects(&[object]);
+    let _answered = bench.attach(7, Some("u1"));
+    bench.pass(Duration::from_secs(2));
+    let [late] = bench.enforcer.standing(bench.now).unlabelled.try_into().unwrap();
+    assert!(late.reason.contains("is of node ip-10-0-0-1.ec2.internal"), "{}", late.reason);
+    assert!(late.reason.contains("MY_NODE_NAME"), "{}", late.reason);
 }

@@ -167,8 +167,9 @@ fn run<P: Plane>(sources: Sources<P>, inputs: &Receiver<Input>) {
             Err(RecvTimeoutError::Disconnected) => return,
         }
         enforcer.expire(Instant::now());
-        let now_wanted = enforcer.wanted_groups();
-        if now_wanted != wanted {
+        if let Some(now_wanted) = enforcer.wanted_anew()
+            && now_wanted != wanted
+        {
             wanted.clone_from(&now_wanted);
             want(now_wanted);
         }

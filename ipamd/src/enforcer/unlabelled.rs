@@ -105,6 +105,13 @@ impl<P: Plane> Enforcer<P> {
         if let Some(failure) = &self.progress.write_failure {
             return format!("the tables cannot be written: {failure}");
         }
+        let node = self.pods.get(pod).and_then(|object| object.node.as_deref());
+        if let Some(node) = node.filter(|node| *node != self.node) {
+            return format!(
+                "the object of this name is of node {node}, and this one is {} (MY_NODE_NAME)",
+                self.node
+            );
+        }
         match self.index.pod_uid(pod) {
             Some(Some(uid)) => format!("the object of this name has another uid, {uid}"),
             _ => "there is no object of this name".to_owned(),
@@ -114,10 +121,7 @@ impl<P: Plane> Enforcer<P> {
     /// Forgets those that are judged by labels of their own now.
     pub(super) fn recognised(&mut self) {
         let waiting = std::mem::take(&mut self.unlabelled.pods);
-        let unknown = |pod: &PodKey| {
-            let wired = self.latest.get(pod).and_then(|ifindex| self.wired.get(ifindex));
-            wired.is_some_and(|wired| !self.known(wired))
-        };
+        let unknown = |pod: &PodKey| self.wirings.wired(pod).any(|wired| !self.known(wired));
         let (left, _): (BTreeMap<_, _>, BTreeMap<_, _>) = waiting
             .into_iter()
             .partition(|(pod, instead)| instead.judged_by == JudgedBy::Remembered || unknown(pod));

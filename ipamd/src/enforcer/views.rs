@@ -64,7 +64,7 @@ impl<P: Plane> Enforcer<P> {
             }
             Query::Explain(pod) => {
                 // One that is judged by what is remembered of it is in the index alone.
-                if !self.latest.contains_key(pod) {
+                if self.wirings.of(pod).next().is_none() {
                     view.pod(&pod.namespace, &pod.name)?;
                 }
                 let found = self.index.explain(pod).map(|found| view::explanation(&found));
@@ -104,7 +104,7 @@ impl<P: Plane> Enforcer<P> {
             unlabelled_adds: self.unlabelled.adds(),
             refused: self.refused.clone(),
             diagnostics: self.diagnostics.len() + self.services.diagnostics().len(),
-            pods: self.latest.len(),
+            pods: self.wirings.len(),
             sets: sizes.sets,
             classes: sizes.classes,
             verdicts: sizes.verdicts,

@@ -19,7 +19,7 @@ use std::{
 use tokio::sync::mpsc::UnboundedSender;
 use veni_core::{
     chain::chain,
-    config::Config,
+    config::{Config, PolicySettings},
     id::IfName,
     ipam::{Allocation, EniFacts},
     marks::EniSlot,
@@ -34,10 +34,10 @@ use veni_datapath::{
 };
 
 use veni_ebpf_common::PodFlags;
-use veni_policy::change::{CLOSED_SET, PodKey};
+use veni_policy::change::CLOSED_SET;
 
 use super::{Host, HostEvent, Wanted, flush::Flusher};
-use crate::enforcer::{Answering, Handle, Input, Judged, Wired};
+use crate::enforcer::{Answering, Handle, Input, Judged, Wired, pod_of};
 use crate::start::{self, KernelPod};
 
 /// How often what sends no notification is looked at.
@@ -552,7 +552,7 @@ impl Keeper {
     /// Tells programs and Services which addresses are the node's own.
     fn own_addresses(&mut self) {
         let addresses = match host::addresses() {
-            Ok(addresses) => addresses,
+            Ok(addresses) => outside(&addresses, &self.config.policy),
             Err(error) => {
                 tracing::warn!(error = chain(&error), "the node's addresses not read");
                 return;
@@ -561,12 +561,19 @@ impl Keeper {
         if addresses == self.addresses {
             return;
         }
-        if let Err(error) = self.filter.set_node_addresses(&addresses) {
-            tracing::error!(error = chain(&error), "the programs do not know the node's addresses");
-            return;
+        let known = self.filter.set_node_addresses(&addresses);
+        if let Err(error) = &known {
+            let next = "isolated pods may not reach those that do not fit";
+            tracing::error!(
+                error = chain(error),
+                next,
+                "the programs do not know all of the node's addresses"
+            );
         }
-        if let Some(enforcer) = &self.enforcer {
-            enforcer.tell(Input::NodeAddresses(addresses.clone()));
+        // NodePorts are on them nonetheless.
+        let Some(enforcer) = &self.enforcer else { return };
+        enforcer.tell(Input::NodeAddresses(addresses.clone()));
+        if known.is_ok() {
             self.addresses = addresses;
         }
     }
@@ -632,10 +639,20 @@ fn join(
     pods
 }
 
+/// The addresses without those of Services that a proxy (or NodeLocal DNS) keeps on the node: a Service that is not
+/// known yet is not the node.
+fn outside(addresses: &BTreeSet<IpAddr>, policy: &PolicySettings) -> BTreeSet<IpAddr> {
+    let of_service = |address: &IpAddr| match address {
+        IpAddr::V4(address) => policy.service_v4.is_some_and(|net| net.contains(address)),
+        IpAddr::V6(address) => policy.service_v6.is_some_and(|net| net.contains(address)),
+    };
+    addresses.iter().copied().filter(|address| !of_service(address)).collect()
+}
+
 /// A pod as the enforcer knows it.
 fn wired(allocation: &Allocation) -> Wired {
     Wired {
-        pod: PodKey::new(&allocation.pod.namespace, &allocation.pod.name),
+        pod: pod_of(allocation),
         uid: allocation.pod.uid.clone(),
         addresses: vec![allocation.address.into()],
         ifindex: allocation.host_ifindex,
@@ -655,6 +672,20 @@ fn lock(links: &Links) -> MutexGuard<'_, HashMap<u32, String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_services_address_that_a_proxy_keeps_here_is_not_the_nodes() {
+        let mut policy = Config::default().policy;
+        let addresses: BTreeSet<IpAddr> =
+            ["10.0.0.1", "10.100.0.10", "169.254.20.10", "fd00::a", "fd12::a"]
+                .map(|address| address.parse().unwrap())
+                .into();
+        assert_eq!(outside(&addresses, &policy), addresses);
+        policy.service_v4 = Some("10.100.0.0/16".parse().unwrap());
+        policy.service_v6 = Some("fd12::/108".parse().unwrap());
+        let own = ["10.0.0.1", "169.254.20.10", "fd00::a"].map(|own| own.parse().unwrap());
+        assert_eq!(outside(&addresses, &policy), own.into());
+    }
 
     #[test]
     fn an_address_with_a_route_to_a_pods_link_is_in_use_though_the_map_is_lost() {

@@ -2,17 +2,43 @@
 
 use std::net::IpAddr;
 
+use veni_ebpf_common::table::OPEN_SET;
+
 use super::{
     Entry, Index, Local, Scope,
     cluster::{IdentityId, NamespaceId, PodId, PodState},
     region,
 };
 use crate::{
-    change::PodKey,
+    change::{Direction, PodKey},
     object::{Namespace, Node, Pod},
 };
 
 impl Index {
+    /// Whether some set judges what goes this way.
+    #[must_use]
+    pub fn is_isolated(&self, pod: &Pod, direction: Direction) -> bool {
+        let sets = self.pod_sets(&PodKey::new(&*pod.namespace, &*pod.name));
+        sets.is_some_and(|sets| sets.of(direction) != OPEN_SET)
+    }
+
+    /// What `from` was judged by judges `to` from now on: its name is known now. Where `to` has sets already, those stay,
+    /// and `from`'s are given up with the next change.
+    pub fn hand_over(&mut self, from: &PodKey, to: &PodKey) {
+        if from == to {
+            return;
+        }
+        let Some(mut had) = self.locals.remove(from) else { return };
+        match self.locals.get_mut(to) {
+            Some(Local { sets: Some(_), .. }) => {
+                had.held = false;
+                self.locals.insert(from.clone(), had);
+            }
+            Some(local) => local.sets = had.sets,
+            None => drop(self.locals.insert(to.clone(), had)),
+        }
+    }
+
     pub(super) fn apply_namespace(&mut self, namespace: Namespace) {
         let id = self.cluster.namespace(&namespace.name);
         let state = &mut self.cluster.namespaces[id as usize];
