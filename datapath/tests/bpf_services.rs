@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use veni_datapath::bpf::{Action, Counter, Direction, DropReason, FlowFlags, SettingFlags};
+use veni_datapath::bpf::{
+    Action, Counter, Direction, DropReason, FlowFlags, SettingFlags, Write,
+    table::{ServiceKeyV4, ServiceValue},
+};
 
 #[path = "support/front_ends.rs"]
 mod front_ends;
@@ -669,5 +672,27 @@ fn fragments_of_translated_datagrams_follow() {
         assert_eq!(ends(&first).0, (VIP, 53));
         let later = world.ingress("later", &fragment(&answer, 9, false, 64), Ok(()));
         assert_eq!(later[26..30], VIP.octets());
+    });
+}
+
+#[test]
+fn a_front_end_that_kube_proxy_alone_can_serve_is_left_to_it_and_refused_from_isolated_pods() {
+    node::in_node(|directory| {
+        let mut world = served(directory);
+        // A load balancer's, outside the range of Services: allowed as an address like any other.
+        let balancer = Ipv4Addr::new(198, 51, 100, 1);
+        let port = 81u16.to_be_bytes();
+        let key = ServiceKeyV4 { address: balancer.octets(), port, protocol: TCP, reserved: 0 };
+        let count = ServiceValue::OF_PROXY;
+        let value = ServiceValue { backends: 0, count, affinity_secs: 0, service: 9 };
+        world.filter.tables().apply(&[Write::ServiceV4 { key, value }]).unwrap();
+        let syn = tcp((POD, 4000), (balancer, 81), SYN);
+        assert_eq!(world.egress("open", &syn, Ok(())), syn, "as it is");
+        assert_eq!(world.counter(Counter::LeftToProxy), 1);
+        world.set(2, 8, &[Rule(0, TCP, 1, 65535, 21), Rule(5, TCP, 1, 65535, 22)]);
+        world.isolate(OPEN, 2);
+        let refused = Err(DropReason::UnknownService);
+        world.egress("a new one", &tcp((POD, 4001), (balancer, 81), SYN), refused);
+        world.egress("at another port", &tcp((POD, 4002), (balancer, 82), SYN), Ok(()));
     });
 }

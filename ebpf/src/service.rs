@@ -26,6 +26,15 @@ pub(crate) fn choose<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     }
     let port = work.packet.destination_port;
     let Some(service) = F::service(&work.packet.destination, port, protocol) else { return 0 };
+    if service.count == ServiceValue::OF_PROXY {
+        if work.isolated(env) {
+            work.event = true;
+            work.refuse(DropReason::UnknownService);
+        } else {
+            maps::count(Counter::LeftToProxy);
+        }
+        return 0;
+    }
     // The middle of a TCP flow: it has a back end already, by kube-proxy if by anyone.
     if protocol == TCP && work.packet.flags & tcp::SYN == 0 {
         if work.isolated(env) {

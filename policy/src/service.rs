@@ -9,9 +9,11 @@
 //! Invariants: a front end leads to one complete list of back ends at every moment, the old one or the new one; a list
 //! that a program may still read is not touched. What is invalid is a [`Diagnostic`] and makes no front end.
 //!
-//! Deliberately absent: load-balancer addresses with `loadBalancerSourceRanges` (kube-proxy looks at the source),
-//! those with `ipMode: Proxy`, and Services of another proxy (`service.kubernetes.io/service-proxy-name`): packets to
-//! them are left alone. The program's choice among the back ends, and session affinity's memory.
+//! Load-balancer addresses with `loadBalancerSourceRanges` are kube-proxy's, which looks at the source: packets to them are
+//! left to it, but refused from pods that are isolated, since no policy would see where they go.
+//!
+//! Deliberately absent: load-balancer addresses with `ipMode: Proxy`, and Services of another proxy
+//! (`service.kubernetes.io/service-proxy-name`): packets to them are left alone. The program's choice among the back ends, and session affinity's memory.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -70,6 +72,8 @@ pub struct Translation<'a> {
     pub affinity_secs: u32,
     /// Sorted, each once. None: the packet is refused.
     pub back_ends: &'a [BackEnd],
+    /// kube-proxy's: refused only from an isolated pod.
+    pub of_proxy: bool,
 }
 
 /// The objects, and the tables that they make.
@@ -208,6 +212,7 @@ impl<'a> Translation<'a> {
             port: &target.name,
             affinity_secs: target.affinity_secs,
             back_ends: &target.back_ends,
+            of_proxy: target.of_proxy,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
 use veni_core::wire::inspect::policy::{Diagnostic, Explanation, PolicyRef};
 use veni_policy::{
-    change::PodKey,
+    change::{Direction, PodKey},
     index::{Change, Index, Scope},
     object::{Key, Kind, Namespace, Object, Pod, Protocol},
     service::{Found, FrontEnd, OwnNode, ServiceTables},
@@ -136,6 +136,9 @@ impl Judge for Cluster {
         drop(tables.reset(&self.objects));
         let protocol = Protocol::from_number(protocol)?;
         let translation = tables.translate(FrontEnd { address: to, port, protocol })?;
+        if translation.of_proxy && !self.index.is_isolated(from, Direction::Egress) {
+            return None;
+        }
         let owner = &translation.port.owner;
         Some(Translated {
             service: format!("{}/{}", owner.namespace, owner.name),

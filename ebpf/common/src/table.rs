@@ -174,12 +174,18 @@ pub struct ServiceKeyV6 {
 pub struct ServiceValue {
     /// Their number in [`BackendKey`]; a changed list of back ends gets a new one, so that no reader sees a mixture.
     pub backends: u32,
-    /// How many. 0: the packet is refused ("no back end"), as kube-proxy does.
+    /// How many. 0: the packet is refused ("no back end"), as kube-proxy does. See [`ServiceValue::OF_PROXY`].
     pub count: u32,
     /// Session affinity by client address: seconds it holds, 0 for none.
     pub affinity_secs: u32,
     /// Identifies the front end's Service port across changes of its back ends (affinity's key).
     pub service: u32,
+}
+
+impl ServiceValue {
+    /// The count of a front end that kube-proxy alone can serve. Where it leads is not known here: an isolated pod's
+    /// packet is refused, any other is left to kube-proxy.
+    pub const OF_PROXY: u32 = u32::MAX;
 }
 
 /// One back end: slots 0..count.

@@ -10,7 +10,7 @@ use veni_core::{
     wire::inspect::policy::{Diagnostic, Explanation, Flows, Standing},
 };
 use veni_policy::{
-    change::PodKey,
+    change::{Direction, PodKey},
     object::{Pod, Protocol},
     service::FrontEnd,
     view::{self, Judge, Judgement, Party, PodFilter, Question, Translated, Unanswerable, View},
@@ -134,9 +134,12 @@ impl<P: Plane> Judge for Enforcer<P> {
         Judge::judge(&self.index, from, to, protocol, port)
     }
 
-    fn translate(&self, _: &Pod, to: IpAddr, protocol: u8, port: u16) -> Option<Translated> {
+    fn translate(&self, from: &Pod, to: IpAddr, protocol: u8, port: u16) -> Option<Translated> {
         let protocol = Protocol::from_number(protocol)?;
         let translation = self.services.translate(FrontEnd { address: to, port, protocol })?;
+        if translation.of_proxy && !self.index.is_isolated(from, Direction::Egress) {
+            return None;
+        }
         let owner = &translation.port.owner;
         Some(Translated {
             service: format!("{}/{}", owner.namespace, owner.name),

@@ -15,6 +15,8 @@ pub(super) struct Target {
     pub(super) affinity_secs: u32,
     /// Sorted, each once.
     pub(super) back_ends: Arc<[BackEnd]>,
+    /// kube-proxy knows where it leads, and we do not: no back ends.
+    pub(super) of_proxy: bool,
 }
 
 /// A claim's owner, in the order in which a front end is given: the least gets it.

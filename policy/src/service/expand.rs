@@ -91,29 +91,33 @@ impl Expansion {
             TrafficPolicy::Cluster => Arc::clone(&cluster),
             TrafficPolicy::Local => choice::local(&endpoints),
         };
-        let mut claim = |address: IpAddr, port: u16, back_ends: &Arc<[BackEnd]>| {
+        let mut claim = |address: IpAddr, port: u16, back_ends: Option<&Arc<[BackEnd]>>| {
             let address = address.to_canonical();
             if Family::of(address) == family && !is_special(address) {
                 let front_end = FrontEnd { address, port, protocol: name.protocol };
                 let target = Target {
                     name: Arc::clone(name),
                     affinity_secs: service.affinity_secs.unwrap_or(0),
-                    back_ends: Arc::clone(back_ends),
+                    back_ends: back_ends.map_or_else(|| Arc::from([]), Arc::clone),
+                    of_proxy: back_ends.is_none(),
                 };
                 self.claims.push((front_end, claimant.clone(), target));
             }
         };
         for address in &service.cluster_addresses {
-            claim(*address, port.port, &internal);
+            claim(*address, port.port, Some(&internal));
         }
-        for address in external(service, family) {
-            claim(address, port.port, &cluster);
+        for address in &service.external_addresses {
+            claim(*address, port.port, Some(&cluster));
+        }
+        for address in &service.load_balancer_addresses {
+            claim(*address, port.port, for_everyone(service, family).then_some(&cluster));
         }
         let on_nodes =
             matches!(service.service_type, ServiceType::NodePort | ServiceType::LoadBalancer);
         if let Some(node_port) = port.node_port.filter(|_| on_nodes) {
             for address in &sources.own.addresses {
-                claim(*address, node_port, &cluster);
+                claim(*address, node_port, Some(&cluster));
             }
         }
     }
@@ -173,6 +177,7 @@ impl Expansion {
                         }),
                         affinity_secs: 0,
                         back_ends: Arc::from([BackEnd { address: *own, port: port.port }]),
+                        of_proxy: false,
                     },
                 ));
             }
@@ -190,12 +195,9 @@ fn serves(service: &Service, family: Family) -> bool {
 
 /// Load-balancer addresses with source ranges that leave someone out are kube-proxy's: it looks at the source, which a
 /// front end cannot.
-fn external(service: &Service, family: Family) -> Vec<IpAddr> {
-    let of_family = |range: &&ipnet::IpNet| Family::of(range.addr()) == family;
-    let everyone = service.source_ranges.is_empty()
-        || service.source_ranges.iter().filter(of_family).any(|range| range.prefix_len() == 0);
-    let load_balancer: &[IpAddr] = if everyone { &service.load_balancer_addresses } else { &[] };
-    service.external_addresses.iter().chain(load_balancer).copied().collect()
+fn for_everyone(service: &Service, family: Family) -> bool {
+    let mut of_family = service.source_ranges.iter().filter(|net| Family::of(net.addr()) == family);
+    service.source_ranges.is_empty() || of_family.any(|range| range.prefix_len() == 0)
 }
 
 /// The own addresses that a hostPort is bound to.

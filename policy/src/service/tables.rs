@@ -122,7 +122,7 @@ impl Tables {
         };
         let value = ServiceValue {
             backends,
-            count: u32::try_from(target.back_ends.len()).expect("the map has fewer entries"),
+            count: count(target),
             affinity_secs: target.affinity_secs,
             service: self.names.take(&target.name, inherited),
         };
@@ -137,7 +137,7 @@ impl Tables {
 
     fn leads_to(&self, value: &ServiceValue, target: &Target) -> bool {
         if target.back_ends.is_empty() {
-            return value.backends == EMPTY && value.count == 0;
+            return value.backends == EMPTY && value.count == count(target);
         }
         self.lists.get(value.backends) == Some(&*target.back_ends)
     }
@@ -163,6 +163,13 @@ impl Batch {
         }
         steps
     }
+}
+
+fn count(target: &Target) -> u32 {
+    if target.of_proxy {
+        return ServiceValue::OF_PROXY;
+    }
+    u32::try_from(target.back_ends.len()).expect("the map has fewer entries")
 }
 
 fn full(front_end: FrontEnd, target: &Target) -> Diagnostic {

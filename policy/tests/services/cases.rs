@@ -62,16 +62,19 @@ fn every_kind_of_address_is_a_front_end() {
             ("10.0.1.11:30080/TCP", "10.0.9.1:8080"),
         ],
     );
-    // The source decides then, which no front end can see: kube-proxy's.
+    let at = "198.51.100.2:80/TCP";
+    // The source decides then, which no front end can see: kube-proxy's, and refused from a pod that is isolated.
+    let (mut tables, mut maps) = tables(&[balanced.clone()]);
     lay(&mut balanced, json!({"spec": {"loadBalancerSourceRanges": ["192.0.2.0/24"]}}));
-    let (_, maps) = tables(&[balanced.clone()]);
-    assert!(!shown(&maps).contains_key("198.51.100.2:80/TCP"));
+    maps.carry_out(&tables.apply(&object(&balanced)));
+    assert_eq!(shown(&maps)[at], "kube-proxy");
+    assert!(tables.translate(front_end("198.51.100.2", 80)).unwrap().of_proxy);
     lay(
         &mut balanced,
         json!({"spec": {"loadBalancerSourceRanges": ["192.0.2.0/24", "0.0.0.0/0"]}}),
     );
-    let (_, maps) = tables(&[balanced]);
-    assert!(shown(&maps).contains_key("198.51.100.2:80/TCP"));
+    maps.carry_out(&tables.apply(&object(&balanced)));
+    assert_eq!(shown(&maps)[at], "", "no back end");
 }
 
 #[test]

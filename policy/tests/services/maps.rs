@@ -13,6 +13,7 @@ use veni_policy::{
 pub(crate) struct Seen {
     pub(crate) affinity_secs: u32,
     pub(crate) service: u32,
+    pub(crate) of_proxy: bool,
     pub(crate) back_ends: Vec<BackEnd>,
 }
 
@@ -57,6 +58,7 @@ impl Maps {
                 let seen = Seen {
                     affinity_secs: value.affinity_secs,
                     service: value.service,
+                    of_proxy: value.count == ServiceValue::OF_PROXY,
                     back_ends: back_ends.collect(),
                 };
                 (*at, seen)
@@ -83,7 +85,8 @@ impl Maps {
 
     fn list(&self, value: &ServiceValue) -> Option<Vec<BackendValue>> {
         let key = |slot| BackendKey { backends: value.backends, slot };
-        (0..value.count).map(|slot| self.back_ends.get(&key(slot)).copied()).collect()
+        let count = if value.count == ServiceValue::OF_PROXY { 0 } else { value.count };
+        (0..count).map(|slot| self.back_ends.get(&key(slot)).copied()).collect()
     }
 
     fn read(&mut self) {

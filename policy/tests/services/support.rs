@@ -51,7 +51,8 @@ pub(crate) fn shown(maps: &Maps) -> BTreeMap<String, String> {
                 .iter()
                 .map(|to| std::net::SocketAddr::new(to.address, to.port).to_string())
                 .collect();
-            (show(at), back_ends.join(" "))
+            let leads_to = back_ends.join(" ");
+            (show(at), if seen.of_proxy { "kube-proxy".to_owned() } else { leads_to })
         })
         .collect()
 }
