@@ -132,7 +132,7 @@ pub static VARIABLES: &[Variable] = &[
     v("HOST_CNI_BIN_PATH", "/host/opt/cni/bin", Ignored, "where the AWS VPC CNI's image copies its plugin"),
     v("HOST_CNI_CONFDIR_PATH", "/host/etc/cni/net.d", Ignored, "where the AWS VPC CNI's image writes its conflist"),
     v("CLUSTER_ENDPOINT", "", Ignored, "the API server; veni needs none for addresses"),
-    v("MY_NODE_NAME", "", Honoured, "the node's name in Kubernetes, for people"),
+    v("MY_NODE_NAME", "", Honoured, "the node's name in Kubernetes: pods that name it are this node's; unset: its host name"),
     v("MY_POD_NAME", "", Ignored, "the daemon's own pod"),
     v("USE_CLOUDWATCH", "true", Ignored, "of the metrics helper"),
     v("USE_PROMETHEUS", "false", Ignored, "of the metrics helper"),
