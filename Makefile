@@ -11,10 +11,11 @@ help: ## list the targets
 demo: build ## a VPC in a box: two nodes, 60 pods, every path checked, nothing left behind (root)
 	@target/veni/veni-lab demo
 
-bench: build ## ADD and DEL beside the floor in interleaved runs, then the daemon by itself and pods' traffic (root)
+bench: build ## ADD and DEL beside the floor in interleaved runs, the daemon by itself, pods' traffic, the programs (root)
 	@target/veni/veni-lab bench add
 	@target/veni/veni-lab bench daemon
 	@target/veni/veni-lab bench traffic
+	@cargo bench --locked -p veni-datapath --features bpf --bench programs
 
 test: ## every test that needs no cluster, LocalStack and containerd included; ends with a table (root)
 	@hack/setup.sh test
