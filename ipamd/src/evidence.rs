@@ -100,9 +100,18 @@ impl Evidence {
             self.warn_once(&error);
             return true;
         }
+        self.file(attachment).try_exists().unwrap_or(true)
+    }
+
+    /// Whether the runtime has the result of this ADD for sure: its plugin is done.
+    #[must_use]
+    pub fn has_result(&self, attachment: &Attachment) -> bool {
+        self.file(attachment).try_exists().unwrap_or(false)
+    }
+
+    fn file(&self, attachment: &Attachment) -> PathBuf {
         let Attachment { network, container_id, ifname } = attachment;
-        let file = self.results.join(format!("{network}-{container_id}-{ifname}"));
-        file.try_exists().unwrap_or(true)
+        self.results.join(format!("{network}-{container_id}-{ifname}"))
     }
 
     fn warn_once(&self, error: &std::io::Error) {

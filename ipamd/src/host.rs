@@ -17,6 +17,7 @@ use crate::enforcer::{Answering, Judged};
 pub mod fake;
 mod flush;
 pub mod kernel;
+mod stray;
 
 /// The node's networking. Calls return at once: what takes time happens elsewhere and comes back as a [`HostEvent`].
 pub trait Host: fmt::Debug + Send + 'static {
@@ -52,14 +53,36 @@ pub trait Host: fmt::Debug + Send + 'static {
     /// Forgets the conntrack entries of an address whose pod went before this daemon came.
     fn flush(&mut self, address: Ipv4Addr);
 
+    /// Addresses whose conntrack entries are still to be forgotten; [`HostEvent::Flushed`] once there are none.
+    fn flushing(&self) -> usize {
+        0
+    }
+
     /// The filter's blocks for a host veth; `None` without a filter.
     fn blocks(&self) -> Option<FilterBlocks>;
 
     /// Whether the node has a link of this index and name.
     fn has_link(&self, name: &IfName, index: u32) -> bool;
 
+    /// As [`Host::has_link`], by the kernel's own word: what that tells may be older by a moment.
+    fn link_remains(&self, name: &IfName, index: u32) -> bool {
+        self.has_link(name, index)
+    }
+
     /// Packets dropped by the filter, by reason.
     fn drops(&self) -> BTreeMap<String, u64>;
+}
+
+/// Links by the address that leads to them.
+pub type Strays = BTreeMap<Ipv4Addr, Stray>;
+
+/// A link that an address leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stray {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name; empty when it has gone.
+    pub ifname: String,
 }
 
 /// What the node is to look like, pods aside.
@@ -91,6 +114,11 @@ pub enum HostEvent {
         /// Its name.
         name: String,
     },
+    /// Addresses that the node leads to a link which is not known to be a pod's: all of them, again whenever they
+    /// change. One whose ADD is under way is among them.
+    Strays(Strays),
+    /// The conntrack entries of all released addresses are gone.
+    Flushed,
     /// Something of ours was not there or not as it must be, and is again.
     Repaired {
         /// `rule`, `route`, `nft`, `qdisc`, `sysctl`, `address`, `link`…

@@ -67,6 +67,8 @@ struct Levels {
     pending: Level,
     waiting: Level,
     journal_backlog: Level,
+    flushing: Level,
+    quarantined: Level,
 }
 
 /// The levels at one moment.
@@ -84,6 +86,10 @@ pub struct Gauges {
     pub pool: inspect::Pool,
     /// Facts that wait for the disk.
     pub journal_backlog: usize,
+    /// Addresses whose conntrack entries are still to be removed.
+    pub flushing: usize,
+    /// Addresses that are set aside.
+    pub quarantined: usize,
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -244,6 +250,8 @@ impl Metrics {
         levels.pending.set(pool.pending);
         levels.waiting.set(pool.waiting);
         levels.journal_backlog.set(u32::try_from(gauges.journal_backlog).unwrap_or(u32::MAX));
+        levels.flushing.set(u32::try_from(gauges.flushing).unwrap_or(u32::MAX));
+        levels.quarantined.set(u32::try_from(gauges.quarantined).unwrap_or(u32::MAX));
     }
 
     /// Whether an ADD would be served now.
@@ -263,7 +271,7 @@ impl Metrics {
 
 impl Levels {
     fn register(&self, registry: &mut Registry) {
-        let rows: [(&str, &str, &Level); 12] = [
+        let rows: [(&str, &str, &Level); 14] = [
             ("veni_ready", "Whether an ADD would be served now", &self.ready),
             ("awscni_eni_allocated", "ENIs of this instance", &self.enis),
             ("awscni_eni_max", "ENIs that this instance may have", &self.max_enis),
@@ -291,6 +299,16 @@ impl Levels {
                 "veni_journal_backlog",
                 "Facts that wait to be written to the journal",
                 &self.journal_backlog,
+            ),
+            (
+                "veni_flushing_addresses",
+                "Released addresses whose conntrack entries are being removed",
+                &self.flushing,
+            ),
+            (
+                "veni_quarantined_addresses",
+                "Addresses set aside because the node leads them to a link of no pod",
+                &self.quarantined,
             ),
         ];
         for (name, help, level) in rows {

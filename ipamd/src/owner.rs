@@ -20,7 +20,7 @@ use tokio::{
 use veni_core::{
     config::Config,
     ipam::{
-        AddressState, Allocation, BootTime,
+        Allocation, BootTime,
         plan::{Plan, Step},
     },
     marks::EniSlot,
@@ -32,13 +32,15 @@ use crate::{
     clock::Clock,
     evidence::Evidence,
     executor::{self, Naming},
-    host::{Host, HostEvent, Wanted},
+    host::{Host, HostEvent, Strays, Wanted},
     journal::Store,
     metrics::Metrics,
     pool::{Adoption, Outcome, Pool},
     whereabouts::{VpcCidrs, Whereabouts},
 };
 
+mod quarantine;
+mod resume;
 mod serve;
 mod view;
 
@@ -132,6 +134,12 @@ pub struct Owner<C, H, S> {
     problem_since: HashMap<(String, String), BootTime>,
     /// What was asked during the start and not answered.
     early: VecDeque<Command>,
+    /// What the kernel leads elsewhere than to the ledger's pods, as it was last told.
+    strays: Strays,
+    /// Pods that were released while their link was there.
+    left: Vec<Allocation>,
+    /// ADDs that the former daemon answered and whose plugin may be at work still, until it cannot be any more.
+    resuming: HashMap<Attachment, Instant>,
 }
 
 #[derive(Debug)]
@@ -196,6 +204,9 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             wanted: Wanted::default(),
             problem_since: HashMap::new(),
             early: VecDeque::new(),
+            strays: Strays::new(),
+            left: Vec::new(),
+            resuming: HashMap::new(),
             parts,
         }
     }
@@ -439,7 +450,16 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
                 self.host_problems = problems;
             }
             HostEvent::EniUnplugged(mac) => self.parts.pool.link_gone(mac, now),
-            HostEvent::PodLinkGone { name } => tracing::debug!(name, "link of a pod has gone"),
+            HostEvent::PodLinkGone { name } => {
+                tracing::debug!(name, "link of a pod has gone");
+                self.quarantine();
+            }
+            HostEvent::Strays(strays) => {
+                self.strays = strays;
+                self.quarantine();
+            }
+            // Shown by the metrics, nothing to plan.
+            HostEvent::Flushed => return,
             HostEvent::Repaired { kind, what } => {
                 tracing::warn!(kind, what, "repaired");
                 self.parts.metrics.repaired(&kind);
@@ -467,43 +487,6 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         }
     }
 
-    /// After a start: exactly the ledger's pods pass the filter (they did all the time; this mends what is missing).
-    fn resume(&mut self) {
-        let pods: Vec<_> = self
-            .parts
-            .pool
-            .ledger
-            .allocations()
-            .map(|a| (a.clone(), Pool::<S>::pod_mac(a)))
-            .collect();
-        self.filter_in_force = match self.parts.host.resume(&pods) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::error!(error, "filter not in force");
-                false
-            }
-        };
-        for (allocation, _) in &pods {
-            self.parts.host.wired(allocation);
-        }
-    }
-
-    /// The former daemon may have died between a release and its flush; who cools now has no pod to lose connections.
-    fn flush_cooling(&mut self) {
-        let state = |s: &AddressState| matches!(s, AddressState::Cooling { .. });
-        for (address, ..) in self.parts.pool.ledger.addresses().filter(|(.., s)| state(s)) {
-            self.parts.host.flush(address);
-        }
-    }
-
-    /// No ADD is answered before the filter is in force.
-    fn ensure_filter(&mut self) -> Result<(), &'static str> {
-        if !self.filter_in_force {
-            self.resume();
-        }
-        if self.filter_in_force { Ok(()) } else { Err("see the log of veni-ipamd") }
-    }
-
     /// Releases what both the kernel and the runtime say is gone.
     fn sweep(&mut self) {
         let now = self.now();
@@ -514,7 +497,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             .allocations()
             .filter(|a| !self.held.contains_key(&a.attachment))
             .filter(|a| !self.parts.host.has_link(&a.host_ifname, a.host_ifindex))
-            .filter(|a| now.since(a.at) >= WIRING_GRACE || self.plugin_is_done(a) && netns_gone(a))
+            // Where its namespace has gone no plugin can make a pod of it any more.
+            .filter(|a| now.since(a.at) >= WIRING_GRACE || netns_gone(a))
             .filter(|a| !self.parts.evidence.runtime_has(&a.attachment))
             .map(|a| a.attachment.clone())
             .collect();
@@ -524,15 +508,12 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         }
     }
 
-    /// Whether no plugin can be at work for it: this daemon knows its plugins, and one of the former daemon has ended.
-    fn plugin_is_done(&self, allocation: &Allocation) -> bool {
-        allocation.at >= self.began || self.began.since(allocation.at) >= HOLD
-    }
-
     fn release(&mut self, attachment: &Attachment) -> Option<Allocation> {
         let now = self.now();
         let allocation = self.parts.pool.release(attachment, now)?;
         self.parts.host.forget(&allocation);
+        self.resuming.remove(attachment);
+        self.leave(&allocation);
         Some(allocation)
     }
 
@@ -548,6 +529,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             .flatten()
             .chain(deadlines)
             .chain(holds)
+            .chain(self.resuming.values().copied())
             .fold(far, Instant::min)
     }
 }

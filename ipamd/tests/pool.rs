@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use veni_core::{
     config::{Config, Targets},
-    wire::{ErrorCode, ReplyBody},
+    wire::{ErrorCode, ReplyBody, Wiring},
 };
 use veni_ipamd::{
     owner::{Command, ConnectionId},
@@ -612,6 +612,58 @@ async fn what_is_asked_during_a_short_start_is_answered_in_order_once_it_is_over
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_address_that_leads_to_a_link_of_no_pod_is_neither_handed_out_nor_given_back() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    let before = node.settle().await;
+    let taken: Vec<_> = before.addresses.iter().take(6).map(|a| a.address).collect();
+    node.host.stray(&taken);
+    let set_aside = node.settle().await;
+    assert_eq!(set_aside.pool.available, 10, "others are there instead: {:?}", set_aside.pool);
+    let told = set_aside.problems.iter().filter(|p| p.kind == "address_quarantined");
+    assert_eq!(told.count(), taken.len(), "{:?}", set_aside.problems);
+    let bodies = add_all(&node, 0..40).await;
+    assert_all_wired(&bodies);
+    for body in &bodies {
+        let ReplyBody::Wiring(wiring) = body else { unreachable!("checked above") };
+        assert!(!taken.contains(&wiring.address), "{} was handed out", wiring.address);
+    }
+    del_all(&node, 0..40).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let shrunk = node.settle().await;
+    let held: Vec<_> = shrunk.addresses.iter().map(|a| a.address).collect();
+    assert!(taken.iter().all(|address| held.contains(address)), "given back: {held:?}");
+    node.host.stray(&[]);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let last = node.settle().await;
+    assert_eq!((last.pool.total, last.pool.available), (10, 10), "as if nothing had been");
+    assert!(last.problems.is_empty(), "{:?}", last.problems);
+    node.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_released_while_its_link_is_there_keeps_its_address_from_others() {
+    let config = Config {
+        targets: Targets { warm_ip: 1, ..Targets::default() },
+        cooldown: Duration::ZERO,
+        ..Config::default()
+    };
+    let node = Node::start(NodeSpec::instant(config)).await;
+    let wiring = node.add(0).await;
+    node.settle().await;
+    let requests = node.requests().unwrap();
+    let attachment = Node::attachment(0);
+    requests.del(attachment, veni_core::wire::DelReason::PodDeleted).await.unwrap();
+    for n in 1..4 {
+        assert_ne!(node.add(n).await.address, wiring.address, "its link may send from it");
+    }
+    node.host.cut(wiring.host_ifindex);
+    node.settle().await;
+    let addresses = [node.add(4).await.address, node.add(5).await.address];
+    assert!(addresses.contains(&wiring.address), "{addresses:?}");
+    node.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_vanished_without_a_del_is_collected() {
     let node = Node::start(NodeSpec::instant(by_addresses())).await;
     for n in 0..3 {
@@ -774,6 +826,55 @@ async fn a_restart_keeps_the_address_of_a_pod_that_is_being_wired() {
     assert_eq!(node.view().await.pool.assigned, 1, "its plugin is at work still");
     tokio::time::sleep(Duration::from_secs(240)).await;
     assert_eq!(node.view().await.pool.assigned, 0, "nothing came of it");
+}
+
+/// The answer to an ADD whose plugin does nothing with it yet.
+async fn answered(node: &Node, pod: u32) -> Box<Wiring> {
+    let (connection, request) = (ConnectionId::next(), Node::request(pod));
+    let body = node.requests().unwrap().ask(|reply| Command::Add(connection, request, reply)).await;
+    let Some(ReplyBody::Wiring(wiring)) = body else { panic!("{body:?}") };
+    wiring
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_in_wiring_over_a_restart_is_looked_after_once_its_plugin_is_done() {
+    let mut node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    let done = node.add(0).await;
+    // At work through the restart; dead before it made the link; dead, and asked again; deleted after the restart.
+    let (slow, dead, again, deleted) = (
+        answered(&node, 1).await,
+        answered(&node, 2).await,
+        answered(&node, 3).await,
+        answered(&node, 4).await,
+    );
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    node.kill().await;
+    node.boot().await;
+    let kept = |wiring: &Wiring| node.host.state().kept.contains(&wiring.host_ifindex);
+    node.view().await;
+    assert!(kept(&done), "its result is in the runtime's cache");
+    assert!(![&slow, &dead, &again, &deleted].into_iter().any(|w| kept(w)), "plugins are at work");
+    assert_eq!(node.add(3).await, again, "a repeated ADD is the same");
+    node.view().await;
+    assert!(kept(&again), "its second plugin is done");
+    node.del(4).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(node.view().await.pool.assigned, 4);
+    assert!(!kept(&slow), "it has its time");
+    node.host.state().links.insert(slow.host_ifindex);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    node.view().await;
+    assert!(kept(&slow), "it has made its link in time");
+    assert!(!kept(&dead), "there is nothing to look after");
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    // The link alone keeps the one, no cached result the other.
+    assert_eq!(node.view().await.pool.assigned, 3, "the dead plugin's address is released");
+    for (pod, wiring) in [(0, &done), (1, &slow), (3, &again)] {
+        assert_eq!(node.add(pod).await, *wiring, "pod {pod}");
+    }
+    assert!(!kept(&deleted));
+    node.assert_sound();
 }
 
 #[tokio::test(start_paused = true)]

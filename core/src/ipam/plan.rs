@@ -102,6 +102,8 @@ pub struct Activity {
     pub excess_since: Option<BootTime>,
     /// At most so many addresses a call: a subnet had no room for more.
     pub fit: Option<u32>,
+    /// Addresses that the node leads to a link which is no pod's of the ledger: neither handed out nor given back.
+    pub quarantined: BTreeSet<Ipv4Addr>,
 }
 
 /// What a block keeps from happening.
@@ -286,14 +288,16 @@ impl Snapshot<'_> {
     }
 
     /// Whether a free address of an ENI in use can be handed out: its ENI's link is there, and EC2 shows it or it is too
-    /// new to be shown (a damaged journal may have lost the record by which it went).
+    /// new to be shown (a damaged journal may have lost the record by which it went); and nobody uses it unasked.
     #[must_use]
     pub fn usable(&self, slot: EniSlot, address: Ipv4Addr) -> bool {
         let old = || {
             let gained = self.ledger.address(address).map(|(_, _, gained)| gained);
             gained.is_some_and(|gained| self.now.since(gained) >= CONFIRM)
         };
-        self.activity.plugged(slot) && !(self.activity.missing.contains_key(&address) && old())
+        self.activity.plugged(slot)
+            && !self.quarantined(address)
+            && !(self.activity.missing.contains_key(&address) && old())
     }
 
     /// Addresses that can be handed out now.
@@ -306,11 +310,16 @@ impl Snapshot<'_> {
         if !self.activity.plugged(eni.slot) {
             return 0;
         }
-        if self.activity.missing.is_empty() {
+        if self.activity.missing.is_empty() && self.activity.quarantined.is_empty() {
             return eni.counts().free;
         }
         let usable = eni.free().filter(|address| self.usable(eni.slot, *address)).count();
         u32::try_from(usable).unwrap_or(u32::MAX)
+    }
+
+    /// Whether somebody may use `address` of whom the ledger does not know.
+    fn quarantined(&self, address: Ipv4Addr) -> bool {
+        self.activity.quarantined.contains(&address)
     }
 
     /// The block that keeps `what` from happening now, if any.
@@ -493,9 +502,12 @@ impl Plan {
                 .addresses()
                 .filter(|(_, s, state)| *s == slot && **state == super::AddressState::Releasing)
                 .map(|(address, ..)| address)
+                .filter(|address| !snapshot.quarantined(*address))
                 .collect();
             addresses.sort_unstable();
-            return Some(Step::Unassign { slot, eni: id, addresses, announced: true });
+            if !addresses.is_empty() {
+                return Some(Step::Unassign { slot, eni: id, addresses, announced: true });
+            }
         }
         let attachment = eni.attachment.clone().filter(|_| !eni.protected)?;
         if snapshot.blocked(Blocked::Protect).is_some() {

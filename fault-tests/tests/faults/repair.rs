@@ -55,6 +55,51 @@ fn deeds(names: &Names) -> Vec<Deed> {
     ]
 }
 
+/// Somebody's link has an address that is spare: nobody else gets it until the link is gone.
+fn stray_link() -> Result<()> {
+    let Some(mut bench) = Bench::up("stray")? else { return Ok(()) };
+    bench.add("a")?;
+    let view = bench.rest(1)?;
+    let spare = view.addresses.iter().find(|a| a.state == "available").context("no spare")?.address;
+    let node = bench.node.namespace.clone();
+    let ip = |command: &str| {
+        let arguments: Vec<_> = command.split(' ').collect();
+        node.tool("ip", &arguments, "").map(drop)
+    };
+    ip("link add enistray0 type veth peer name straypeer")?;
+    ip("link set enistray0 up")?;
+    ip(&format!("route add {spare}/32 dev enistray0 table 7600 proto 118"))?;
+    let told = |bench: &Bench| -> Result<bool> {
+        let problems = bench.view()?.problems;
+        let told = problems.iter().find(|problem| problem.kind == "address_quarantined");
+        Ok(told.is_some_and(|p| p.message.contains(&spare.to_string())))
+    };
+    let told_after = eventually(CHECKED, || {
+        ensure!(told(&bench)?, "{spare} is not set aside");
+        Ok(())
+    })?;
+    println!("told after {told_after:?}");
+    ensure!(bench.node.metrics()?.contains("veni_quarantined_addresses 1"), "no metric");
+    for pod in ["b", "c"] {
+        ensure!(bench.add(pod)? != spare, "{pod} got {spare}");
+    }
+    ip("link del enistray0")?;
+    eventually(NOTIFIED, || {
+        ensure!(!told(&bench)?, "{spare} is set aside still");
+        Ok(())
+    })?;
+    checks::sound(&bench)?;
+    for pod in ["a", "b", "c"] {
+        bench.del(pod)?;
+    }
+    bench.rest(0).map(drop)
+}
+
+#[test]
+fn an_address_on_somebodys_link_is_set_aside_until_the_link_is_gone() {
+    stray_link().unwrap();
+}
+
 /// What must be as before: everything but the numbers and MACs that a link made anew has. (A veth's state is unknown
 /// until the first change of its carrier is noticed.)
 fn state(namespace: &Namespace) -> Result<Vec<String>> {

@@ -14,7 +14,7 @@ use veni_core::{
     wire::{Attachment, FilterBlocks, ReplyBody},
 };
 
-use super::{Host, HostEvent, Wanted};
+use super::{Host, HostEvent, Stray, Strays, Wanted};
 use crate::start::KernelPod;
 
 /// What the fake has, shared with the test.
@@ -30,6 +30,8 @@ pub struct FakeState {
     pub plugged: Option<HashSet<Mac>>,
     /// Addresses whose conntrack entries were flushed.
     pub flushed: Vec<Ipv4Addr>,
+    /// Indexes of the pods whose wiring is kept in place.
+    pub kept: HashSet<u32>,
     /// From now on the filter's map takes nothing.
     pub failing: bool,
     events: Option<mpsc::UnboundedSender<HostEvent>>,
@@ -88,6 +90,20 @@ impl FakeHost {
             host_ifindex: a.host_ifindex,
         };
         linked.map(pod).collect()
+    }
+
+    /// The node leads these addresses to links of nobody.
+    pub fn stray(&self, addresses: &[Ipv4Addr]) {
+        let stray = Stray { ifindex: 7, ifname: "stray0".to_owned() };
+        let strays: Strays = addresses.iter().map(|a| (*a, stray.clone())).collect();
+        self.state().send(HostEvent::Strays(strays));
+    }
+
+    /// A link has gone after its pod was forgotten.
+    pub fn cut(&self, index: u32) {
+        let mut state = self.state();
+        state.links.remove(&index);
+        state.send(HostEvent::PodLinkGone { name: format!("link {index}") });
     }
 
     /// ENIs with these MACs are plugged now, and no others.
@@ -151,11 +167,14 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    fn wired(&mut self, _: &Allocation) {}
+    fn wired(&mut self, allocation: &Allocation) {
+        self.state().kept.insert(allocation.host_ifindex);
+    }
 
     fn forget(&mut self, allocation: &Allocation) {
         let mut state = self.state();
         state.admitted.remove(&allocation.host_ifindex);
+        state.kept.remove(&allocation.host_ifindex);
         state.flushed.push(allocation.address);
     }
 

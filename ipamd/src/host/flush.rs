@@ -7,7 +7,11 @@
 use std::{
     collections::BTreeSet,
     net::Ipv4Addr,
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
 };
 
 use veni_core::chain::chain;
@@ -17,6 +21,7 @@ use veni_datapath::conntrack;
 #[derive(Debug, Clone)]
 pub(super) struct Flusher {
     orders: Sender<Order>,
+    pending: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -26,17 +31,30 @@ enum Order {
 }
 
 impl Flusher {
-    /// Starts the thread, in the network namespace of the caller.
-    pub(super) fn start() -> std::io::Result<Self> {
+    /// Starts the thread, in the network namespace of the caller. `idle` is called when all is done.
+    pub(super) fn start(idle: impl Fn() + Send + 'static) -> std::io::Result<Self> {
         let (orders, received) = channel();
+        let pending = Arc::new(AtomicUsize::new(0));
+        let left = pending.clone();
+        let done = move |flushes| {
+            if left.fetch_sub(flushes, Ordering::AcqRel) == flushes {
+                idle();
+            }
+        };
         std::thread::Builder::new()
             .name("conntrack".to_owned())
-            .spawn(move || run(&received, conntrack::flush_all))?;
-        Ok(Self { orders })
+            .spawn(move || run(&received, conntrack::flush_all, done))?;
+        Ok(Self { orders, pending })
+    }
+
+    /// Flushes that are not carried out yet.
+    pub(super) fn pending(&self) -> usize {
+        self.pending.load(Ordering::Acquire)
     }
 
     /// The address has been released.
     pub(super) fn flush(&self, address: Ipv4Addr) {
+        self.pending.fetch_add(1, Ordering::AcqRel);
         self.tell(Order::Flush(address));
     }
 
@@ -55,24 +73,35 @@ impl Flusher {
 fn run(
     orders: &Receiver<Order>,
     flush: impl Fn(&BTreeSet<Ipv4Addr>) -> Result<(), veni_datapath::Error>,
+    done: impl Fn(usize),
 ) {
     while let Ok(first) = orders.recv() {
         let mut batch = BTreeSet::new();
+        let mut flushes = 0;
         for order in std::iter::once(first).chain(orders.try_iter()) {
             match order {
-                Order::Flush(address) => batch.insert(address),
+                Order::Flush(address) => {
+                    flushes += 1;
+                    batch.insert(address)
+                }
                 Order::Keep(address) => batch.remove(&address),
             };
         }
         if let Err(error) = flush(&batch) {
             tracing::warn!(error = chain(&error), ?batch, "conntrack entries not flushed");
         }
+        if flushes > 0 {
+            done(flushes);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, sync::mpsc::channel};
+    use std::{
+        cell::{Cell, RefCell},
+        sync::mpsc::channel,
+    };
 
     use super::*;
 
@@ -90,11 +119,14 @@ mod tests {
             orders.send(order).unwrap();
         }
         drop(orders);
-        let batches = RefCell::new(Vec::new());
-        run(&received, |batch| {
+        let (batches, done) = (RefCell::new(Vec::new()), Cell::new(0));
+        let flush = |batch: &BTreeSet<_>| {
+            assert_eq!(done.get(), 0, "it is not done before it is");
             batches.borrow_mut().push(batch.clone());
             Ok(())
-        });
+        };
+        run(&received, flush, |flushes| done.set(done.get() + flushes));
         assert_eq!(batches.into_inner(), [BTreeSet::from([address(2), address(3)])]);
+        assert_eq!(done.get(), 4);
     }
 }

@@ -36,7 +36,7 @@ use veni_datapath::{
 use veni_ebpf_common::PodFlags;
 use veni_policy::change::CLOSED_SET;
 
-use super::{Host, HostEvent, Wanted, flush::Flusher};
+use super::{Host, HostEvent, Strays, Wanted, flush::Flusher, stray};
 use crate::enforcer::{Answering, Handle, Input, Judged, Wired, pod_of};
 use crate::start::{self, KernelPod};
 
@@ -100,6 +100,8 @@ struct Keeper {
     /// ENIs that were reported as ready, with their links.
     used: Vec<(EniSlot, String)>,
     reported: Option<HostEvent>,
+    /// As they were reported.
+    strays: Strays,
     /// Whether the map holds the pods: the filter is not attached before.
     armed: Arc<AtomicBool>,
 }
@@ -135,6 +137,7 @@ impl Kernel {
         let links: Links = Arc::default();
         let armed = Arc::new(AtomicBool::new(false));
         relist(&links)?;
+        let told = events.clone();
         let keeper = Keeper {
             config: config.clone(),
             enforcer: None,
@@ -150,13 +153,16 @@ impl Kernel {
             nft_dirty: false,
             used: Vec::new(),
             reported: None,
+            strays: Strays::new(),
             armed: armed.clone(),
         };
         std::thread::Builder::new()
             .name("host".to_owned())
             .spawn(move || keeper.run(&received))
             .expect("a thread can be started");
-        let flusher = Flusher::start().expect("a thread can be started");
+        // The owner may have ended.
+        let idle = move || drop(told.send(HostEvent::Flushed));
+        let flusher = Flusher::start(idle).expect("a thread can be started");
         Ok(Self { filter, flusher, enforcer: None, links, config, orders, armed, _watch: watch })
     }
 
@@ -305,12 +311,20 @@ impl Host for Kernel {
         self.flusher.flush(address);
     }
 
+    fn flushing(&self) -> usize {
+        self.flusher.pending()
+    }
+
     fn blocks(&self) -> Option<FilterBlocks> {
         Some(self.filter.blocks())
     }
 
     fn has_link(&self, name: &IfName, index: u32) -> bool {
         lock(&self.links).get(&index).is_some_and(|n| n == name.as_str())
+    }
+
+    fn link_remains(&self, name: &IfName, index: u32) -> bool {
+        nix::net::if_::if_nametoindex(name.as_str()) == Ok(index)
     }
 
     fn drops(&self) -> BTreeMap<String, u64> {
@@ -344,6 +358,7 @@ impl Keeper {
             if check_at <= now {
                 check_at = now + CHECK_PERIOD;
                 self.check_filter();
+                self.check_strays();
             }
         }
     }
@@ -393,7 +408,11 @@ impl Keeper {
                     self.reported = None;
                     return Some(Duration::ZERO);
                 }
-                if self.pods.remove(&ifindex).is_some() {
+                let of_pod = self.pods.remove(&ifindex).is_some();
+                if self.strays.values().any(|stray| stray.ifindex == ifindex) {
+                    self.check_strays();
+                }
+                if of_pod || name.starts_with(&self.config.veth_prefix) {
                     self.send(HostEvent::PodLinkGone { name });
                 }
                 None
@@ -449,6 +468,7 @@ impl Keeper {
             problems.push(chain(&error));
         }
         self.check_filter();
+        self.check_strays();
         self.own_addresses();
         if !sound {
             // A new ENI is used once its rules and routes are in place; one that was used before, by this daemon or by
@@ -588,6 +608,25 @@ impl Keeper {
                 error = chain(&error),
                 "filter not in place: pods' packets are not judged"
             ),
+        }
+    }
+
+    /// Tells what leads to links of no pod, when that has changed.
+    fn check_strays(&mut self) {
+        let found = host::pod_routes(self.config.table_base).and_then(|routes| {
+            let links = lock(&self.links);
+            let unknown = stray::unknown_link(&self.pods, &links, &self.config.veth_prefix);
+            let mapped = if unknown { self.filter.pods()? } else { BTreeMap::default() };
+            let mapped = mapped.into_iter().map(|(index, pod)| (pod.address, index));
+            Ok(stray::strays(routes, mapped, &self.pods, &links))
+        });
+        match found {
+            Ok(strays) if strays != self.strays => {
+                self.strays.clone_from(&strays);
+                self.send(HostEvent::Strays(strays));
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = chain(&error), "pods' routes not looked at"),
         }
     }
 

@@ -73,6 +73,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             return;
         }
         let now = Instant::now();
+        // Its plugin tells when it is done.
+        self.resuming.remove(&request.attachment);
         let held = Held { by: connection, until: now + HOLD, queue: VecDeque::new() };
         self.held.insert(request.attachment.clone(), held);
         // First come, first served: who comes later does not overtake those that wait.
@@ -175,6 +177,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     /// Ends waits that are over, and holds of plugins that hang.
     pub(super) fn expire(&mut self) {
         let now = Instant::now();
+        self.end_resuming();
         while let Some(at) = self.waiters.iter().position(|w| w.deadline <= now) {
             let waiter = self.waiters.remove(at).expect("found above");
             let why = self.parts.pool.why_no_address(self.now());

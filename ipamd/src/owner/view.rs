@@ -52,6 +52,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             max_addresses: self.parts.pool.limits.max_enis * self.parts.pool.limits.per_eni,
             pool,
             journal_backlog: self.parts.pool.backlog(),
+            flushing: self.parts.host.flushing(),
+            quarantined: self.parts.pool.activity.quarantined.len(),
         });
     }
 
@@ -146,6 +148,12 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             let what =
                 format!("{address} is on a pod and EC2 does not show it any more: delete the pod");
             found.push(("address_lost".to_owned(), address.to_string(), None, what));
+        }
+        for (address, link) in self.suspects() {
+            let what = format!(
+                "{address} leads to the link {link}, which is no pod's: it is not handed out; remove the link"
+            );
+            found.push(("address_quarantined".to_owned(), address.to_string(), None, what));
         }
         if pool.backlog() > 0 {
             let what = format!(

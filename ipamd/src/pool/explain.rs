@@ -1,6 +1,6 @@
 //! Why there is no address, in one line that a person can act on.
 
-use veni_core::ipam::{BootTime, plan::Blocked};
+use veni_core::ipam::{AddressState, BootTime, plan::Blocked};
 
 use super::Pool;
 use crate::journal::Store;
@@ -19,6 +19,15 @@ impl<S: Store> Pool<S> {
             let id = eni.facts.as_ref().map(|facts| facts.id.to_string()).unwrap_or_default();
             let what = self.link_problems.first().map_or("it is not on the node", String::as_str);
             return format!("the link of {id} is not configured: {what} ({held})");
+        }
+        let free = |address| {
+            matches!(self.ledger.address(address), Some((_, AddressState::Free { .. }, _)))
+        };
+        if let Some(address) = self.activity.quarantined.iter().find(|address| free(**address)) {
+            return format!(
+                "{address} is free and not handed out, because the node leads it to a link of no pod: `venictl status` \
+                 names the link ({held})"
+            );
         }
         for what in [Blocked::Cloud, Blocked::Assign, Blocked::NewEni] {
             if let Some(block) = snapshot.blocked(what) {

@@ -56,6 +56,7 @@ fn idle_enis<'a>(plan: &Plan, snapshot: &Snapshot<'a>) -> Vec<&'a Eni> {
             eni.in_use()
                 && !eni.primary
                 && counts.assigned + counts.cooling + counts.releasing == 0
+                && !eni.free().any(|address| snapshot.quarantined(address))
                 && snapshot.idle(eni)
                 && !plan.steps.iter().any(|s| s.slot() == eni.slot)
         })
@@ -202,15 +203,20 @@ fn unassign(
         .collect();
     enis.sort_by_key(|eni| (eni.primary, eni.counts().assigned, std::cmp::Reverse(eni.slot)));
     for eni in enis {
-        let take = excess.min(eni.counts().free);
+        // Those that have rested longest are the most valuable to keep.
+        let addresses: Vec<_> = eni
+            .free()
+            .rev()
+            .filter(|address| !snapshot.quarantined(*address))
+            .take(excess as usize)
+            .collect();
+        let take = u32::try_from(addresses.len()).expect("an ENI has few addresses");
         let Some(facts) = eni.facts.as_ref().filter(|_| take > 0) else {
             continue;
         };
         excess -= take;
         plan.reasons
             .push(format!("{take} more addresses than the targets ask for are on {}", facts.id));
-        // Those that have rested longest are the most valuable to keep.
-        let addresses = eni.free().rev().take(take as usize).collect();
         plan.steps.push(Step::Unassign {
             slot: eni.slot,
             eni: facts.id.clone(),
