@@ -286,6 +286,7 @@ impl Bench {
                 && view.enis.iter().all(|eni| eni.phase == "in_use")
                 && view.plan.running.is_empty()
                 && self.protected()
+                && self.tidy()
         };
         let what = format!("{assigned} pods on {total} addresses of {enis} ENIs");
         let log = || self.daemon.as_ref().map(Daemon::log_tail).unwrap_or_default();
@@ -306,6 +307,7 @@ impl Bench {
                 && view.plan.running.is_empty()
                 && view.plan.wanted == 0
                 && self.protected()
+                && self.tidy()
         };
         let log = || self.daemon.as_ref().map(Daemon::log_tail).unwrap_or_default();
         let what = format!("{assigned} pods and no call under way");
@@ -326,6 +328,13 @@ impl Bench {
         let spec = PodSpec::called(name);
         let pod = Pod { name: name.to_owned(), spec, node, namespace, sandbox, added };
         self.pods.insert(name.to_owned(), pod);
+    }
+
+    /// Whether nothing is left over of earlier DELs: conntrack entries of released addresses are removed beside everything
+    /// else. (The journal is rewritten within a request.)
+    fn tidy(&self) -> bool {
+        let metrics = self.node.metrics().unwrap_or_default();
+        metrics.lines().any(|line| line == "veni_flushing_addresses 0")
     }
 
     /// Whether EC2 deletes the secondary ENIs with the instance: the last call that a new ENI needs.
