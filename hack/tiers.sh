@@ -41,7 +41,7 @@ tier_kernel() {
 
 tier_faults() { tests --test crash --test faults; }
 
-tier_property() { tests --test random --test judged --test services --test resume --test refusal; }
+tier_property() { tests --test random --test judged --test services --test resume --test refusal --test pending; }
 
 # The lab finds the daemon and the plugin here: the release builds that `make demo` uses.
 export VENI_BIN_DIR=$PWD/target/veni

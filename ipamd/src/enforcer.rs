@@ -486,7 +486,7 @@ impl<P: Plane> Enforcer<P> {
         self.recognised();
     }
 
-    /// Whether this very pod's object is known, and judged.
+    /// Whether this very pod's object is known, and judged by all that it says: its security groups are known, too.
     fn known(&self, wired: &Wired) -> bool {
         if self.unlabelled.is_remembered(&wired.pod) {
             return false;
@@ -498,7 +498,10 @@ impl<P: Plane> Enforcer<P> {
                 _ => true,
             },
         };
-        same && self.wirings.has_its_name(wired) && self.index.pod_sets(&wired.pod).is_some()
+        let (pod, named) = (&wired.pod, self.wirings.has_its_name(wired));
+        let judged =
+            self.index.pod_sets(pod).is_some() && self.index.awaited_groups(pod).is_empty();
+        same && named && judged
     }
 
     /// Ends waits that are over.

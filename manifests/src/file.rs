@@ -20,7 +20,7 @@ use crate::{
 pub(crate) struct Contents {
     /// Its objects, in its order.
     pub(crate) objects: Vec<Placed>,
-    /// Objects that are there but cannot be taken.
+    /// Objects that are there but cannot be taken, or not with all their labels: an earlier version of them is better.
     pub(crate) rejected: Vec<Key>,
     /// What is wrong with either.
     pub(crate) diagnostics: Vec<Diagnostic>,
@@ -126,6 +126,9 @@ impl Document<'_> {
             Ok(Some(object)) => {
                 for what in object.diagnostics() {
                     self.report(&node, what);
+                }
+                if object.lacks_labels() {
+                    self.contents.rejected.push(object.key());
                 }
                 let line = known(node.line);
                 let object = Arc::new(object);

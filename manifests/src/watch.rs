@@ -3,7 +3,8 @@
 //! inotify tells when to look; what is there is always read from the folder itself, so a lost event costs nothing but
 //! time. Invariants: the first batch says all that there is; nothing is deleted because something could not be read:
 //! a file that is half written, unreadable or no YAML, an object that has become invalid, a folder that is missing
-//! keep what they had, and a diagnostic says so. Nothing waits for a quiet moment: events that are there are taken
+//! keep what they had, and a diagnostic says so. What cannot be told is a file that was cut short and closed (a full disk)
+//! from one that was made shorter: only a rename is safe. Nothing waits for a quiet moment: events that are there are taken
 //! together, those that come meanwhile are the next batch.
 
 use std::{
@@ -25,7 +26,8 @@ mod folder;
 
 /// Batches that may wait for their reader; after that the kernel keeps the events.
 const BATCHES: usize = 16;
-/// A writer that holds its file open for longer without writing is taken to be done.
+/// What a writer that holds its file open for longer without writing has written so far is taken; what it has not
+/// written (yet) is not taken away.
 const WRITING: Duration = Duration::from_secs(2);
 /// When inotify itself fails (no more watches).
 const RETRY: Duration = Duration::from_secs(5);
@@ -80,7 +82,7 @@ async fn follow(path: PathBuf, mut watched: Watched, sender: mpsc::Sender<Batch>
 
 /// Reads the folder again and again. True: the watch has to be set up anew; false: nobody listens any more.
 async fn look(folder: &mut Folder, watched: &mut Watched, sender: &mpsc::Sender<Batch>) -> bool {
-    let mut writing = BTreeSet::new();
+    let (mut writing, mut open) = (BTreeSet::new(), BTreeSet::new());
     let mut events = Events::default();
     folder.forget_fingerprints();
     loop {
@@ -96,9 +98,9 @@ async fn look(folder: &mut Folder, watched: &mut Watched, sender: &mpsc::Sender<
         // What was touched while it was read may have been read by half, or be missed between two names: it is read
         // once more.
         watched.drain(&mut events);
-        events.settle(&mut writing);
+        events.settle(&mut writing, &mut open);
         let unsettled = writing.union(&events.touched).cloned().collect();
-        if let Some(batch) = folder.adopt(reading, &unsettled)
+        if let Some(batch) = folder.adopt(reading, &unsettled, &open)
             && sender.send(batch).await.is_err()
         {
             return false;
@@ -110,10 +112,13 @@ async fn look(folder: &mut Folder, watched: &mut Watched, sender: &mpsc::Sender<
             tokio::select! {
                 () = sender.closed() => return false,
                 () = watched.readable() => {}
-                () = time::sleep(WRITING), if !writing.is_empty() => events.touched.append(&mut writing),
+                () = time::sleep(WRITING), if !writing.is_empty() => {
+                    open.extend(writing.iter().cloned());
+                    events.touched.append(&mut writing);
+                }
             }
             watched.drain(&mut events);
-            events.settle(&mut writing);
+            events.settle(&mut writing, &mut open);
         }
         events.any = false;
     }

@@ -17,6 +17,7 @@ mod objects;
 mod plan;
 mod region;
 mod resume;
+mod target;
 mod vectors;
 
 use std::{
@@ -41,6 +42,7 @@ use crate::{
     compile::{
         AtomId,
         content::Content,
+        flatten,
         profile::{Body, Profiles},
         set::{Lists, Set},
     },
@@ -50,7 +52,7 @@ use crate::{
     security_group::SecurityGroups,
 };
 use class::{Classes, Numbers};
-use cluster::{Cluster, IdentityId, PodId};
+use cluster::{Chosen, Cluster, IdentityId, PodId};
 use region::Regions;
 
 /// Pods that a refusal names for people.
@@ -59,9 +61,10 @@ const NAMED: usize = 5;
 /// Which pods get rule sets. Every pod gets a class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
-    /// Those of this node.
+    /// Those of this node. What is not known of security groups yet will be: until then the pods that choose them
+    /// keep what they have.
     Node(String),
-    /// All: for `venictl` and tests.
+    /// All: for `venictl` and tests. What is not known of security groups is not going to be, and denies.
     All,
 }
 
@@ -161,6 +164,8 @@ struct Local {
     sets: Option<PodSets>,
     /// An earlier daemon gave it its sets; it keeps them until its object comes, or [`Index::complete`].
     held: bool,
+    /// The security groups of its sets; `None`: an earlier daemon knew them.
+    chosen: Option<Arc<Chosen>>,
 }
 
 /// What has to be looked at by the next change.
@@ -463,12 +468,39 @@ impl Index {
         Some(self.cluster.pod(id).uid.as_deref())
     }
 
-    /// The security groups that pods choose or rules name: what a resolver has to resolve.
+    /// The security groups that pods choose, and those that they had and keep until these are known: what a resolver
+    /// has to resolve.
     #[must_use]
     pub fn wanted_groups(&self) -> BTreeSet<SecurityGroupId> {
         let live = self.cluster.live_identities();
         let ours = live.filter(|(_, identity)| identity.local > 0);
-        ours.flat_map(|(_, identity)| identity.chosen.ids.iter().cloned()).collect()
+        let chosen = ours.flat_map(|(_, identity)| &identity.chosen.ids);
+        let held = self.locals.values().filter(|local| local.pod.is_some());
+        let held = held.filter_map(|local| local.chosen.as_deref()).flat_map(|held| &held.ids);
+        chosen.chain(held).cloned().collect()
+    }
+
+    /// The security groups of a pod of ours that are not known yet, each with what delays it. Until they are, the pod
+    /// keeps its sets and its former groups; without sets it has none ([`Index::pod_sets`]).
+    #[must_use]
+    pub fn awaited_groups(&self, pod: &PodKey) -> Vec<(SecurityGroupId, Option<String>)> {
+        let Some(id) = self.locals.get(pod).and_then(|local| local.pod) else { return Vec::new() };
+        let chosen = &self.cluster.identity(self.cluster.pod(id).identity).chosen;
+        let awaited = self.awaited(chosen);
+        awaited.map(|(id, reason)| (id.clone(), reason.map(str::to_owned))).collect()
+    }
+
+    /// Nobody is waited for where every pod is in scope: there nobody resolves.
+    fn awaited<'a>(
+        &'a self,
+        chosen: &'a Chosen,
+    ) -> impl Iterator<Item = (&'a SecurityGroupId, Option<&'a str>)> {
+        let resolves = matches!(self.scope, Scope::Node(_));
+        flatten::awaited(&self.groups, chosen).filter(move |_| resolves)
+    }
+
+    fn awaits(&self, chosen: &Chosen) -> bool {
+        self.awaited(chosen).next().is_some()
     }
 
     /// How much there is.

@@ -268,11 +268,18 @@ impl Object {
         Key::new(kind, namespace, name)
     }
 
+    /// Whether labels were left out that could not be read: an earlier version of it says better what it is.
+    #[must_use]
+    pub fn lacks_labels(&self) -> bool {
+        self.diagnostics().iter().any(|wrong| wrong.field.starts_with("metadata.labels"))
+    }
+
     /// What was wrong inside an object that is in force nevertheless, closed where it was wrong.
     #[must_use]
     pub fn diagnostics(&self) -> &[Diagnostic] {
         match self {
-            Self::Namespace(_) | Self::Node(_) => &[],
+            Self::Node(_) => &[],
+            Self::Namespace(o) => &o.diagnostics,
             Self::Pod(o) => &o.diagnostics,
             Self::Service(o) => &o.diagnostics,
             Self::EndpointSlice(o) => &o.diagnostics,
@@ -287,8 +294,9 @@ impl Object {
 ///
 /// # Errors
 ///
-/// A diagnostic when the object cannot be taken at all: nameless, or a pod, Service, slice, node or namespace with a
-/// field of the wrong type. Policies are always taken, closed where they are invalid: [`Object::diagnostics`].
+/// A diagnostic when the object cannot be taken at all: nameless, or a Service, slice or node with a field of the wrong
+/// type. Policies are always taken, closed where they are invalid, and so are pods and namespaces, without what is
+/// invalid: [`Object::diagnostics`].
 pub fn parse(value: &Value) -> Result<Option<Object>, Diagnostic> {
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
     let Some(kind) = Kind::parse(text("kind")) else { return Ok(None) };
@@ -299,9 +307,9 @@ pub fn parse(value: &Value) -> Result<Option<Object>, Diagnostic> {
     let sink = Sink::new(key);
     let root = Reader::root(value, &sink);
     let object = match kind {
-        Kind::Namespace => Namespace::read(&root).map(Object::Namespace),
+        Kind::Namespace => Ok(Object::Namespace(Namespace::read(&root))),
         Kind::Node => Node::read(&root).map(Object::Node),
-        Kind::Pod => Pod::read(&root).map(Object::Pod),
+        Kind::Pod => Ok(Object::Pod(Pod::read(&root))),
         Kind::Service => Service::read(&root).map(Object::Service),
         Kind::EndpointSlice => EndpointSlice::read(&root).map(Object::EndpointSlice),
         Kind::NetworkPolicy => Ok(Object::NetworkPolicy(NetworkPolicy::read(&root))),

@@ -13,19 +13,21 @@ mod group;
 pub mod manifest;
 pub mod systematic;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use veni_core::{config::Enforcing, id::SecurityGroupId};
 
-use crate::change::Direction;
+use crate::change::{Direction, PodKey};
 use crate::object::{
     Action, ClusterNetworkPolicy, ClusterPeer, ClusterProtocol, ClusterRule, Labels, Namespace,
     NetworkPolicy, Node, Object, Peer, Pod, PolicyPort, PolicyRule, PortMatch, SecurityGroupPolicy,
     Selector, Subject, Tier,
 };
 use crate::security_group::SecurityGroups;
+
+pub use group::Chosen;
 
 /// One end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,6 +86,8 @@ pub enum By {
     Strict,
     /// Groups were asked for that are no ids.
     InvalidGroups,
+    /// The pod's groups are not known yet, and it never had any: it is closed.
+    Unknown,
 }
 
 /// The verdict of one direction.
@@ -115,6 +119,8 @@ pub struct Oracle<'a> {
     group_policies: Vec<&'a SecurityGroupPolicy>,
     groups: &'a SecurityGroups,
     enforcing: Enforcing,
+    /// See [`Oracle::holding`].
+    held: Option<&'a BTreeMap<PodKey, Chosen>>,
 }
 
 /// An end with what is known about it.
@@ -178,6 +184,7 @@ impl<'a> Oracle<'a> {
             group_policies: Vec::new(),
             groups,
             enforcing: Enforcing::default(),
+            held: None,
         };
         for object in objects {
             match object {
@@ -200,6 +207,13 @@ impl<'a> Oracle<'a> {
     pub fn enforcing(mut self, enforcing: Enforcing) -> Self {
         self.enforcing = enforcing;
         self
+    }
+
+    /// As a node judges that goes on asking for groups that are not known: until they are, a pod has those that it
+    /// had, which `held` says; one that had none is closed. Without it such a group denies.
+    #[must_use]
+    pub fn holding(self, held: &'a BTreeMap<PodKey, Chosen>) -> Self {
+        Self { held: Some(held), ..self }
     }
 
     /// The verdict on a new connection. `port` is the destination's; for ICMP and ICMPv6 it is type << 8 | code. The
@@ -271,6 +285,9 @@ impl<'a> Oracle<'a> {
             return Half::new(true, By::Itself);
         }
         let Some(pod) = subject.pod else { return Half::new(true, By::Default) };
+        if self.is_new(pod) {
+            return Half::new(false, By::Unknown);
+        }
         let destination = match direction {
             Direction::Ingress => subject,
             Direction::Egress => peer,

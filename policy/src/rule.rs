@@ -4,7 +4,7 @@
 //! after two sweeps have found it unused, so an event that arrives late still names the right one, and memory does not
 //! grow with the policies that come and go. Number 0 is the default: no rule decided.
 
-use std::{fmt, ops::Range};
+use std::{borrow::Cow, fmt, ops::Range};
 
 use serde::Serialize;
 
@@ -120,9 +120,13 @@ impl RuleRegistry {
 
     /// The number of a rule, a new one when it has none.
     pub(crate) fn number(&mut self, rule: &RuleRef) -> u32 {
-        if let Some(number) = self.numbers.get(rule) {
+        let key = rule.key();
+        if let Some(number) = self.numbers.get(&*key) {
             // In use again.
             self.condemned.remove(number);
+            if rule.reason.is_some() {
+                self.rules.insert(*number, rule.clone());
+            }
             return *number;
         }
         let number = self.free.pop().or_else(|| self.spare.next()).unwrap_or_else(|| {
@@ -133,7 +137,7 @@ impl RuleRegistry {
         debug_assert!(number < 1 << 31, "fewer than 2^31 rules fit in memory");
         self.given += 1;
         self.rules.insert(number, rule.clone());
-        self.numbers.insert(rule.clone(), number);
+        self.numbers.insert(key.into_owned(), number);
         number
     }
 
@@ -160,7 +164,7 @@ impl RuleRegistry {
             }
             if condemned.contains(&number) {
                 let rule = self.rules.remove(&number).expect("just seen");
-                self.numbers.remove(&rule);
+                self.numbers.remove(&*rule.key());
                 self.free.push(number);
             } else {
                 self.condemned.insert(number);
@@ -168,6 +172,17 @@ impl RuleRegistry {
         }
         self.used = self.rules.len() - self.condemned.len();
         self.given = 0;
+    }
+}
+
+impl RuleRef {
+    /// What has a number of its own. The words of a reason do not: those of a call that fails again and again differ
+    /// each time, and a number is part of what sets are told apart by.
+    fn key(&self) -> Cow<'_, Self> {
+        if self.reason.is_none() {
+            return Cow::Borrowed(self);
+        }
+        Cow::Owned(Self { reason: Some(String::new()), ..self.clone() })
     }
 }
 

@@ -9,19 +9,21 @@ use std::{
 };
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use veni_core::id::SecurityGroupId;
 
 /// All groups that a pod or a rule names, and who is in them.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SecurityGroups {
-    /// The groups. One that a pod names and that is not here denies, as an unresolved one does.
+    /// The groups. One that a pod names and that is not here has not been looked up yet: as [`GroupState::Pending`].
     pub groups: BTreeMap<SecurityGroupId, ResolvedGroup>,
-    /// Addresses of ENIs in groups that rules refer to. The index adds veni's own pods.
+    /// Addresses of ENIs in groups that rules refer to. The index adds the pods that choose a group, and takes those
+    /// that choose others out.
     pub members: BTreeMap<SecurityGroupId, BTreeSet<IpAddr>>,
 }
 
 /// A group's rules.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedGroup {
     /// The group.
     pub id: SecurityGroupId,
@@ -34,19 +36,34 @@ pub struct ResolvedGroup {
 }
 
 /// Whether a group's rules are known.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum GroupState {
     /// They are, possibly as they were some time ago.
     Resolved,
-    /// They never were: the group denies everything, and this says why.
+    /// They cannot be known: the group denies everything, and this says why.
     Unresolved {
         /// For a user, e.g. `sg-1 does not exist in vpc-2`.
         reason: String,
     },
+    /// They are not known yet, and whoever resolves goes on asking. On a node a pod that is judged keeps what it has,
+    /// with the groups that it had; a new one stays closed.
+    Pending {
+        /// For a user, e.g. that the cloud does not answer.
+        reason: String,
+    },
+}
+
+impl SecurityGroups {
+    /// The state of a group; `None`: it has not been looked up yet.
+    #[must_use]
+    pub fn state(&self, id: &SecurityGroupId) -> Option<&GroupState> {
+        self.groups.get(id).map(|group| &group.state)
+    }
 }
 
 /// One rule.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GroupRule {
     /// Its id, `sgr-…`. A rule expanded from a prefix list is there once for each CIDR, under one id.
     pub id: String,
@@ -61,7 +78,8 @@ pub struct GroupRule {
 }
 
 /// Which protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum GroupProtocol {
     /// Every one (EC2's `-1`).
     Any,
@@ -70,7 +88,8 @@ pub enum GroupProtocol {
 }
 
 /// With whom.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum GroupPeer {
     /// Addresses in a block.
     Cidr(IpNet),

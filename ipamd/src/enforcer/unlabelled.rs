@@ -93,6 +93,10 @@ impl<P: Plane> Enforcer<P> {
         if self.index.pod_sets(pod).is_some_and(|sets| sets != PodSets::CLOSED) {
             return JudgedBy::Predecessor;
         }
+        if !self.index.awaited_groups(pod).is_empty() {
+            // Its labels are known.
+            return JudgedBy::Closed;
+        }
         // Labels judge only beside all policies: without them they would open everything.
         let remembered = self.complete && self.memory.get(pod).is_some();
         if remembered { JudgedBy::Remembered } else { JudgedBy::Closed }
@@ -111,6 +115,10 @@ impl<P: Plane> Enforcer<P> {
                 "the object of this name is of node {node}, and this one is {} (MY_NODE_NAME)",
                 self.node
             );
+        }
+        if let Some((group, reason)) = self.index.awaited_groups(pod).first() {
+            let reason = reason.as_deref().unwrap_or("EC2 has not answered yet");
+            return format!("its security group {group} is not known yet: {reason}");
         }
         match self.index.pod_uid(pod) {
             Some(Some(uid)) => format!("the object of this name has another uid, {uid}"),

@@ -73,11 +73,24 @@ impl<P: Plane> Enforcer<P> {
                     ..Explanation::default()
                 });
                 explanation.notes.extend(self.unlabelled.note(pod));
+                explanation.notes.extend(self.awaits(pod));
                 explanation.notes.extend(self.refused.iter().cloned());
                 explanation.pending = !self.pending.is_empty();
                 Ok(Answer::Explanation(Box::new(explanation)))
             }
         }
+    }
+
+    /// That the pod's security groups are not in force, where they are not.
+    fn awaits(&self, pod: &PodKey) -> Option<String> {
+        let awaited = self.index.awaited_groups(pod);
+        let awaited = awaited.iter().map(|(group, _)| group.as_str()).collect::<Vec<_>>();
+        (!awaited.is_empty()).then(|| {
+            format!(
+                "{} not known yet: until then it keeps what it had, which is nothing for a new pod.",
+                awaited.join(", ")
+            )
+        })
     }
 
     /// How policy stands, but for the security groups, of which others know.

@@ -59,8 +59,11 @@ fn documents_and_lists_are_objects() {
 #[test]
 fn what_is_wrong_names_file_line_object_and_field() {
     let bad_port = format!("{POD}spec:\n  containers:\n  - ports:\n    - containerPort: eighty\n");
+    let (objects, wrong) = read_text(&bad_port);
+    assert_eq!(objects, ["Pod x/a"], "without its port");
+    let starts = "m.yaml:7: Pod x/a: spec.containers[0].ports[0].containerPort: ";
+    assert!(wrong[0].starts_with(starts), "{wrong:?}");
     for (text, starts) in [
-        (bad_port.as_str(), "m.yaml:7: Pod x/a: spec.containers[0].ports[0].containerPort: "),
         ("- a\n- b\n", "m.yaml:1: is no Kubernetes object"),
         ("hello", "m.yaml:1: is no Kubernetes object"),
         ("a: 1\n---\nmetadata: {name: x}", "m.yaml:1: is no Kubernetes object"),
@@ -81,7 +84,10 @@ fn what_is_wrong_names_file_line_object_and_field() {
 
 #[test]
 fn an_object_with_a_flaw_harms_no_other() {
-    let text = format!("{POD}spec: {{containers: 7}}\n---\n{}", POD.replace("name: a", "name: b"));
+    let text = format!(
+        "kind: Node\napiVersion: v1\nmetadata: {{name: n, labels: 7}}\n---\n{}",
+        POD.replace("name: a", "name: b")
+    );
     let (objects, wrong) = read_text(&text);
     assert_eq!((objects, wrong.len()), (vec!["Pod x/b".to_owned()], 1), "{wrong:?}");
 }

@@ -142,11 +142,13 @@ const fn gone() -> EventMask {
 // === impl Events ===
 
 impl Events {
-    /// Takes what was begun and ended since the last time over into the files that are being written.
-    pub(super) fn settle(&mut self, writing: &mut BTreeSet<String>) {
+    /// Takes what was begun and ended since the last time over into the files that are being written, and those that
+    /// are open without being written.
+    pub(super) fn settle(&mut self, writing: &mut BTreeSet<String>, open: &mut BTreeSet<String>) {
         writing.append(&mut self.begun);
         for name in std::mem::take(&mut self.ended) {
             writing.remove(&name);
+            open.remove(&name);
         }
     }
 

@@ -93,11 +93,13 @@ impl Folder {
         Reading { names: Ok(names.into_iter().collect()), files }
     }
 
-    /// Takes over what was found, except of files that are about to change. `None`: nothing has changed.
+    /// Takes over what was found, except of files that are about to change. Files in `open` have a writer that does not
+    /// write and does not close either: what they lack may still come. `None`: nothing has changed.
     pub(super) fn adopt(
         &mut self,
         reading: Reading,
         unsettled: &BTreeSet<String>,
+        open: &BTreeSet<String>,
     ) -> Option<Batch> {
         match reading.names {
             Ok(names) => {
@@ -112,8 +114,9 @@ impl Folder {
             let vanished = matches!(&contents, Err(ReadError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound);
             if !unsettled.contains(&name) && !vanished {
                 let shown = name.as_str().into();
+                let is_open = open.contains(&name);
                 let known = self.files.entry(name).or_insert_with(|| Known::new(shown));
-                known.take(fingerprint, contents);
+                known.take(fingerprint, contents, is_open);
             }
         }
         self.publish()
@@ -175,15 +178,40 @@ impl Known {
         Self { name, fingerprint: None, contents: Contents::default(), failure: None }
     }
 
-    fn take(&mut self, fingerprint: Option<Fingerprint>, found: Result<Contents, ReadError>) {
+    fn take(
+        &mut self,
+        fingerprint: Option<Fingerprint>,
+        found: Result<Contents, ReadError>,
+        is_open: bool,
+    ) {
         self.fingerprint = fingerprint;
         match found {
             Ok(mut contents) => {
                 self.keep_rejected(&mut contents);
+                if is_open {
+                    self.keep_missing(&mut contents);
+                }
                 self.contents = contents;
                 self.failure = None;
             }
             Err(error) => self.failure = Some(chain(&error)),
+        }
+    }
+
+    /// Half a file is often a whole one's beginning: what it lacks stays until its writer is done.
+    fn keep_missing(&self, contents: &mut Contents) {
+        let there: BTreeSet<Key> =
+            contents.objects.iter().map(|placed| placed.object.key()).collect();
+        let missing = self.contents.objects.iter();
+        let missing: Vec<_> =
+            missing.filter(|placed| !there.contains(&placed.object.key())).cloned().collect();
+        if !missing.is_empty() {
+            let message = format!(
+                "is still open for writing; {} objects that it lacks stay in force. Write another file and rename it to this one",
+                missing.len()
+            );
+            contents.diagnostics.push(Diagnostic::of_file(&self.name, message));
+            contents.objects.extend(missing);
         }
     }
 
@@ -192,6 +220,7 @@ impl Known {
         for key in &contents.rejected {
             let old = self.contents.objects.iter().find(|placed| placed.object.key() == *key);
             if let Some(old) = old {
+                contents.objects.retain(|placed| placed.object.key() != *key);
                 let mut diagnostic = Diagnostic::of_file(
                     &self.name,
                     "its previous version stays in force".to_owned(),

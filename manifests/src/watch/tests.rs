@@ -124,6 +124,31 @@ async fn half_a_file_deletes_nothing() {
 }
 
 #[tokio::test]
+async fn a_writer_that_pauses_takes_nothing_away_before_it_closes() {
+    use std::io::Write as _;
+    let whole = pod("a") + &pod("b");
+    let (mut scene, _) = Scene::with(&[("1.yaml", whole)]).await;
+    let mut file = fs::File::create(scene.path("1.yaml")).unwrap();
+    file.write_all((labelled("a", "two") + &pod("c")).as_bytes()).unwrap();
+    file.flush().unwrap();
+    // Longer than a writer is waited for: what is there is taken.
+    let told = scene.next().await;
+    assert_eq!((told.apply, told.delete), (vec!["a".to_owned(), "c".to_owned()], vec![]));
+    assert!(told.wrong[0].contains("still open for writing; 1 objects"), "{:?}", told.wrong);
+    drop(file);
+    assert_eq!(scene.next().await, Told::of(&[], &["b"]));
+}
+
+#[tokio::test]
+async fn a_new_object_with_an_invalid_part_is_there_without_it() {
+    let bad = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {v: one, w: []}}\n";
+    let (scene, first) = Scene::with(&[("1.yaml", bad.to_owned())]).await;
+    assert_eq!(first.apply, ["a"]);
+    assert!(first.wrong[0].contains("metadata.labels.w"), "{:?}", first.wrong);
+    drop(scene);
+}
+
+#[tokio::test]
 async fn what_becomes_unreadable_stays_and_is_told() {
     let (mut scene, _) = Scene::with(&[("1.yaml", pod("a"))]).await;
     for broken in ["a: [", "a: \u{0}"] {

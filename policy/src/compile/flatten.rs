@@ -39,16 +39,19 @@ struct Case<'a> {
     direction: Direction,
     namespace: &'a NamespaceState,
     identity: &'a Identity,
+    chosen: &'a Chosen,
 }
 
 impl Flattener<'_> {
+    /// The rules of a pod of `identity` whose security groups are `chosen`.
     pub(crate) fn content(
         &mut self,
         direction: Direction,
         namespace: &NamespaceState,
         identity: &Identity,
+        chosen: &Chosen,
     ) -> Content {
-        let case = Case { direction, namespace, identity };
+        let case = Case { direction, namespace, identity, chosen };
         let mut rules = Vec::new();
         let mut isolated = None;
         if self.enforcing != Enforcing::None {
@@ -138,11 +141,11 @@ impl Flattener<'_> {
     }
 
     fn security_groups(&mut self, case: Case<'_>, rules: &mut Vec<FlatRule>) -> Groups {
-        let Chosen { any, ids, invalid } = &case.identity.chosen;
+        let Chosen { any, ids, .. } = case.chosen;
         if !any {
             return Groups::Absent;
         }
-        if let Some(reason) = self.denial(ids, invalid) {
+        if let Some(reason) = denial(self.groups, case.chosen) {
             return Groups::Deny(self.no_group_rule(case.direction, ids, Some(reason)));
         }
         for id in ids.iter() {
@@ -154,18 +157,6 @@ impl Flattener<'_> {
             self.group_rules(case.direction, id, list, rules);
         }
         Groups::Rules(self.no_group_rule(case.direction, ids, None))
-    }
-
-    /// Why the groups deny everything, if they do.
-    fn denial(&self, ids: &[SecurityGroupId], invalid: &[Arc<str>]) -> Option<String> {
-        if let Some(item) = invalid.first() {
-            return Some(format!("{item:?} is not a security group's id"));
-        }
-        ids.iter().find_map(|id| match self.groups.groups.get(id).map(|group| &group.state) {
-            Some(GroupState::Resolved) => None,
-            Some(GroupState::Unresolved { reason }) => Some(format!("{id}: {reason}")),
-            None => Some(format!("{id}: not looked up yet")),
-        })
     }
 
     fn no_group_rule(
@@ -227,6 +218,44 @@ impl Flattener<'_> {
             rules.push(FlatRule { stage: Stage::Group, verb: Verb::Allow, number, peers, ports });
         }
     }
+}
+
+/// Why the groups deny everything, if they do.
+fn denial(groups: &SecurityGroups, chosen: &Chosen) -> Option<String> {
+    if let Some(denial) = certain_denial(groups, chosen) {
+        return Some(denial);
+    }
+    chosen.ids.iter().find_map(|id| match groups.state(id) {
+        Some(GroupState::Resolved) => None,
+        Some(GroupState::Unresolved { reason } | GroupState::Pending { reason }) => {
+            Some(format!("{id}: {reason}"))
+        }
+        None => Some(format!("{id}: not looked up yet")),
+    })
+}
+
+/// Why the groups deny everything whatever the others among them turn out to be.
+fn certain_denial(groups: &SecurityGroups, chosen: &Chosen) -> Option<String> {
+    if let Some(item) = chosen.invalid.first() {
+        return Some(format!("{item:?} is not a security group's id"));
+    }
+    chosen.ids.iter().find_map(|id| match groups.state(id) {
+        Some(GroupState::Unresolved { reason }) => Some(format!("{id}: {reason}")),
+        _ => None,
+    })
+}
+
+/// The groups that have to be answered for before it is known what these say, each with what is known of the delay.
+pub(crate) fn awaited<'a>(
+    groups: &'a SecurityGroups,
+    chosen: &'a Chosen,
+) -> impl Iterator<Item = (&'a SecurityGroupId, Option<&'a str>)> {
+    let open = certain_denial(groups, chosen).is_none();
+    chosen.ids.iter().filter(move |_| open).filter_map(|id| match groups.state(id) {
+        None => Some((id, None)),
+        Some(GroupState::Pending { reason }) => Some((id, Some(reason.as_str()))),
+        Some(GroupState::Resolved | GroupState::Unresolved { .. }) => None,
+    })
 }
 
 /// An empty list of peers or ports; both are `Some` where the manifest had only invalid ones.

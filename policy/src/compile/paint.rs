@@ -169,10 +169,10 @@ impl Canvas {
     }
 }
 
-/// Both must allow. A denial is the policy's where both deny; a permission is the policy's rule's, or the group's
-/// where the policy has only its default to say.
+/// Both must allow. A denial is the policy's where both deny. A permission is always the policy's: a rule's number in it
+/// opens what is closed by default (instance metadata), and a security group opens nothing there, in EC2 neither.
 fn both(policy: Decision, group: Decision) -> Decision {
-    if !policy.allowed() || (group.allowed() && policy.rule() != 0) { policy } else { group }
+    if policy.allowed() && !group.allowed() { group } else { policy }
 }
 
 fn intersect(policy: Painted, groups: Painted) -> Painted {

@@ -150,9 +150,12 @@ impl Index {
 
     /// Addresses before prefixes: an address that gets an entry never sees its prefix' change.
     fn move_slots(&self, plan: &Plan, moves: &[Move], steps: &mut Vec<Step>) {
+        let taken: FastSet<u32> = plan.numbering.taken.iter().map(|taken| taken.number).collect();
         for (step, route) in moves.iter().zip(&plan.numbering.routes) {
             let stays_as_it_is = step.in_map && route.via == step.old;
-            let goes_at_once = step.goes && !plan.strict && route.via == route.last;
+            // What goes leaves first a class that is about to mean something else.
+            let goes_at_once =
+                step.goes && !plan.strict && route.via == route.last && !taken.contains(&step.old);
             if !stays_as_it_is && !goes_at_once {
                 steps.push(Step::Write(write_class(step.slot, route.via)));
             }

@@ -101,7 +101,7 @@ pub struct PodExplanation {
 pub struct PodGroup {
     /// Its id, or the annotation's item that is none.
     pub id: String,
-    /// Why its rules are not known, so that it denies everything.
+    /// Why its rules are not known: it denies everything, or, on a node, keeps a new pod closed.
     pub unresolved: Option<String>,
 }
 
@@ -244,7 +244,7 @@ impl Index {
         let identity = self.cluster.identity(state.identity);
         let sets = self.pod_sets(pod);
         let members = self.members();
-        let of = |direction| self.explain_set(sets.map_or(OPEN_SET, |s| s.of(direction)), &members);
+        let of = |direction| self.explain_set(self.set_in_force(pod, direction), &members);
         Some(PodExplanation {
             pod: pod.clone(),
             addresses: state.addresses.to_vec(),
@@ -269,7 +269,9 @@ impl Index {
             id: id.to_string(),
             unresolved: match self.groups.groups.get(id).map(|group| &group.state) {
                 Some(GroupState::Resolved) => None,
-                Some(GroupState::Unresolved { reason }) => Some(reason.clone()),
+                Some(GroupState::Unresolved { reason } | GroupState::Pending { reason }) => {
+                    Some(reason.clone())
+                }
                 None => Some("not looked up yet".to_owned()),
             },
         });
@@ -324,6 +326,12 @@ impl Index {
         all
     }
 
+    /// Others' pods are not judged here; one of ours that has no sets yet is closed.
+    fn set_in_force(&self, pod: &PodKey, direction: Direction) -> u32 {
+        let Some(local) = self.locals.get(pod) else { return OPEN_SET };
+        local.sets.unwrap_or(PodSets::CLOSED).of(direction)
+    }
+
     fn party(&self, address: IpAddr) -> Party {
         Party { pod: self.pod_at(address), address, class: self.class_at(address) }
     }
@@ -336,18 +344,21 @@ impl Index {
         protocol: u8,
         port: u16,
     ) -> Half {
-        let sets = subject.pod.as_ref().and_then(|pod| self.pod_sets(pod));
-        let set = sets.map_or(OPEN_SET, |sets| sets.of(direction));
+        let set = subject.pod.as_ref().map_or(OPEN_SET, |pod| self.set_in_force(pod, direction));
         // Incomplete tables are refused, as the programs do.
         let decision = table::judge(self, set, peer.class, protocol, port);
         let decision = decision.unwrap_or(Decision::deny(0));
         let state = self.sets.get(&set);
+        let group = state.and_then(|state| self.group_half(state, peer.class, protocol, port));
+        let rule = self.registry.get(decision.rule()).cloned();
+        // Where policies have only their default to say, the tables do not name the group's rule.
+        let by_group = group.as_ref().filter(|_| decision.allowed() && rule.is_none());
         Half {
             allowed: decision.allowed(),
-            rule: self.registry.get(decision.rule()).cloned(),
+            rule: by_group.and_then(|group| group.rule.clone()).or(rule),
             set,
             profile: state.map(|state| state.profile(peer.class)),
-            group: state.and_then(|state| self.group_half(state, peer.class, protocol, port)),
+            group,
         }
     }
 

@@ -82,6 +82,10 @@ impl Index {
             let chosen = self.cluster.choose(&self.cluster.identity(id).key);
             let identity = self.cluster.identity_mut(id);
             if identity.chosen != chosen {
+                if identity.chosen.any != chosen.any {
+                    // Its pods are, or are not any more, members of their ENI's groups.
+                    self.dirty.moved.insert(id);
+                }
                 identity.chosen = chosen;
                 self.dirty.atoms.insert(id);
                 self.dirty.rules.insert(id);
@@ -131,7 +135,7 @@ impl Index {
             self.cluster.identity_mut(identity).local += 1;
             let state = self.cluster.pods[id as usize].as_mut().expect("just put there");
             state.uid = pod.uid.as_deref().map(Into::into);
-            let absent = Local { pod: None, sets: None, held: false };
+            let absent = Local { pod: None, sets: None, held: false, chosen: None };
             let state = self.locals.entry(key.clone()).or_insert(absent);
             (state.pod, state.held) = (Some(id), false);
             self.dirty.locals.insert(key);
@@ -202,6 +206,10 @@ impl Index {
                 && entry.pod == Some(id)
             {
                 entry.pod = heir;
+                if self.complete {
+                    // What an earlier daemon knew of it was of the pod that leaves.
+                    entry.origin = 0;
+                }
                 if let (Some(heir), Some(others)) = (heir, self.contested.get_mut(address)) {
                     others.retain(|other| *other != heir);
                 }

@@ -5,14 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use ipnet::IpNet;
-use veni_ebpf_common::table::{OPEN_SET, capacity};
+use veni_ebpf_common::table::capacity;
 
 use super::{
     Index, Refusal,
-    atom::Question,
     class::{Move, NewClass, Numbering, Numbers, Slot},
-    cluster::IdentityId,
     region::ABSENT,
 };
 use crate::{
@@ -20,7 +17,6 @@ use crate::{
     compile::{
         Shape,
         content::Content,
-        flatten::Flattener,
         profile::Full,
         set::{Delta, Postings, Rules, Set},
     },
@@ -78,126 +74,7 @@ pub(super) struct Plan {
 pub(super) type Copies = FastMap<u32, u32>;
 
 impl Index {
-    /// The sets that local pods are to have, as far as they are to be looked at. Makes the sets that are new.
-    pub(super) fn targets(&mut self, refused: &mut Vec<Refusal>) -> Targets {
-        let identities: Vec<IdentityId> = if std::mem::take(&mut self.dirty.all_rules) {
-            self.cluster.live_identities().map(|(id, _)| id).collect()
-        } else {
-            self.dirty.rules.iter().copied().collect()
-        };
-        self.dirty.rules.clear();
-        let mut policies: Vec<_> = self.cluster_policies.values().cloned().collect();
-        policies.sort_by(|a, b| (a.tier, a.priority, &a.name).cmp(&(b.tier, b.priority, &b.name)));
-        let mut sets: FastMap<IdentityId, [Result<u32, Full>; 2]> = FastMap::default();
-        let mut fresh: FastSet<IpNet> = FastSet::default();
-        for id in identities {
-            if self.cluster.identity(id).local == 0 {
-                continue;
-            }
-            let contents = Direction::BOTH.map(|direction| {
-                let identity = self.cluster.identity(id);
-                let namespace = self.cluster.namespace_state(identity.key.namespace);
-                let mut flattener = Flattener {
-                    atoms: &mut self.atoms,
-                    registry: &mut self.registry,
-                    groups: &self.groups,
-                    cluster_policies: &policies,
-                    enforcing: self.enforcing,
-                };
-                flattener.content(direction, namespace, identity)
-            });
-            let found = contents.map(|content| self.set_of(content, &mut fresh));
-            if found.iter().any(Result::is_err) {
-                self.dirty.rules.insert(id);
-            }
-            sets.insert(id, found);
-        }
-        self.dirty.locals.clear();
-        self.choose(&sets, refused)
-    }
-
-    /// What the identities' pods are to have; where a set was refused, what they have.
-    fn choose(
-        &self,
-        sets: &FastMap<IdentityId, [Result<u32, Full>; 2]>,
-        refused: &mut Vec<Refusal>,
-    ) -> Targets {
-        let mut without: BTreeMap<(Direction, &'static str), (Full, Vec<PodKey>)> = BTreeMap::new();
-        let mut targets = Targets::new();
-        for (key, local) in &self.locals {
-            match local.pod {
-                None if local.held => {}
-                None => {
-                    targets.insert(key.clone(), None);
-                }
-                Some(pod) => {
-                    let Some(found) = sets.get(&self.cluster.pod(pod).identity) else { continue };
-                    let mut of = |direction: Direction| match found[direction as usize] {
-                        Ok(set) => set,
-                        Err(full) => {
-                            let entry = without.entry((direction, full.map));
-                            entry.or_insert((full, Vec::new())).1.push(key.clone());
-                            local.sets.map_or(CLOSED_SET, |sets| sets.of(direction))
-                        }
-                    };
-                    let target = PodSets::new(of(Direction::Ingress), of(Direction::Egress));
-                    if Some(target) != local.sets {
-                        targets.insert(key.clone(), Some(target));
-                    }
-                }
-            }
-        }
-        refused.extend(without.into_iter().map(|((direction, map), (full, pods))| Refusal {
-            pods,
-            direction: Some(direction),
-            map,
-            capacity: full.capacity,
-        }));
-        targets
-    }
-
-    /// `fresh`: prefixes that sets made in this batch bring.
-    fn set_of(&mut self, content: Content, fresh: &mut FastSet<IpNet>) -> Result<u32, Full> {
-        if content.is_open() {
-            return Ok(OPEN_SET);
-        }
-        if let Some(set) = self.set_ids.get(&content) {
-            return Ok(*set);
-        }
-        self.make_room(&content, fresh)?;
-        let content = Arc::new(content);
-        let number = self.new_set(&content);
-        self.set_ids.insert(content, number);
-        Ok(number)
-    }
-
-    /// The prefixes that a set brings, if the maps have room for them beside all others: those of sets that go are in
-    /// the maps until the new ones are in force.
-    fn make_room(&self, content: &Content, fresh: &mut FastSet<IpNet>) -> Result<(), Full> {
-        let mut more: FastSet<IpNet> = FastSet::default();
-        for atom in content.atoms() {
-            let Some(Question::Block { cidr, except }) = self.atoms.question(atom) else {
-                continue;
-            };
-            let unknown = |net: &&IpNet| !self.regions.by_net.contains_key(*net);
-            let nets = std::iter::once(cidr).chain(except).filter(unknown);
-            more.extend(nets.copied().filter(|net| !fresh.contains(net)));
-        }
-        for (v6, map) in [(false, "CIDR_V4"), (true, "CIDR_V6")] {
-            let of_family = |nets: &FastSet<IpNet>| {
-                nets.iter().filter(|net| net.addr().is_ipv6() == v6).count()
-            };
-            let brought = of_family(&more);
-            let all = self.regions.count(v6) + of_family(fresh) + brought;
-            if brought > 0 && all > capacity::CIDR as usize {
-                return Err(Full { map, capacity: capacity::CIDR });
-            }
-        }
-        fresh.extend(more);
-        Ok(())
-    }
-
-    fn new_set(&mut self, content: &Arc<Content>) -> u32 {
+    pub(super) fn new_set(&mut self, content: &Arc<Content>) -> u32 {
         self.atoms.acquire(content.atoms());
         for name in content.port_names() {
             let users = self.port_names.entry(Arc::clone(name)).or_default();
@@ -235,8 +112,7 @@ impl Index {
             let Some(entry) = self.entries.get(&address) else { continue };
             let identity =
                 entry.pod.map(|pod| self.cluster.identity(self.cluster.pod(pod).identity));
-            let held = !self.complete && entry.origin != 0;
-            let goes = identity.is_none() && entry.extra == 0 && !held;
+            let goes = identity.is_none() && entry.extra == 0 && entry.origin == 0;
             let in_map = entry.class != ABSENT;
             if goes && !in_map {
                 self.entries.remove(&address);

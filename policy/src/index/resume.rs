@@ -88,26 +88,24 @@ impl Index {
                     set.users += 1;
                 }
             }
-            let local = Local { pod: None, sets: Some(*sets), held: true };
+            let local = Local { pod: None, sets: Some(*sets), held: true, chosen: None };
             index.locals.insert(pod.clone(), local);
         }
         index
     }
 
     /// Every object was applied once: pods that run and have none get [`PodSets::CLOSED`], and what only the earlier
-    /// daemon knew goes.
+    /// daemon knew goes with the last of its sets.
     pub fn complete(&mut self) {
         if std::mem::replace(&mut self.complete, true) {
             return;
         }
         self.locals.values_mut().for_each(|local| local.held = false);
-        let left = self.entries.iter().filter(|(_, entry)| entry.origin != 0);
-        self.dirty.addresses.extend(left.map(|(address, _)| *address));
-        self.regions.release();
-        self.dirty.regions = true;
+        self.forget_origins();
     }
 
-    /// When no set of the earlier daemon is left, its classes mean nothing any more.
+    /// When no set of the earlier daemon is left (a pod keeps one while its security groups are awaited, or its own
+    /// does not fit), its classes mean nothing any more.
     pub(super) fn forget_origins(&mut self) {
         if !self.complete || !self.inherited.is_empty() {
             return;
@@ -117,6 +115,7 @@ impl Index {
                 self.dirty.addresses.insert(*address);
             }
         }
+        self.regions.release();
         self.dirty.regions |= self.regions.forget_origins();
         self.registry.release_earlier();
     }

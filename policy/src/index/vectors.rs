@@ -151,10 +151,14 @@ impl Index {
         with_ports.into_iter().for_each(|id| self.refresh_ports(id));
     }
 
-    /// What is known of an address itself: its nodes, and groups whose members it is among.
+    /// What is known of an address itself: its nodes, and groups whose members it is among. A pod that chooses groups is
+    /// a member of those: its ENI's are the node's, not its own.
     fn extra(&mut self, address: IpAddr) -> u32 {
+        let pod = self.entries.get(&address).and_then(|entry| entry.pod);
+        let chooses =
+            pod.is_some_and(|pod| self.cluster.identity(self.cluster.pod(pod).identity).chosen.any);
         let nodes = self.nodes_by_address.get(&address);
-        let groups = self.groups_by_address.get(&address);
+        let groups = self.groups_by_address.get(&address).filter(|_| !chooses);
         if nodes.is_none() && groups.is_none() {
             return 0;
         }

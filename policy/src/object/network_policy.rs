@@ -114,11 +114,12 @@ impl NetworkPolicy {
     }
 }
 
-/// Absent or empty: Ingress always, Egress when there is such a section.
+/// Absent or empty: Ingress always, Egress when there are egress rules, as the API server's defaults have it
+/// (`SetDefaults_NetworkPolicy`: `len(obj.Spec.Egress) != 0`).
 fn policy_types(spec: &Reader<'_>) -> Read<(bool, bool)> {
     let items = spec.get("policyTypes").list()?;
     if items.is_empty() {
-        return Ok((true, !spec.get("egress").is_absent()));
+        return Ok((true, !spec.get("egress").list()?.is_empty()));
     }
     let (mut ingress, mut egress) = (false, false);
     for item in items {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{
-    Labels, NAMESPACE_NAME_LABEL, ZONE_LABEL,
+    Diagnostic, Labels, NAMESPACE_NAME_LABEL, ZONE_LABEL,
     reader::{Read, Reader},
 };
 
@@ -14,6 +14,8 @@ pub struct Namespace {
     pub name: String,
     /// Its labels, always with [`NAMESPACE_NAME_LABEL`].
     pub labels: Labels,
+    /// What was wrong and is left out.
+    pub diagnostics: Vec<Diagnostic>,
 }
 
 /// A node.
@@ -32,14 +34,15 @@ impl Namespace {
     #[must_use]
     pub fn named(name: &str) -> Self {
         let labels = [(NAMESPACE_NAME_LABEL.to_owned(), name.to_owned())].into();
-        Self { name: name.to_owned(), labels }
+        Self { name: name.to_owned(), labels, diagnostics: Vec::new() }
     }
 
-    pub(super) fn read(root: &Reader<'_>) -> Read<Self> {
+    /// A label that cannot be read is left out, and noted.
+    pub(super) fn read(root: &Reader<'_>) -> Self {
         let name = root.key().name.clone();
-        let mut labels = root.get("metadata").get("labels").labels()?;
+        let mut labels = root.get("metadata").get("labels").sound_labels();
         labels.insert(NAMESPACE_NAME_LABEL.to_owned(), name.clone());
-        Ok(Self { name, labels })
+        Self { name, labels, diagnostics: root.taken() }
     }
 }
 

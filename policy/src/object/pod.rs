@@ -39,7 +39,7 @@ pub struct Pod {
     pub service_account: String,
     /// The groups that [`SECURITY_GROUPS_ANNOTATION`] chooses; `None` without the annotation.
     pub security_groups: Option<PodGroups>,
-    /// What was wrong and is closed.
+    /// What was wrong and is left out, or closed.
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -109,32 +109,43 @@ impl Pod {
         })
     }
 
-    pub(super) fn read(root: &Reader<'_>) -> Read<Self> {
+    /// A part that cannot be read is left out, and noted: without the pod its address would be nobody's, and rules that
+    /// name it would miss it.
+    pub(super) fn read(root: &Reader<'_>) -> Self {
         let (metadata, spec, status) = (root.get("metadata"), root.get("spec"), root.get("status"));
-        let groups = metadata.get("annotations").get(SECURITY_GROUPS_ANNOTATION);
-        let security_groups = groups.text()?.map(|text| PodGroups::read(text, &groups));
-        let finished = matches!(status.get("phase").text()?, Some("Succeeded" | "Failed"));
-        Ok(Self {
+        let phase = root.noted(status.get("phase").text()).flatten();
+        let account = root.noted(spec.get("serviceAccountName").text()).flatten();
+        Self {
             namespace: root.key().namespace.clone(),
             name: root.key().name.clone(),
-            uid: metadata.get("uid").string()?,
-            labels: metadata.get("labels").labels()?,
-            node: spec.get("nodeName").string()?.filter(|node| !node.is_empty()),
-            addresses: addresses(&status)?,
-            host_network: spec.get("hostNetwork").flag()?.unwrap_or(false),
-            finished,
-            ready: is_ready(&status)?,
+            uid: root.noted(metadata.get("uid").string()).flatten(),
+            labels: metadata.get("labels").sound_labels(),
+            node: root
+                .noted(spec.get("nodeName").string())
+                .flatten()
+                .filter(|node| !node.is_empty()),
+            addresses: addresses(&status),
+            host_network: root.noted(spec.get("hostNetwork").flag()).flatten().unwrap_or(false),
+            finished: matches!(phase, Some("Succeeded" | "Failed")),
+            ready: root.noted(is_ready(&status)).unwrap_or(false),
             deleting: !metadata.get("deletionTimestamp").is_absent(),
-            ports: container_ports(&spec)?,
-            service_account: spec
-                .get("serviceAccountName")
-                .text()?
+            ports: container_ports(&spec),
+            service_account: account
                 .filter(|name| !name.is_empty())
                 .unwrap_or("default")
                 .to_owned(),
-            security_groups,
+            security_groups: security_groups(&metadata),
             diagnostics: root.taken(),
-        })
+        }
+    }
+}
+
+/// An annotation that is no text chooses what is no group.
+fn security_groups(metadata: &Reader<'_>) -> Option<PodGroups> {
+    let at = metadata.get("annotations").get(SECURITY_GROUPS_ANNOTATION);
+    match at.noted(at.text()) {
+        Some(text) => text.map(|text| PodGroups::read(text, &at)),
+        None => Some(PodGroups { ids: Vec::new(), invalid: vec![at.shown()] }),
     }
 }
 
@@ -161,22 +172,24 @@ impl PodGroups {
     }
 }
 
-fn addresses(status: &Reader<'_>) -> Read<Vec<IpAddr>> {
+fn addresses(status: &Reader<'_>) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = Vec::new();
-    let mut add = |address: Option<IpAddr>| {
+    let mut add = |at: Reader<'_>| {
+        let address = at.noted(at.parsed("an IP address")).flatten();
         if let Some(address) = address.filter(|address| !addresses.contains(address)) {
             addresses.push(address);
         }
     };
-    if status.get("podIP").text()? != Some("") {
-        add(status.get("podIP").parsed("an IP address")?);
+    let first = status.get("podIP");
+    if !matches!(first.text(), Ok(Some(""))) {
+        add(first);
     }
-    for item in status.get("podIPs").list()? {
+    for item in status.get("podIPs").sound_list() {
         // The API's form is a map; plain text is common in files written by hand.
         let address = if item.get("ip").is_absent() { item } else { item.get("ip") };
-        add(address.parsed("an IP address")?);
+        add(address);
     }
-    Ok(addresses)
+    addresses
 }
 
 fn is_ready(status: &Reader<'_>) -> Read<bool> {
@@ -188,37 +201,31 @@ fn is_ready(status: &Reader<'_>) -> Read<bool> {
     Ok(true)
 }
 
-fn container_ports(spec: &Reader<'_>) -> Read<Vec<ContainerPort>> {
-    let mut ports = Vec::new();
-    for container in spec.get("containers").list()? {
-        read_ports(&container, &mut ports)?;
-    }
-    for container in spec.get("initContainers").list()? {
-        if container.get("restartPolicy").text()? == Some("Always") {
-            read_ports(&container, &mut ports)?;
-        }
-    }
-    Ok(ports)
+fn container_ports(spec: &Reader<'_>) -> Vec<ContainerPort> {
+    let sidecars = spec.get("initContainers").sound_list().into_iter().filter(|container| {
+        let policy = container.get("restartPolicy");
+        policy.noted(policy.text()).flatten() == Some("Always")
+    });
+    let containers = spec.get("containers").sound_list().into_iter().chain(sidecars);
+    let ports = containers.flat_map(|container| container.get("ports").sound_list());
+    ports.filter_map(|port| port.noted(read_port(&port))).collect()
 }
 
-fn read_ports(container: &Reader<'_>, ports: &mut Vec<ContainerPort>) -> Read<()> {
-    for item in container.get("ports").list()? {
-        let at = item.get("containerPort");
-        let port = at.port()?.ok_or_else(|| at.invalid("is missing"))?;
-        let host_port = item.get("hostPort").number(0, u32::from(u16::MAX))?.unwrap_or(0);
-        let host_address = match item.get("hostIP").text()? {
-            None | Some("") => None,
-            Some(_) => item.get("hostIP").parsed("an IP address")?,
-        };
-        ports.push(ContainerPort {
-            name: item.get("name").string()?.filter(|name| !name.is_empty()),
-            port,
-            protocol: read_protocol(&item.get("protocol"))?,
-            host_port: u16::try_from(host_port).ok().filter(|port| *port != 0),
-            host_address,
-        });
-    }
-    Ok(())
+fn read_port(item: &Reader<'_>) -> Read<ContainerPort> {
+    let at = item.get("containerPort");
+    let port = at.port()?.ok_or_else(|| at.invalid("is missing"))?;
+    let host_port = item.get("hostPort").number(0, u32::from(u16::MAX))?.unwrap_or(0);
+    let host_address = match item.get("hostIP").text()? {
+        None | Some("") => None,
+        Some(_) => item.get("hostIP").parsed("an IP address")?,
+    };
+    Ok(ContainerPort {
+        name: item.get("name").string()?.filter(|name| !name.is_empty()),
+        port,
+        protocol: read_protocol(&item.get("protocol"))?,
+        host_port: u16::try_from(host_port).ok().filter(|port| *port != 0),
+        host_address,
+    })
 }
 
 /// TCP when absent.

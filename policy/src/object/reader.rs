@@ -183,6 +183,22 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
+    /// The labels that can be read; a note for each that cannot.
+    pub(super) fn sound_labels(&self) -> Labels {
+        let names = self.noted(self.fields()).unwrap_or_default();
+        let sound = names.into_iter().filter_map(|name| {
+            let at = self.get(name);
+            let value = self.noted(at.text())?;
+            Some((name.to_owned(), value.unwrap_or_default().to_owned()))
+        });
+        sound.collect()
+    }
+
+    /// The items; none and a note when it is no list.
+    pub(super) fn sound_list(&self) -> Vec<Self> {
+        self.noted(self.list()).unwrap_or_default()
+    }
+
     /// The value as it stands in a message.
     pub(super) fn shown(&self) -> String {
         let mut text = self.value.to_string();

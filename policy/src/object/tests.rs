@@ -71,7 +71,11 @@ fn an_invalid_port_matches_nothing_and_is_named() {
 fn a_policy_isolates_what_its_types_or_its_sections_say() {
     for (spec, ingress, egress) in [
         (json!({}), true, false),
-        (json!({"egress": []}), true, true),
+        (json!({"egress": []}), true, false),
+        (json!({"egress": null}), true, false),
+        (json!({"egress": [{}]}), true, true),
+        (json!({"egress": "all"}), true, true),
+        (json!({"policyTypes": ["Ingress", "Egress"], "egress": []}), true, true),
         (json!({"policyTypes": []}), true, false),
         (json!({"policyTypes": ["Egress"]}), false, true),
         (json!({"policyTypes": ["Ingress"], "egress": [{}]}), true, false),
@@ -173,4 +177,46 @@ fn a_pod_is_read_back_from_its_manifest() {
         "spec": {"nodeName": "n1", "containers": [{"ports": [{"name": "dns", "containerPort": 53, "protocol": "UDP"}]}]}});
     let Ok(Some(Object::Pod(pod))) = parse(&value) else { panic!("a pod") };
     assert_eq!(parse(&pod.manifest()), Ok(Some(Object::Pod(pod))));
+}
+
+#[test]
+fn an_invalid_part_takes_nothing_else_of_a_pod_or_namespace_away() {
+    let value = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "x", "name": "p", "uid": 7, "labels": {"app": "db", "v": 1}},
+        "spec": {"nodeName": "n1", "containers": [{"ports": [{"containerPort": "eighty"},
+            {"name": "a", "containerPort": 81}, {"containerPort": 82, "protocol": "tcp"}]}, {"ports": 5}]},
+        "status": {"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.256"}, {"ip": "fd00::1"}]}});
+    let Ok(Some(object @ Object::Pod(_))) = parse(&value) else { panic!("a pod") };
+    let Object::Pod(pod) = &object else { panic!("a pod") };
+    let labels: Labels = [("app".to_owned(), "db".to_owned())].into();
+    assert_eq!((&pod.labels, pod.node.as_deref(), pod.addresses.len()), (&labels, Some("n1"), 2));
+    assert_eq!(pod.ports.iter().map(|port| port.port).collect::<Vec<_>>(), [81]);
+    let fields: Vec<&str> = object.diagnostics().iter().map(|wrong| wrong.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        [
+            "metadata.uid",
+            "metadata.labels.v",
+            "status.podIPs[0].ip",
+            "spec.containers[0].ports[0].containerPort",
+            "spec.containers[0].ports[2].protocol",
+            "spec.containers[1].ports",
+        ]
+    );
+    assert!(object.lacks_labels());
+
+    let value = json!({"apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": "x", "labels": {"team": "a", "n": 1}}});
+    let Ok(Some(object)) = parse(&value) else { panic!("a namespace") };
+    let Object::Namespace(namespace) = &object else { panic!("a namespace") };
+    assert_eq!(namespace.labels.get("team").map(String::as_str), Some("a"));
+    assert!(object.lacks_labels() && namespace.labels.len() == 2);
+}
+
+#[test]
+fn an_annotation_of_groups_that_is_no_text_denies() {
+    let value = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "p", "annotations": {"vpc.amazonaws.com/security-groups": 5}}});
+    let Ok(Some(Object::Pod(pod))) = parse(&value) else { panic!("a pod") };
+    assert_eq!(pod.security_groups.expect("chosen").invalid, ["5"]);
 }

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use veni_core::id::SecurityGroupId;
 
 use super::{By, Flow, Half, Oracle, Party, matches, within};
-use crate::change::Direction;
+use crate::change::{Direction, PodKey};
 use crate::object::Pod;
 use crate::security_group::{GroupPeer, GroupProtocol, GroupRule, GroupState, ResolvedGroup};
 
 /// The groups that a pod's annotation and the SecurityGroupPolicies of its namespace choose.
-#[derive(Debug, Default)]
-struct Chosen {
+#[derive(Debug, Clone, Default)]
+pub struct Chosen {
     ids: BTreeSet<SecurityGroupId>,
     /// Something was asked for that is no id.
     invalid: bool,
@@ -21,7 +21,10 @@ struct Chosen {
 impl Oracle<'_> {
     /// `None` for a pod without groups. A group that is not resolved denies everything.
     pub(super) fn security_groups(&self, pod: &Pod, flow: &Flow<'_>) -> Option<Half> {
-        let chosen = self.chosen(pod);
+        let chosen = match self.held {
+            Some(held) if self.awaited(&self.chosen(pod)) => held.get(&name(pod))?.clone(),
+            _ => self.chosen(pod),
+        };
         if !chosen.any {
             return None;
         }
@@ -49,6 +52,29 @@ impl Oracle<'_> {
             return Some(Half { allowed: false, rules });
         }
         Some(Half { allowed: true, rules: allowing })
+    }
+
+    /// Whether the pod is closed: its groups are not known yet, and it had no others.
+    pub(super) fn is_new(&self, pod: &Pod) -> bool {
+        let held = self.held.filter(|_| self.awaited(&self.chosen(pod)));
+        held.is_some_and(|held| !held.contains_key(&name(pod)))
+    }
+
+    /// The groups that hold for a pod from now on; `None`: not all of them are known, it keeps those that it had.
+    #[must_use]
+    pub fn settled(&self, pod: &Pod) -> Option<Chosen> {
+        let chosen = self.chosen(pod);
+        (!self.awaited(&chosen)).then_some(chosen)
+    }
+
+    /// Whether it depends on groups that are not known yet what these say.
+    fn awaited(&self, chosen: &Chosen) -> bool {
+        let states: Vec<_> = chosen.ids.iter().map(|id| self.groups.state(id)).collect();
+        let denied =
+            |state: &Option<&GroupState>| matches!(state, Some(GroupState::Unresolved { .. }));
+        let unknown =
+            |state: &Option<&GroupState>| matches!(state, None | Some(GroupState::Pending { .. }));
+        !chosen.invalid && !states.iter().any(denied) && states.iter().any(unknown)
     }
 
     /// Both an annotation and policies may choose, and several policies may.
@@ -83,7 +109,8 @@ impl Oracle<'_> {
         protocol && self.group_peer(&rule.peer, flow.peer)
     }
 
-    /// Members of a group are the ENIs that have it and the pods that were given it.
+    /// Members of a group are the pods that were given it, and the ENIs that have it: but not with the addresses of pods
+    /// that were given others.
     fn group_peer(&self, peer: &GroupPeer, party: Party<'_>) -> bool {
         match peer {
             GroupPeer::Cidr(net) => party.address.is_some_and(|address| within(net, address)),
@@ -91,11 +118,18 @@ impl Oracle<'_> {
                 let has_address = |address| {
                     self.groups.members.get(id).is_some_and(|members| members.contains(&address))
                 };
-                party.address.is_some_and(has_address)
-                    || party.pod.is_some_and(|pod| self.chosen(pod).ids.contains(id))
+                let chosen = party.pod.map(|pod| self.chosen(pod)).filter(|chosen| chosen.any);
+                match chosen {
+                    Some(chosen) => chosen.ids.contains(id),
+                    None => party.address.is_some_and(has_address),
+                }
             }
         }
     }
+}
+
+fn name(pod: &Pod) -> PodKey {
+    PodKey::new(&pod.namespace, &pod.name)
 }
 
 fn by(group: &SecurityGroupId, rule: Option<String>) -> By {

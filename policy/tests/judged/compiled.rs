@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use veni_core::config::Enforcing;
+use veni_core::{config::Enforcing, id::SecurityGroupId};
 use veni_ebpf_common::table::{Decision, OPEN_SET};
 use veni_policy::change::{Direction, PodKey, PodSets, Step};
 use veni_policy::index::{Half, Index, Scope};
 use veni_policy::object::{Key, Kind, Object, Pod};
-use veni_policy::oracle::{By, End, Family, Oracle};
+use veni_policy::oracle::{By, Chosen, End, Family, Oracle};
 use veni_policy::rule::{RuleIndex, RuleKind, RuleRef};
-use veni_policy::security_group::SecurityGroups;
+use veni_policy::security_group::{GroupState, SecurityGroups};
 
 use crate::generate::{Change, PORTS, outside};
 use crate::model::{Model, Touched};
@@ -33,6 +33,8 @@ pub(crate) struct Compiled {
     model: Model,
     objects: BTreeMap<Key, Object>,
     groups: SecurityGroups,
+    /// The groups that pods keep until those that they choose are known.
+    held: BTreeMap<PodKey, Chosen>,
     /// Addresses that the node gave, which count before the status says them.
     attached: BTreeMap<PodKey, Vec<IpAddr>>,
     /// What the tables say now, of the pods that have sets.
@@ -65,6 +67,7 @@ impl Compiled {
             model: Model::default(),
             objects: BTreeMap::new(),
             groups: SecurityGroups::default(),
+            held: BTreeMap::new(),
             attached: BTreeMap::new(),
             masks: BTreeMap::new(),
             probes,
@@ -102,13 +105,26 @@ impl Compiled {
                 }
                 Change::Attach(pod, addresses) => self.attach(pod, addresses),
                 Change::Detach(pod) => self.detach(pod),
-                Change::Groups(groups) => {
-                    self.groups = groups.clone();
-                    self.index.set_security_groups(groups.clone());
-                }
+                Change::Groups(groups) => self.resolve(groups),
             }
         }
         self.carry_out()
+    }
+
+    /// On a node somebody resolves, who never takes back what he knew.
+    fn resolve(&mut self, groups: &SecurityGroups) {
+        let before = std::mem::replace(&mut self.groups, groups.clone());
+        if matches!(self.scope, Scope::Node(_)) {
+            let known = |groups: &SecurityGroups, id: &SecurityGroupId| {
+                !matches!(groups.state(id), None | Some(GroupState::Pending { .. }))
+            };
+            for (id, group) in before.groups {
+                if !known(&self.groups, &id) {
+                    self.groups.groups.insert(id, group);
+                }
+            }
+        }
+        self.index.set_security_groups(self.groups.clone());
     }
 
     fn carry_out(&mut self) -> Result<(), String> {
@@ -120,7 +136,11 @@ impl Compiled {
         self.learn_peers();
         let objects = self.effective();
         let groups = self.groups.clone();
-        let oracle = Oracle::new(&objects, &groups).enforcing(self.enforcing);
+        let held = self.held.clone();
+        let mut oracle = Oracle::new(&objects, &groups).enforcing(self.enforcing);
+        if matches!(self.scope, Scope::Node(_)) {
+            oracle = oracle.holding(&held);
+        }
         let ours = |pod: &&Pod| match &self.scope {
             Scope::All => true,
             Scope::Node(node) => pod.node.as_ref() == Some(node),
@@ -131,8 +151,23 @@ impl Compiled {
         let live: BTreeSet<PodKey> = pods.iter().map(|pod| key(pod)).collect();
         self.model.endpoints.retain(|pod, _| live.contains(pod));
         self.masks.retain(|(pod, _), _| live.contains(pod));
+        self.held.retain(|pod, _| live.contains(pod));
         for pod in &pods {
+            let settled = oracle.settled(pod);
+            let waits = settled.is_none() && matches!(self.scope, Scope::Node(_));
+            let awaited = self.index.awaited_groups(&key(pod));
+            if waits == awaited.is_empty() {
+                return Err(format!("{} waits for {awaited:?}", key(pod)));
+            }
+            if waits && !held.contains_key(&key(pod)) {
+                let sets = self.model.endpoints.get(&key(pod));
+                if sets.is_some() {
+                    return Err(format!("{} has {sets:?} before its groups are known", key(pod)));
+                }
+                continue;
+            }
             self.compare(&oracle, pod)?;
+            self.held.extend(settled.map(|settled| (key(pod), settled)));
         }
         if let [pod, ..] = pods.as_slice() {
             self.compare_explained(&oracle, pod)?;
@@ -365,7 +400,12 @@ impl Compiled {
         }
         let objects: Vec<Object> = self.objects.values().cloned().collect();
         fresh.at_once(&objects, &self.groups).map_err(|error| format!("fresh: {error}"))?;
-        if fresh.masks != self.masks {
+        // Those that wait have what they had; who knows only the present has nothing for them.
+        let waits = |pod: &PodKey| !self.index.awaited_groups(pod).is_empty();
+        let settled = |masks: &BTreeMap<Side, Masks>| -> BTreeMap<Side, Masks> {
+            masks.clone().into_iter().filter(|((pod, _), _)| !waits(pod)).collect()
+        };
+        if settled(&fresh.masks) != settled(&self.masks) {
             return Err("the tables depend on the way to them".to_owned());
         }
         let sets: Vec<PodSets> = self.model.endpoints.values().copied().collect();
@@ -445,9 +485,7 @@ fn names(decision: Decision, rule: Option<&RuleRef>, candidates: &BTreeSet<By>) 
         (RuleKind::ClusterNetworkPolicy, By::ClusterNetworkPolicy { name, rule: index }) => {
             rule.name == *name && rule.rule == place(*index)
         }
-        (RuleKind::SecurityGroup, By::SecurityGroup { group, rule: Some(id) }) => {
-            rule.name == group.to_string() && rule.rule == RuleIndex::GroupRule(id.clone())
-        }
+        // A rule that is named opens what is closed by default, and a group's does not: it is never named.
         (RuleKind::Unselected, By::Strict) => true,
         (RuleKind::SecurityGroup, By::SecurityGroup { rule: None, .. } | By::InvalidGroups) => {
             rule.rule == RuleIndex::None

@@ -491,6 +491,7 @@ fn resolved_group() -> impl Strategy<Value = (GroupState, Vec<GroupRule>, Vec<Gr
     let state = prop_oneof![
         20 => Just(GroupState::Resolved),
         1 => Just(GroupState::Unresolved { reason: "it does not exist".to_owned() }),
+        1 => Just(GroupState::Pending { reason: "no answer".to_owned() }),
     ];
     (state, vec(group_rule(), 0..4), vec(group_rule(), 0..4))
 }

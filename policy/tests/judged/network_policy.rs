@@ -59,7 +59,13 @@ fn policy_types_default_to_ingress_and_egress_when_there_is_one() {
     check(&json!({"podSelector": {}, "policyTypes": []}), "TCP", 80, IN);
     check(&json!({"podSelector": {}, "ingress": []}), "TCP", 80, IN);
     check(&json!({"podSelector": {}, "ingress": [{}]}), "TCP", 80, &[]);
-    check(&json!({"podSelector": {}, "egress": []}), "TCP", 80, BOTH);
+    check(&json!({"podSelector": {}, "egress": []}), "TCP", 80, IN);
+    check(
+        &json!({"podSelector": {}, "egress": [], "policyTypes": ["Ingress", "Egress"]}),
+        "TCP",
+        80,
+        BOTH,
+    );
     check(&json!({"podSelector": {}, "egress": [{}]}), "TCP", 80, IN);
     check(&json!({"podSelector": {}, "policyTypes": ["Egress"]}), "TCP", 80, OUT);
     check(&json!({"podSelector": {}, "policyTypes": ["Egress"], "ingress": []}), "TCP", 80, OUT);

@@ -24,6 +24,7 @@ fn kinds(half: &Half) -> Vec<(&'static str, bool)> {
         By::SecurityGroup { rule: None, .. } => "no group",
         By::InvalidGroups => "invalid groups",
         By::Strict => "strict",
+        By::Unknown => "unknown",
     };
     half.rules.iter().map(|by| (kind(by), half.allowed)).collect()
 }

@@ -104,3 +104,16 @@ fn what_was_passed_on_stays_passed_where_a_later_rule_meets_the_same_peer() {
         ]);
     }
 }
+
+#[test]
+fn an_address_that_goes_is_not_judged_by_what_its_class_becomes() {
+    let rules = json!([{"action": "Deny", "to": [{"pods": {"namespaceSelector": {}, "podSelector": {}}}],
+        "protocols": [{"destinationNamedPort": "web"}]}]);
+    let subject = json!({"namespaces": {}});
+    let policy = cluster_network_policy("c0", "Admin", 1, &subject, &json!(null), &rules);
+    let mut both = a_pod("n1", "p0", &json!({}), "10.0.1.0", &json!([]));
+    both["status"]["podIPs"] = json!([{"ip": "10.0.1.0"}, {"ip": "fd00::100"}]);
+    let served = json!([{"name": "web", "containerPort": 80}]);
+    let one = a_pod("n1", "p0", &json!({}), "10.0.1.0", &served);
+    check(&[&[Apply(policy), Apply(both)], &[Apply(one)]]);
+}

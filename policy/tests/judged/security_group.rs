@@ -179,3 +179,30 @@ fn groups_and_policies_must_both_allow() {
     check(&state, &usual(), ("8.8.8.8", "web", "TCP", 443, false));
     check(&state, &usual(), ("free", "web", "TCP", 80, false));
 }
+
+#[test]
+fn a_pod_with_groups_of_its_own_is_no_member_of_its_interfaces() {
+    let mut groups = groups(vec![
+        ("sg-1", vec![], vec![tcp(5432, "0.0.0.0/0")]),
+        ("sg-2", vec![tcp(5432, "sg-9")], vec![]),
+    ]);
+    // The node's ENI carries sg-9, and both pods' addresses are among its secondary ones.
+    let members = [1, 3, 9].map(|last| IpAddr::from([10, 0, 0, last])).into();
+    groups.members.insert("sg-9".parse().expect("a group"), members);
+    check(&cluster(), &groups, ("web", "db", "TCP", 5432, false));
+    check(&cluster(), &groups, ("free", "db", "TCP", 5432, true));
+    check(&cluster(), &groups, ("10.0.0.9", "db", "TCP", 5432, true));
+    // With the policy that chooses comes and goes the membership.
+    let policy = json!({
+        "apiVersion": "vpcresources.k8s.aws/v1beta1", "kind": "SecurityGroupPolicy",
+        "metadata": {"namespace": "x", "name": "policy"},
+        "spec": {"podSelector": {"matchLabels": {"pod": "free"}}, "securityGroups": {"groupIds": ["sg-1"]}},
+    });
+    let mut compiled = crate::compiled::Compiled::new(veni_policy::index::Scope::All);
+    let apply = |value: &Value| crate::generate::Change::Apply(value.clone());
+    let mut all: Vec<_> = cluster().iter().map(apply).collect();
+    all.push(crate::generate::Change::Groups(groups));
+    for batch in [all, vec![apply(&policy)], vec![crate::generate::Change::Delete(policy)]] {
+        compiled.apply(&batch).unwrap_or_else(|error| panic!("{error}"));
+    }
+}

@@ -1,0 +1,194 @@
+//! Which sets pods are to have.
+//!
+//! A pod whose security groups are not known yet keeps its sets, or, where its policies change, gets the sets of the
+//! groups that it had; without sets it stays without.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ipnet::IpNet;
+use veni_ebpf_common::table::{OPEN_SET, capacity};
+
+use super::{
+    Index, Refusal,
+    atom::Question,
+    cluster::{Chosen, IdentityId},
+    plan::Targets,
+};
+use crate::{
+    change::{CLOSED_SET, Direction, PodKey, PodSets},
+    compile::{content::Content, flatten::Flattener, profile::Full},
+    intern::{FastMap, FastSet},
+    object::ClusterNetworkPolicy,
+};
+
+/// The sets of both directions, or what is full.
+type Found = [Result<u32, Full>; 2];
+
+/// What pods are to have, as far as they are to be looked at.
+#[derive(Debug, Default)]
+struct Wanted {
+    /// Pods of these identities, and the security groups that it is for.
+    of_identities: FastMap<IdentityId, (Found, Arc<Chosen>)>,
+    /// Pods that keep the groups that they had.
+    of_pods: BTreeMap<PodKey, Found>,
+}
+
+/// What sets are made of in one batch.
+#[derive(Debug)]
+struct Batch {
+    /// By tier, priority and name.
+    policies: Vec<Arc<ClusterNetworkPolicy>>,
+    /// Prefixes that sets made in this batch bring.
+    fresh: FastSet<IpNet>,
+}
+
+impl Index {
+    /// The sets that local pods are to have, as far as they are to be looked at. Makes the sets that are new.
+    pub(super) fn targets(&mut self, refused: &mut Vec<Refusal>) -> Targets {
+        let identities: Vec<IdentityId> = if std::mem::take(&mut self.dirty.all_rules) {
+            self.cluster.live_identities().map(|(id, _)| id).collect()
+        } else {
+            self.dirty.rules.iter().copied().collect()
+        };
+        self.dirty.rules.clear();
+        let mut policies: Vec<_> = self.cluster_policies.values().cloned().collect();
+        policies.sort_by(|a, b| (a.tier, a.priority, &a.name).cmp(&(b.tier, b.priority, &b.name)));
+        let mut batch = Batch { policies, fresh: FastSet::default() };
+        let mut wanted = Wanted::default();
+        let mut waiting: FastSet<IdentityId> = FastSet::default();
+        for id in identities {
+            let identity = self.cluster.identity(id);
+            if identity.local == 0 {
+                continue;
+            }
+            if self.awaits(&identity.chosen) {
+                waiting.insert(id);
+            } else {
+                let chosen = Arc::new(identity.chosen.clone());
+                let found = self.sets_of(id, &chosen, &mut batch);
+                wanted.of_identities.insert(id, (found, chosen));
+            }
+        }
+        for (key, id, held) in self.holding(&waiting) {
+            let found = self.sets_of(id, &held, &mut batch);
+            wanted.of_pods.insert(key, found);
+        }
+        self.dirty.locals.clear();
+        self.choose(&wanted, refused)
+    }
+
+    /// Pods of these identities that are judged by groups of which all is known. An earlier daemon did not say which
+    /// groups its sets are of: they stay what they are.
+    fn holding(&self, waiting: &FastSet<IdentityId>) -> Vec<(PodKey, IdentityId, Arc<Chosen>)> {
+        if waiting.is_empty() {
+            return Vec::new();
+        }
+        let holding = self.locals.iter().filter_map(|(key, local)| {
+            let identity = self.cluster.pod(local.pod?).identity;
+            let held = local.chosen.as_ref().filter(|_| local.sets.is_some())?;
+            let holds = waiting.contains(&identity) && !self.awaits(held);
+            holds.then(|| (key.clone(), identity, Arc::clone(held)))
+        });
+        holding.collect()
+    }
+
+    /// The targets; where a set was refused, what the pods have.
+    fn choose(&mut self, wanted: &Wanted, refused: &mut Vec<Refusal>) -> Targets {
+        let mut without: BTreeMap<(Direction, &'static str), (Full, Vec<PodKey>)> = BTreeMap::new();
+        let mut targets = Targets::new();
+        for (key, local) in &mut self.locals {
+            let Some(pod) = local.pod else {
+                if !local.held {
+                    targets.insert(key.clone(), None);
+                }
+                continue;
+            };
+            let of_identity = wanted.of_identities.get(&self.cluster.pod(pod).identity);
+            if let Some((_, chosen)) = of_identity {
+                local.chosen = Some(Arc::clone(chosen));
+            }
+            let found = of_identity.map(|(found, _)| found).or_else(|| wanted.of_pods.get(key));
+            let Some(found) = found else { continue };
+            let mut of = |direction: Direction| match found[direction as usize] {
+                Ok(set) => set,
+                Err(full) => {
+                    let entry = without.entry((direction, full.map));
+                    entry.or_insert((full, Vec::new())).1.push(key.clone());
+                    local.sets.map_or(CLOSED_SET, |sets| sets.of(direction))
+                }
+            };
+            let target = PodSets::new(of(Direction::Ingress), of(Direction::Egress));
+            if Some(target) != local.sets {
+                targets.insert(key.clone(), Some(target));
+            }
+        }
+        refused.extend(without.into_iter().map(|((direction, map), (full, pods))| Refusal {
+            pods,
+            direction: Some(direction),
+            map,
+            capacity: full.capacity,
+        }));
+        targets
+    }
+
+    /// The sets of pods of this identity that have these groups.
+    fn sets_of(&mut self, id: IdentityId, chosen: &Chosen, batch: &mut Batch) -> Found {
+        let contents = Direction::BOTH.map(|direction| {
+            let identity = self.cluster.identity(id);
+            let namespace = self.cluster.namespace_state(identity.key.namespace);
+            let mut flattener = Flattener {
+                atoms: &mut self.atoms,
+                registry: &mut self.registry,
+                groups: &self.groups,
+                cluster_policies: &batch.policies,
+                enforcing: self.enforcing,
+            };
+            flattener.content(direction, namespace, identity, chosen)
+        });
+        let found = contents.map(|content| self.set_of(content, &mut batch.fresh));
+        if found.iter().any(Result::is_err) {
+            self.dirty.rules.insert(id);
+        }
+        found
+    }
+
+    fn set_of(&mut self, content: Content, fresh: &mut FastSet<IpNet>) -> Result<u32, Full> {
+        if content.is_open() {
+            return Ok(OPEN_SET);
+        }
+        if let Some(set) = self.set_ids.get(&content) {
+            return Ok(*set);
+        }
+        self.make_room(&content, fresh)?;
+        let content = Arc::new(content);
+        let number = self.new_set(&content);
+        self.set_ids.insert(content, number);
+        Ok(number)
+    }
+
+    /// The prefixes that a set brings, if the maps have room for them beside all others: those of sets that go are in
+    /// the maps until the new ones are in force.
+    fn make_room(&self, content: &Content, fresh: &mut FastSet<IpNet>) -> Result<(), Full> {
+        let mut more: FastSet<IpNet> = FastSet::default();
+        for atom in content.atoms() {
+            let Some(Question::Block { cidr, except }) = self.atoms.question(atom) else {
+                continue;
+            };
+            let unknown = |net: &&IpNet| !self.regions.by_net.contains_key(*net);
+            let nets = std::iter::once(cidr).chain(except).filter(unknown);
+            more.extend(nets.copied().filter(|net| !fresh.contains(net)));
+        }
+        for (v6, map) in [(false, "CIDR_V4"), (true, "CIDR_V6")] {
+            let of_family = |nets: &FastSet<IpNet>| {
+                nets.iter().filter(|net| net.addr().is_ipv6() == v6).count()
+            };
+            let brought = of_family(&more);
+            let all = self.regions.count(v6) + of_family(fresh) + brought;
+            if brought > 0 && all > capacity::CIDR as usize {
+                return Err(Full { map, capacity: capacity::CIDR });
+            }
+        }
+        fresh.extend(more);
+        Ok(())
+    }
+}
