@@ -99,20 +99,18 @@ pub(crate) fn wrong(standing: &Standing) -> Vec<String> {
 /// What is not as it should be with a group.
 pub(crate) fn group(group: &GroupStanding) -> Option<String> {
     let GroupStanding { id, state, reason, age_secs, last_error, .. } = group;
-    let error = last_error.as_deref().unwrap_or("no reason is known");
+    let why = reason.as_deref().or(last_error.as_deref()).unwrap_or("no reason is known");
     match state.as_str() {
         "fresh" => None,
         "stale" => Some(format!(
-            "security group {id}: in force as it was {} ago, because the last refresh failed: {error}",
+            "security group {id}: in force as it was {} ago, because the last refresh failed: {why}",
             text::duration(age_secs.unwrap_or(0))
         )),
-        "pending" => {
-            Some(format!("security group {id}: not looked up yet, its pods are denied everything"))
-        }
-        _ => Some(format!(
-            "security group {id}: its pods are denied everything: {}",
-            reason.as_deref().unwrap_or(error)
+        "pending" => Some(format!(
+            "security group {id}: not known yet, its pods keep what they had and new ones stay closed: {}",
+            reason.as_deref().unwrap_or("EC2 has not answered yet")
         )),
+        _ => Some(format!("security group {id}: its pods are denied everything: {why}")),
     }
 }
 

@@ -27,6 +27,11 @@ use veni_security_groups::{
 
 use crate::enforcer::{FilterPlane, Found, Handle, Input, Memory, Sources, keyed, pod_of};
 
+mod kept;
+
+/// In the state directory: the security groups in force. As [`LABELS`], it goes with the journal.
+const GROUPS: &str = "journal.groups";
+
 /// In the state directory: the labels that pods had. Goes with the journal, whose name it shares.
 const LABELS: &str = "journal.pods";
 
@@ -71,7 +76,9 @@ fn enforcer<C: Cloud>(
     pods: &[(PodKey, u32)],
 ) -> Result<Handle> {
     let settings = GroupSettings { seed: seed(identity), ..GroupSettings::default() };
-    let (resolver, driver) = Resolver::new(cloud, settings);
+    let groups_file = Path::new(&config.state_dir).join(GROUPS);
+    let (resolver, driver) = Resolver::resume(cloud, settings, kept::read(&groups_file));
+    tokio::spawn(kept::follow(groups_file, resolver.kept()));
     let name = node_name(config, identity);
     let addresses = BTreeSet::from([identity.local_ipv4.into()]);
     let (wanted, asked) = (resolver.clone(), resolver.clone());

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    sync::Arc,
 };
 
 use tokio::time::Instant;
@@ -16,6 +16,7 @@ use crate::{
     part::{Members, Part, Parts},
     settings::Limits,
     status::{GroupHealth, Standing},
+    whole::{Whole, Wholes},
 };
 
 /// What is published, and how each wanted group stands.
@@ -25,13 +26,15 @@ pub(crate) struct Assembled {
     pub(crate) standings: Vec<Standing>,
 }
 
-/// Why a group is not resolved.
+/// Why a group is not whole.
 #[derive(Debug)]
 enum Lack {
-    /// The cloud was not asked yet.
-    Pending,
-    /// It denies, for this reason.
+    /// Something was not read yet; the words say why, where it was tried.
+    Pending(Option<String>),
+    /// Somebody has to mend something.
     Unresolved(String),
+    /// It is gone, or something that it consisted of.
+    Gone(String),
 }
 
 /// A group under assembly.
@@ -42,35 +45,37 @@ struct Draft<'a> {
     ingress: Vec<GroupRule>,
     egress: Vec<GroupRule>,
     /// The groups that its rules refer to.
-    referenced: BTreeMap<SecurityGroupId, &'a Members>,
+    referenced: BTreeMap<SecurityGroupId, &'a Arc<Members>>,
     notes: Vec<String>,
     /// The age of its oldest part.
     since: Instant,
     last_error: Option<String>,
 }
 
-/// The wanted groups that are looked after, and those beyond the limit.
+/// The wanted groups that are looked after, and those beyond the limit; first those that were in force.
 pub(crate) fn within_limit(
     wanted: &BTreeSet<SecurityGroupId>,
+    wholes: &Wholes,
     limits: &Limits,
 ) -> (BTreeSet<SecurityGroupId>, BTreeSet<SecurityGroupId>) {
-    let mut inside = wanted.clone();
-    let beyond = match wanted.iter().nth(limits.groups) {
-        Some(first) => inside.split_off(first),
-        None => BTreeSet::new(),
-    };
-    (inside, beyond)
+    let (whole, new): (Vec<_>, Vec<_>) =
+        wanted.iter().cloned().partition(|id| wholes.get(id).is_some());
+    let mut inside: Vec<_> = whole.into_iter().chain(new).collect();
+    let beyond = inside.split_off(limits.groups.min(inside.len()));
+    (inside.into_iter().collect(), beyond.into_iter().collect())
 }
 
-/// Puts together what is known of `wanted`.
+/// Puts together what is known of `wanted`. What is not whole now stays as it was in `wholes`, which learns what is.
 pub(crate) fn assemble(
     wanted: &BTreeSet<SecurityGroupId>,
     parts: &Parts,
+    wholes: &mut Wholes,
     limits: &Limits,
 ) -> Assembled {
     let mut assembled = Assembled::default();
     let mut held: usize = 0;
-    let (inside, beyond) = within_limit(wanted, limits);
+    let (inside, beyond) = within_limit(wanted, wholes, limits);
+    let mut lacking: Vec<(SecurityGroupId, Lack)> = Vec::new();
     for id in inside {
         let outcome = resolve(&id, parts, limits).and_then(|draft| {
             let known = &assembled.groups.members;
@@ -81,30 +86,78 @@ pub(crate) fn assemble(
             Ok(draft)
         });
         match outcome {
-            Ok(draft) => draft.publish(id, &mut assembled),
-            Err(Lack::Pending) => {
-                assembled.standings.push(Standing::new(id, GroupHealth::Pending));
-            }
-            Err(Lack::Unresolved(reason)) => deny(id, reason, parts, &mut assembled),
+            Ok(draft) => draft.publish(id, wholes, &mut assembled),
+            Err(lack) => lacking.push((id, lack)),
         }
     }
-    for id in beyond {
+    lacking.extend(beyond.into_iter().map(|id| {
         let reason = format!("{id} is one of more than {} groups on this node", limits.groups);
-        deny(id, reason, parts, &mut assembled);
+        (id, Lack::Unresolved(reason))
+    }));
+    // Only now: members that are known to others anew count for these too.
+    for (id, lack) in lacking {
+        fall_back(id, lack, parts, wholes, &mut assembled);
     }
     assembled.standings.sort_by(|a, b| a.status.id.cmp(&b.status.id));
     assembled
 }
 
-fn deny(id: SecurityGroupId, reason: String, parts: &Parts, assembled: &mut Assembled) {
-    let mut standing = Standing::new(id.clone(), GroupHealth::Unresolved);
-    standing.status.reason = Some(reason.clone());
+/// A group that is not whole: as it was, else as much as is known of why.
+fn fall_back(
+    id: SecurityGroupId,
+    lack: Lack,
+    parts: &Parts,
+    wholes: &mut Wholes,
+    assembled: &mut Assembled,
+) {
     let failure = parts.rules.get(&id).and_then(|part| part.failure.as_ref());
-    standing.status.last_error = failure.map(|failure| failure.words.clone());
+    let last_error = failure.map(|failure| failure.words.clone());
+    if matches!(lack, Lack::Gone(_)) {
+        wholes.forget(&id);
+    }
+    if let Some(whole) = wholes.get(&id) {
+        let mut standing = of_whole(&id, whole, lack);
+        standing.status.last_error = last_error;
+        assembled.standings.push(standing);
+        whole.publish(&mut assembled.groups);
+        return;
+    }
+    let (health, state, reason) = match lack {
+        Lack::Pending(None) => {
+            assembled.standings.push(Standing::new(id, GroupHealth::Pending));
+            return;
+        }
+        Lack::Pending(Some(reason)) => {
+            (GroupHealth::Pending, GroupState::Pending { reason: reason.clone() }, reason)
+        }
+        Lack::Unresolved(reason) | Lack::Gone(reason) => {
+            (GroupHealth::Unresolved, GroupState::Unresolved { reason: reason.clone() }, reason)
+        }
+    };
+    let mut standing = Standing::new(id.clone(), health);
+    (standing.status.reason, standing.status.last_error) = (Some(reason), last_error);
     assembled.standings.push(standing);
-    let state = GroupState::Unresolved { reason };
     let group = ResolvedGroup { id: id.clone(), state, ingress: Vec::new(), egress: Vec::new() };
     assembled.groups.groups.insert(id, group);
+}
+
+fn of_whole(id: &SecurityGroupId, whole: &Whole, lack: Lack) -> Standing {
+    let (health, reason) = match lack {
+        // In the middle of a refresh.
+        Lack::Pending(None) if !whole.former => (GroupHealth::Fresh, None),
+        Lack::Pending(None) => {
+            (GroupHealth::Stale, Some("as an earlier daemon left it, not read yet".to_owned()))
+        }
+        Lack::Pending(Some(reason)) | Lack::Unresolved(reason) | Lack::Gone(reason) => {
+            (GroupHealth::Stale, Some(reason))
+        }
+    };
+    let mut standing = Standing::new(id.clone(), health);
+    standing.since = Some(whole.since);
+    standing.status.reason = reason;
+    standing.status.rules = whole.rules();
+    standing.status.members = whole.members.values().map(|members| members.len()).sum();
+    standing
 }
 
 fn resolve<'a>(
@@ -112,7 +165,11 @@ fn resolve<'a>(
     parts: &'a Parts,
     limits: &'a Limits,
 ) -> Result<Draft<'a>, Lack> {
-    let part = parts.rules.get(id).ok_or(Lack::Pending)?;
+    let part = parts.rules.get(id).ok_or(Lack::Pending(None))?;
+    if part.is_missing() {
+        let failure = part.failure.as_ref();
+        return Err(Lack::Gone(failure.map(|gone| gone.words.clone()).unwrap_or_default()));
+    }
     let (rules, at) = known(part, || format!("the rules of {id}"))?;
     let mut draft = Draft {
         parts,
@@ -125,7 +182,7 @@ fn resolve<'a>(
         last_error: None,
     };
     draft.depends_on(part, at);
-    for rule in rules {
+    for rule in rules.iter() {
         draft.add(rule)?;
         within(&format!("rules of {id}"), draft.rules(), limits.rules_per_group)?;
     }
@@ -133,19 +190,22 @@ fn resolve<'a>(
 }
 
 /// What a part says and since when, or why it says nothing.
-fn known<T>(part: &Part<T>, what: impl Fn() -> String) -> Result<(&T, Instant), Lack> {
-    let failure = part.failure.as_ref();
-    match (&part.known, failure) {
-        (Some(known), _) if known.value.is_some() => {
-            let value = known.value.as_deref().expect("it was looked at in the guard");
-            Ok((value, known.at))
-        }
-        (Some(_), Some(gone)) => Err(Lack::Unresolved(gone.words.clone())),
-        (_, Some(failure)) => {
-            Err(Lack::Unresolved(format!("{} could not be read: {}", what(), failure.words)))
-        }
-        (_, None) => Err(Lack::Pending),
+fn known<T>(part: &Part<T>, what: impl Fn() -> String) -> Result<(&Arc<T>, Instant), Lack> {
+    if let (Some(value), Some(known)) = (part.value(), &part.known) {
+        return Ok((value, known.at));
     }
+    let Some(failure) = &part.failure else { return Err(Lack::Pending(None)) };
+    let words = failure.words.clone();
+    Err(if part.is_gone() {
+        Lack::Gone(words)
+    } else if part.known.is_some() {
+        // It never existed, as far as is known: it may be too new to show.
+        Lack::Unresolved(words)
+    } else if failure.passing {
+        Lack::Pending(Some(format!("{} could not be read: {words}", what())))
+    } else {
+        Lack::Unresolved(format!("{} could not be read: {words}", what()))
+    })
 }
 
 fn within(what: &str, count: usize, limit: usize) -> Result<(), Lack> {
@@ -191,7 +251,7 @@ impl<'a> Draft<'a> {
             RulePeer::Cidr(net) => Ok(vec![GroupPeer::Cidr(*net)]),
             RulePeer::Group(group) => self.group(rule, group),
             RulePeer::PrefixList(list) => {
-                let part = self.parts.lists.get(list).ok_or(Lack::Pending)?;
+                let part = self.parts.lists.get(list).ok_or(Lack::Pending(None))?;
                 let words = || format!("{list}, which rule {} refers to,", rule.id);
                 let (entries, at) = known(part, words)?;
                 self.depends_on(part, at);
@@ -213,7 +273,7 @@ impl<'a> Draft<'a> {
             self.note(rule, &words);
             return Ok(Vec::new());
         }
-        let part = self.parts.members.get(&group.id).ok_or(Lack::Pending)?;
+        let part = self.parts.members.get(&group.id).ok_or(Lack::Pending(None))?;
         let words = || format!("the members of {}, which rule {} refers to,", group.id, rule.id);
         let (members, at) = known(part, words)?;
         let what = format!("addresses of members of {}", group.id);
@@ -228,7 +288,7 @@ impl<'a> Draft<'a> {
         self.notes.push(format!("{} admits nobody: {words}", rule.id));
     }
 
-    fn publish(self, id: SecurityGroupId, assembled: &mut Assembled) {
+    fn publish(self, id: SecurityGroupId, wholes: &mut Wholes, assembled: &mut Assembled) {
         let stale = self.last_error.is_some();
         let health = if stale { GroupHealth::Stale } else { GroupHealth::Fresh };
         let mut standing = Standing::new(id.clone(), health);
@@ -238,13 +298,14 @@ impl<'a> Draft<'a> {
         standing.status.last_error = self.last_error;
         standing.status.notes = self.notes;
         assembled.standings.push(standing);
-        for (group, members) in self.referenced {
-            let copy = || -> BTreeSet<IpAddr> { members.addresses.clone() };
-            assembled.groups.members.entry(group).or_insert_with(copy);
-        }
-        let Self { ingress, egress, .. } = self;
+        let members = self.referenced.into_iter().map(|(id, members)| (id, Arc::clone(members)));
+        let Self { ingress, egress, since, .. } = self;
         let state = GroupState::Resolved;
-        assembled.groups.groups.insert(id.clone(), ResolvedGroup { id, state, ingress, egress });
+        let group = ResolvedGroup { id: id.clone(), state, ingress, egress };
+        let members = members.collect();
+        let whole = Whole { group, members, since, former: false, wanted_at: Instant::now() };
+        whole.publish(&mut assembled.groups);
+        wholes.insert(id, whole);
     }
 }
 

@@ -5,10 +5,12 @@
 //! would be another.
 //!
 //! Invariants:
-//! - A group is published as resolved only with all that its rules refer to. Until then it is unresolved, with the
-//!   reason, and denies. Nothing is left out for its size: what is too large is unresolved.
-//! - An error takes nothing away. What is known stays, its age and the error are told ([`GroupStatus`]). A group that
-//!   is gone is asked for twice before it counts as gone.
+//! - A group is published as resolved only with all that its rules refer to. Until then it is pending, or, when it
+//!   cannot be read as things are, unresolved with the reason, and denies. Nothing is left out for its size: what is
+//!   too large is unresolved.
+//! - Neither an error nor a limit takes anything away. A group that was whole stays in force as it was, its age and the
+//!   reason are told ([`GroupStatus`]); by way of [`Kept`] in the next daemon too. Only the cloud's word takes: a group
+//!   or list that is gone, and a member that is missing, are asked for twice before they count as gone.
 //! - All groups are asked for together, [`FILTER_VALUES`](veni_provider::security_group::FILTER_VALUES) at a time, in
 //!   jittered intervals; what is new is asked for at once. An action that failed is not tried again before its wait is
 //!   over, the cloud's own word first.
@@ -24,10 +26,12 @@ mod part;
 mod resolver;
 mod settings;
 mod status;
+mod whole;
 
 pub use resolver::{Driver, Resolver};
 pub use settings::{Limits, Settings};
 pub use status::{GroupHealth, GroupStatus};
+pub use whole::Kept;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -35,7 +39,7 @@ use tokio::sync::watch;
 use veni_core::id::SecurityGroupId;
 use veni_policy::security_group as resolved;
 
-/// What is known of all wanted groups. A group that is not in it was not answered for yet.
+/// What is known of all wanted groups. A group that is not in it was not asked for yet.
 pub type Snapshot = Arc<resolved::SecurityGroups>;
 
 /// Resolves security groups.

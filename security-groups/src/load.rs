@@ -124,8 +124,16 @@ impl<C: Cloud> Loader<C> {
         for (ids, enis) in asked.answered {
             let mut by_group = members_by_group(&enis);
             for id in ids {
-                let members = by_group.remove(&id).unwrap_or_default();
+                let answer = by_group.remove(&id).unwrap_or_default();
+                let members = match parts.get(&id).and_then(Part::value) {
+                    Some(known) => known.corrected_by(answer),
+                    None => answer,
+                };
+                let doubtful = members.is_doubtful();
                 keep(&self.memory.members, parts, &id, members).await;
+                if let Some(part) = parts.get_mut(&id).filter(|_| doubtful) {
+                    part.doubt(Instant::now() + self.settings.confirm());
+                }
             }
         }
     }
@@ -269,17 +277,29 @@ fn note_failures<I: Ord, T>(
     for (id, error) in refused {
         if let Some(part) = parts.get_mut(id) {
             part.alone = true;
-            part.failed(Failure { words: error.to_string(), retry: None });
+            part.failed(Failure { words: words(error), retry: None, passing: false });
         }
     }
     for (ids, held) in held {
-        let failure = Failure { words: held.error.to_string(), retry: Some(held.until) };
+        let passing = !matches!(held.error.class, ErrorClass::Denied { .. });
+        let failure = Failure { words: words(&held.error), retry: Some(held.until), passing };
         for id in ids {
             if let Some(part) = parts.get_mut(id) {
                 part.failed(failure.clone());
             }
         }
     }
+}
+
+/// An error in words that are the same each time: without what EC2 says of the one request.
+fn words(error: &CloudError) -> String {
+    let CloudError { action, class, code, message } = error;
+    let own =
+        ["Encoded authorization failure", "(Service:", "Request ID", "RequestID", "RequestId"];
+    let ends = own.iter().filter_map(|words| message.find(words));
+    let end = ends.min().unwrap_or(message.len());
+    let message = message[..end].trim_end_matches([' ', '.', ',', ';', ':', '(']);
+    format!("{action} failed: {class} ({code}: {message})")
 }
 
 async fn keep<I, T>(shelf: &Shelf<I, T>, parts: &mut Map<I, T>, id: &I, value: T)

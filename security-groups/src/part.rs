@@ -31,6 +31,12 @@ pub(crate) struct Part<T> {
     old: bool,
     /// Asking for it spoils the answer for others: asked for alone.
     pub(crate) alone: bool,
+    /// What is known is doubtful in part: to be asked for again then.
+    recheck: Option<Instant>,
+    /// It did exist.
+    existed: bool,
+    /// Two answers have said that it does not exist.
+    missing: bool,
 }
 
 /// What the cloud said.
@@ -49,6 +55,8 @@ pub(crate) struct Failure {
     pub(crate) words: String,
     /// When to ask again; `None`: with the next refresh.
     pub(crate) retry: Option<Instant>,
+    /// It may be over at the next attempt; else somebody has to mend something.
+    pub(crate) passing: bool,
 }
 
 /// Who carries a group.
@@ -58,6 +66,8 @@ pub(crate) struct Members {
     pub(crate) addresses: BTreeSet<IpAddr>,
     /// Delegated prefixes that are too large to be counted out (IPv6: a /80).
     pub(crate) ranges: BTreeSet<IpNet>,
+    /// Those among them that the last answer lacked, for the first time.
+    pub(crate) doubted: BTreeSet<IpNet>,
 }
 
 /// A prefix list.
@@ -72,14 +82,24 @@ pub(crate) struct Entries {
 
 impl<T> Default for Part<T> {
     fn default() -> Self {
-        Self { known: None, failure: None, doubtful: false, old: false, alone: false }
+        Self {
+            known: None,
+            failure: None,
+            doubtful: false,
+            old: false,
+            alone: false,
+            recheck: None,
+            existed: false,
+            missing: false,
+        }
     }
 }
 
 impl<T> Part<T> {
     /// As it was when it was wanted before.
     pub(crate) fn remembered(value: Arc<T>, at: Instant, old: bool) -> Self {
-        Self { known: Some(Known { value: Some(value), at }), old, ..Self::default() }
+        let known = Some(Known { value: Some(value), at });
+        Self { known, old, existed: true, ..Self::default() }
     }
 
     /// What is known and exists.
@@ -92,12 +112,39 @@ impl<T> Part<T> {
         everything
             || match &self.failure {
                 Some(failure) => failure.retry.is_some_and(|retry| retry <= now),
-                None => self.old || self.known.is_none(),
+                None => {
+                    let doubtful = self.recheck.is_some_and(|recheck| recheck <= now);
+                    self.old || self.known.is_none() || doubtful
+                }
             }
     }
 
     pub(crate) fn found(&mut self, value: Arc<T>, now: Instant) {
-        *self = Self { known: Some(Known { value: Some(value), at: now }), ..Self::default() };
+        let known = Some(Known { value: Some(value), at: now });
+        *self = Self { known, existed: true, ..Self::default() };
+    }
+
+    /// Part of what was found is to be asked for again then.
+    pub(crate) fn doubt(&mut self, recheck: Instant) {
+        self.recheck = Some(recheck);
+    }
+
+    /// When it is to be asked for before the next refresh.
+    pub(crate) fn wakes_at(&self) -> Option<Instant> {
+        match &self.failure {
+            Some(failure) => failure.retry,
+            None => self.recheck,
+        }
+    }
+
+    /// Two answers have said that it does not exist.
+    pub(crate) const fn is_missing(&self) -> bool {
+        self.missing
+    }
+
+    /// It did exist, and two answers have said that it does not.
+    pub(crate) const fn is_gone(&self) -> bool {
+        self.existed && self.missing
     }
 
     /// The answer says that it does not exist, with `words`. Asked for once more after `confirm`; what did exist is
@@ -108,7 +155,9 @@ impl<T> Part<T> {
             self.known = Some(Known { value: None, at: now });
         }
         self.old = false;
-        self.failure = Some(Failure { words, retry: (!sure).then(|| now + confirm) });
+        let retry = (!sure).then(|| now + confirm);
+        self.missing = sure;
+        self.failure = Some(Failure { words, retry, passing: !sure });
         self.value().is_none()
     }
 
@@ -123,6 +172,32 @@ impl<T> Part<T> {
 impl Members {
     pub(crate) fn len(&self) -> usize {
         self.addresses.len() + self.ranges.len()
+    }
+
+    /// What is believed after `answer`: what it lacks stays until the next one lacks it too.
+    pub(crate) fn corrected_by(&self, answer: Self) -> Self {
+        let mut believed = answer;
+        let lacking: Vec<IpAddr> =
+            self.addresses.difference(&believed.addresses).copied().collect();
+        for address in lacking {
+            if !self.doubted.contains(&address.into()) {
+                believed.addresses.insert(address);
+                believed.doubted.insert(address.into());
+            }
+        }
+        let lacking: Vec<IpNet> = self.ranges.difference(&believed.ranges).copied().collect();
+        for range in lacking {
+            if !self.doubted.contains(&range) {
+                believed.ranges.insert(range);
+                believed.doubted.insert(range);
+            }
+        }
+        believed
+    }
+
+    /// Whether some of them may be gone.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        !self.doubted.is_empty()
     }
 
     pub(crate) fn add_prefix(&mut self, prefix: IpNet) {
@@ -141,6 +216,23 @@ impl Members {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_member_goes_when_a_second_answer_lacks_it_too() {
+        let members = |list: &[&str]| {
+            let addresses = list.iter().map(|address| address.parse().unwrap()).collect();
+            Members { addresses, ..Members::default() }
+        };
+        let first = members(&["10.0.0.1", "10.0.0.2"]);
+        let second = first.corrected_by(members(&["10.0.0.2", "10.0.0.3"]));
+        assert_eq!(second.addresses, members(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]).addresses);
+        assert!(second.is_doubtful() && !first.is_doubtful());
+        // Another one is missing now: it is doubted in its turn.
+        let third = second.corrected_by(members(&["10.0.0.3"]));
+        assert_eq!(third.addresses, members(&["10.0.0.2", "10.0.0.3"]).addresses);
+        let back = third.corrected_by(members(&["10.0.0.2", "10.0.0.3"]));
+        assert_eq!(back, members(&["10.0.0.2", "10.0.0.3"]));
+    }
 
     #[test]
     fn a_delegated_ipv4_prefix_is_its_addresses_and_an_ipv6_one_a_range() {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::{
@@ -20,7 +21,8 @@ use crate::{
     load::Loader,
     part::{Part, Parts},
     settings::Settings,
-    status::{GroupStatus, Standing},
+    status::{GroupHealth, GroupStatus, Standing},
+    whole::{Kept, Wholes},
 };
 
 /// Resolves groups by asking the cloud. Cheap to clone; its [`Driver`] does the work.
@@ -28,6 +30,7 @@ use crate::{
 pub struct Resolver {
     wanted: watch::Sender<BTreeSet<SecurityGroupId>>,
     snapshots: watch::Receiver<Snapshot>,
+    kept: watch::Receiver<Arc<Kept>>,
     standings: Arc<Mutex<Vec<Standing>>>,
 }
 
@@ -37,8 +40,10 @@ pub struct Driver<C> {
     loader: Loader<C>,
     settings: Settings,
     parts: Parts,
+    wholes: Wholes,
     wanted: watch::Receiver<BTreeSet<SecurityGroupId>>,
     snapshots: watch::Sender<Snapshot>,
+    kept: watch::Sender<Arc<Kept>>,
     standings: Arc<Mutex<Vec<Standing>>>,
     /// When all that is wanted is asked for anew.
     refresh_at: Instant,
@@ -50,6 +55,15 @@ impl Resolver {
     /// A resolver over `cloud`, which wants nothing yet. Nothing happens before its driver runs.
     #[must_use]
     pub fn new<C: Cloud>(cloud: Arc<C>, settings: Settings) -> (Self, Driver<C>) {
+        Self::resume(cloud, settings, Kept::default())
+    }
+
+    /// As [`Resolver::new`], after a daemon that left `kept`: those groups are in force, as stale ones, from the moment
+    /// in which they are wanted until they are read.
+    #[must_use]
+    pub fn resume<C: Cloud>(cloud: Arc<C>, settings: Settings, kept: Kept) -> (Self, Driver<C>) {
+        let wholes = Wholes::resume(kept.clone(), Duration::from_secs(settings.cache_secs));
+        let (keeper, kept) = watch::channel(Arc::new(kept));
         let (wanted, wants) = watch::channel(BTreeSet::new());
         let (publisher, snapshots) = watch::channel(Snapshot::default());
         let standings = Arc::default();
@@ -57,12 +71,20 @@ impl Resolver {
             loader: Loader::new(cloud, settings.clone()),
             settings,
             parts: Parts::default(),
+            wholes,
             wanted: wants,
             snapshots: publisher,
+            kept: keeper,
             standings: Arc::clone(&standings),
             refresh_at: Instant::now(),
         };
-        (Self { wanted, snapshots, standings }, driver)
+        (Self { wanted, snapshots, kept, standings }, driver)
+    }
+
+    /// What the next daemon is to start from. The receiver sees a change whenever another should be kept.
+    #[must_use]
+    pub fn kept(&self) -> watch::Receiver<Arc<Kept>> {
+        self.kept.clone()
     }
 }
 
@@ -118,26 +140,44 @@ impl<C: Cloud> Driver<C> {
         if everything {
             self.refresh_at = now + self.loader.jitter.around(self.settings.refresh());
         }
-        let (inside, _) = within_limit(wanted, &self.settings.limits);
+        self.wholes.wanted(wanted, now);
+        if self.wholes.has_former(wanted) {
+            // Before the cloud is asked: it may not answer.
+            self.publish(wanted);
+        }
+        let (inside, _) = within_limit(wanted, &self.wholes, &self.settings.limits);
         let shelves = self.loader.memory.clone();
         retain(&mut self.parts.rules, inside, &shelves.rules).await;
         self.loader.rules(&mut self.parts.rules, everything).await;
+        // What is whole by now does not wait for what others refer to.
+        self.publish(wanted);
         let (groups, lists) = referenced(&self.parts);
         retain(&mut self.parts.members, groups, &shelves.members).await;
         self.loader.members(&mut self.parts.members, everything).await;
+        self.publish(wanted);
         retain(&mut self.parts.lists, lists, &shelves.lists).await;
         self.loader.lists(&mut self.parts.lists, everything).await;
         self.publish(wanted);
     }
 
-    fn publish(&self, wanted: &BTreeSet<SecurityGroupId>) {
-        let Assembled { groups, standings } = assemble(wanted, &self.parts, &self.settings.limits);
+    fn publish(&mut self, wanted: &BTreeSet<SecurityGroupId>) {
+        let Self { parts, wholes, settings, .. } = self;
+        let Assembled { groups, standings } = assemble(wanted, parts, wholes, &settings.limits);
         self.tell(&standings);
         *lock(&self.standings) = standings;
         self.snapshots.send_if_modified(|published| {
             let changed = **published != groups;
             if changed {
                 *published = Arc::new(groups);
+            }
+            changed
+        });
+        let now = self.wholes.kept();
+        self.kept.send_if_modified(|kept| {
+            // The time alone is not worth a write: it is told as older than it is.
+            let changed = kept.groups != now.groups;
+            if changed {
+                *kept = Arc::new(now);
             }
             changed
         });
@@ -154,14 +194,19 @@ impl<C: Cloud> Driver<C> {
             if before.get(&status.id) == Some(&now) {
                 continue;
             }
-            match (&status.reason, &status.last_error) {
-                (Some(reason), _) => {
+            let reason = status.reason.as_ref().or(status.last_error.as_ref());
+            match status.state {
+                GroupHealth::Unresolved => {
                     tracing::warn!(group = %status.id, reason, "a security group denies: it is not resolved");
                 }
-                (None, Some(error)) => {
-                    tracing::warn!(group = %status.id, error, "a security group stays as it was: it cannot be refreshed");
+                GroupHealth::Pending if reason.is_some() => {
+                    tracing::warn!(group = %status.id, reason, "a security group is not read yet: its pods keep what they had, new ones stay closed");
                 }
-                (None, None) => {
+                GroupHealth::Stale => {
+                    tracing::warn!(group = %status.id, reason, "a security group stays as it was: it cannot be refreshed");
+                }
+                GroupHealth::Pending => {}
+                GroupHealth::Fresh => {
                     tracing::info!(group = %status.id, rules = status.rules, members = status.members, notes = ?status.notes, "a security group is in force");
                 }
             }
@@ -187,7 +232,7 @@ async fn wait(until: Option<Instant>) {
 }
 
 fn retries<K, T>(parts: &BTreeMap<K, Part<T>>) -> impl Iterator<Item = Instant> {
-    parts.values().filter_map(|part| part.failure.as_ref()?.retry)
+    parts.values().filter_map(Part::wakes_at)
 }
 
 /// Makes `parts` those of `ids`: new ones as they are remembered.

@@ -14,7 +14,7 @@ pub struct Settings {
     /// The first wait after a failed call, milliseconds; it doubles up to `refresh_secs`. The cloud's own word, where
     /// there is one, is a lower bound.
     pub backoff_millis: u64,
-    /// How soon to ask again for a group or list that is not there, or not there any more, seconds.
+    /// How soon to ask again for a group, list or member that is not there, or not there any more, seconds.
     pub confirm_secs: u64,
     /// How long a call may take, seconds.
     pub call_secs: u64,
@@ -26,10 +26,10 @@ pub struct Settings {
     pub limits: Limits,
 }
 
-/// What is too much. Beyond a limit a group is unresolved, with the reason.
+/// What is too much. Beyond a limit a group stays as it was before, and one that is new is unresolved, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Groups wanted on a node; those after the first so many, by id, are unresolved.
+    /// Groups wanted on a node; first those that were in force, then by id.
     pub groups: usize,
     /// Rules of a group, prefix lists expanded. EC2's own highest quota is 1,000 rules a group.
     pub rules_per_group: usize,

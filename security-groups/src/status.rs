@@ -11,7 +11,7 @@ pub struct GroupStatus {
     pub id: SecurityGroupId,
     /// In a word.
     pub state: GroupHealth,
-    /// Why it is unresolved.
+    /// Why it is pending or unresolved; why what is in force is not what EC2 has now.
     pub reason: Option<String>,
     /// How old the oldest part of what is in force is, seconds.
     pub age_secs: Option<u64>,
@@ -30,11 +30,12 @@ pub struct GroupStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupHealth {
-    /// Nothing was answered yet: it denies.
+    /// It was not read yet. Pods keep what they had until it is, new ones stay closed.
     Pending,
     /// In force as the last refresh found it.
     Fresh,
-    /// In force as an earlier refresh found it: the last one failed.
+    /// In force as an earlier refresh, or an earlier daemon, found it: the last one failed, or it cannot be put together
+    /// from what it found.
     Stale,
     /// Not resolvable: it denies.
     Unresolved,

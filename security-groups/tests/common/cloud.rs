@@ -138,6 +138,20 @@ impl Place {
         Self { sim, spoil, clock, resolver: Some(resolver), snapshots, driver }
     }
 
+    /// The daemon ends, and another one starts from what it kept.
+    pub(crate) fn restart(&mut self) {
+        let kept = self.resolver().kept().borrow().as_ref().clone();
+        self.driver.abort();
+        let spoiled = Spoiled {
+            sim: SimCloud::new(Arc::clone(&self.sim), Arc::clone(&self.clock), caller()),
+            spoil: Arc::clone(&self.spoil),
+        };
+        let (resolver, driver) = Resolver::resume(Arc::new(spoiled), Settings::default(), kept);
+        self.snapshots = resolver.subscribe();
+        self.resolver = Some(resolver);
+        self.driver = tokio::spawn(driver.run());
+    }
+
     pub(crate) fn sim(&self) -> MutexGuard<'_, Sim> {
         self.sim.lock().unwrap()
     }
@@ -169,7 +183,7 @@ impl Place {
     pub(crate) fn reason(&self, group: &str) -> Option<String> {
         match self.group(group).state {
             GroupState::Resolved => None,
-            GroupState::Unresolved { reason } => Some(reason),
+            GroupState::Unresolved { reason } | GroupState::Pending { reason } => Some(reason),
         }
     }
 
