@@ -1,49 +1,39 @@
-//! The node's kernel: a thread that keeps links, rules, routes, nft and the filter as they must be.
-//!
-//! It is driven by notifications; what sends none (the filter on its blocks) is looked at every [`CHECK_PERIOD`].
-//! Stopping it, in whatever way, changes nothing in the kernel.
+//! The node's kernel, as the owner of the pool uses it: the filter's map is written at once, everything else is told
+//! to the thread of [`super::keeper`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::BTreeMap,
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::Ipv4Addr,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+        mpsc::{Sender, channel},
     },
     time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc::UnboundedSender;
 use veni_core::{
-    chain::chain,
-    config::{Config, PolicySettings},
-    id::IfName,
-    ipam::{Allocation, EniFacts},
-    marks::EniSlot,
-    net::Mac,
-    wire::FilterBlocks,
+    chain::chain, config::Config, id::IfName, ipam::Allocation, net::Mac, wire::FilterBlocks,
 };
 use veni_datapath::{
     bpf::{Filter, PodEntry, PodPolicy},
-    host::{self, EniLink, HostConfig, PodLink, Repair},
-    nft::{NftConfig, NftTable},
-    watch::{self, Change, Watch, WatchConfig},
+    host::{self, PodLink},
+    watch::{self, Watch, WatchConfig},
 };
-
 use veni_ebpf_common::PodFlags;
 use veni_policy::change::CLOSED_SET;
 
-use super::{Host, HostEvent, Strays, Wanted, flush::Flusher, stray};
+use super::{
+    Host, HostEvent, Wanted,
+    flush::Flusher,
+    keeper::{Keeper, Links, Order, lock, relist},
+};
 use crate::enforcer::{Answering, Handle, Input, Judged, Wired, pod_of};
 use crate::start::{self, KernelPod};
 
-/// How often what sends no notification is looked at.
-const CHECK_PERIOD: Duration = Duration::from_secs(10);
-/// Changes within this time are repaired together.
-const DEBOUNCE: Duration = Duration::from_millis(50);
 /// How long a start waits until the pods that are there are judged.
 const ADOPTION: Duration = Duration::from_secs(10);
 /// Of a pod whose labels are not known: nothing but its own node.
@@ -53,10 +43,6 @@ const CLOSED: PodPolicy = PodPolicy {
     egress_set: CLOSED_SET,
     flags: PodFlags::LABELS_UNKNOWN,
 };
-/// After a failure it is tried again, whether or not something is notified.
-const RETRY: Duration = Duration::from_secs(5);
-
-type Links = Arc<Mutex<HashMap<u32, String>>>;
 
 /// The owner's end.
 pub struct Kernel {
@@ -69,41 +55,6 @@ pub struct Kernel {
     orders: Sender<Order>,
     armed: Arc<AtomicBool>,
     _watch: Watch,
-}
-
-/// What the thread is told.
-enum Order {
-    Configure(Wanted),
-    Wired(PodLink),
-    Enforce(Handle),
-    Forget(u32),
-    Changed(Change),
-}
-
-/// The thread's state.
-struct Keeper {
-    config: Arc<Config>,
-    enforcer: Option<Handle>,
-    /// The node's own addresses, as they were last told.
-    addresses: BTreeSet<IpAddr>,
-    filter: Arc<Filter>,
-    links: Links,
-    events: UnboundedSender<HostEvent>,
-    wanted: Option<Wanted>,
-    pods: BTreeMap<u32, PodLink>,
-    /// Links of ENIs, to know whose link it was that has gone.
-    enis: HashMap<u32, Mac>,
-    nft: Option<(NftConfig, NftTable)>,
-    /// What the last reconciliation was about: one about other ENIs configures, one about the same repairs.
-    settled: Option<Vec<EniSlot>>,
-    nft_dirty: bool,
-    /// ENIs that were reported as ready, with their links.
-    used: Vec<(EniSlot, String)>,
-    reported: Option<HostEvent>,
-    /// As they were reported.
-    strays: Strays,
-    /// Whether the map holds the pods: the filter is not attached before.
-    armed: Arc<AtomicBool>,
 }
 
 // === impl Kernel ===
@@ -138,24 +89,8 @@ impl Kernel {
         let armed = Arc::new(AtomicBool::new(false));
         relist(&links)?;
         let told = events.clone();
-        let keeper = Keeper {
-            config: config.clone(),
-            enforcer: None,
-            addresses: BTreeSet::new(),
-            filter: filter.clone(),
-            links: links.clone(),
-            events,
-            wanted: None,
-            pods: BTreeMap::new(),
-            enis: HashMap::new(),
-            nft: None,
-            settled: None,
-            nft_dirty: false,
-            used: Vec::new(),
-            reported: None,
-            strays: Strays::new(),
-            armed: armed.clone(),
-        };
+        let keeper =
+            Keeper::new(config.clone(), filter.clone(), links.clone(), events, armed.clone());
         std::thread::Builder::new()
             .name("host".to_owned())
             .spawn(move || keeper.run(&received))
@@ -333,331 +268,6 @@ impl Host for Kernel {
     }
 }
 
-// === impl Keeper ===
-
-impl Keeper {
-    fn run(mut self, orders: &Receiver<Order>) {
-        let mut check_at = Instant::now() + CHECK_PERIOD;
-        let mut dirty_at: Option<Instant> = None;
-        loop {
-            let next = dirty_at.map_or(check_at, |at| at.min(check_at));
-            match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                Ok(order) => {
-                    if let Some(delay) = self.take(order) {
-                        let at = Instant::now() + delay;
-                        dirty_at = Some(dirty_at.map_or(at, |earlier| earlier.min(at)));
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-            let now = Instant::now();
-            if dirty_at.is_some_and(|at| at <= now) {
-                dirty_at = (!self.reconcile()).then(|| now + RETRY);
-            }
-            if check_at <= now {
-                check_at = now + CHECK_PERIOD;
-                self.check_filter();
-                self.check_strays();
-            }
-        }
-    }
-
-    /// Takes in an order. How long to wait until the kernel is looked at; `None` for not at all.
-    fn take(&mut self, order: Order) -> Option<Duration> {
-        match order {
-            Order::Configure(wanted) => {
-                self.wanted = Some(wanted);
-                Some(Duration::ZERO)
-            }
-            Order::Wired(pod) => {
-                self.pods.insert(pod.ifindex, pod);
-                None
-            }
-            Order::Forget(ifindex) => {
-                self.pods.remove(&ifindex);
-                None
-            }
-            Order::Enforce(enforcer) => {
-                self.enforcer = Some(enforcer);
-                self.own_addresses();
-                None
-            }
-            Order::Changed(change) => self.changed(change),
-        }
-    }
-
-    fn changed(&mut self, change: Change) -> Option<Duration> {
-        match change {
-            Change::LinkAdded { mac, ifindex, name } => {
-                lock(&self.links).insert(ifindex, name);
-                let awaited = self
-                    .wanted
-                    .as_ref()
-                    .is_some_and(|w| w.enis.iter().any(|(_, e)| Some(e.mac) == mac));
-                awaited.then_some(Duration::ZERO)
-            }
-            Change::LinkRemoved { ifindex, name } => {
-                lock(&self.links).remove(&ifindex);
-                if name.starts_with("veni-anchor") {
-                    // Without pods the block has gone with it: the next pod's packets would not be judged.
-                    self.check_filter();
-                }
-                if let Some(mac) = self.enis.remove(&ifindex) {
-                    self.send(HostEvent::EniUnplugged(mac));
-                    self.reported = None;
-                    return Some(Duration::ZERO);
-                }
-                let of_pod = self.pods.remove(&ifindex).is_some();
-                if self.strays.values().any(|stray| stray.ifindex == ifindex) {
-                    self.check_strays();
-                }
-                if of_pod || name.starts_with(&self.config.veth_prefix) {
-                    self.send(HostEvent::PodLinkGone { name });
-                }
-                None
-            }
-            Change::Nft => {
-                self.nft_dirty = true;
-                Some(DEBOUNCE)
-            }
-            Change::Overrun => {
-                self.nft_dirty = true;
-                if let Err(error) = relist(&self.links) {
-                    tracing::warn!(error = chain(&error), "links not listed");
-                }
-                Some(DEBOUNCE)
-            }
-            _ => Some(DEBOUNCE),
-        }
-    }
-
-    /// Makes the kernel what it must be. `false`: something did not work and is to be tried again.
-    fn reconcile(&mut self) -> bool {
-        let Some(wanted) = self.wanted.clone() else { return true };
-        let mut problems = Vec::new();
-        let Some(config) = self.host_config(&wanted, &mut problems) else {
-            self.report(Vec::new(), problems);
-            return false;
-        };
-        let mut ready: Vec<_> = std::iter::once(&config.primary)
-            .chain(&config.secondary)
-            .map(|eni| (eni.slot, eni.ifname.clone()))
-            .collect();
-        let slots: Vec<_> = ready.iter().map(|(slot, _)| *slot).collect();
-        self.settled.take_if(|settled| *settled != slots);
-        let pods: Vec<_> = self.pods.values().cloned().collect();
-        // A conflict stands until somebody removes it, which is notified; only what failed is tried again.
-        let (mut sound, mut pods_sound) = (true, true);
-        match host::reconcile(&host::desired(&config, &pods)) {
-            Ok(report) => {
-                self.repaired(&report.repaired);
-                sound &= report.failed.is_empty();
-                pods_sound = report.failed_pods.is_empty();
-                problems.extend(report.failed);
-                problems.extend(report.failed_pods);
-                problems.extend(report.conflicts.iter().map(ToString::to_string));
-            }
-            Err(error) => {
-                sound = false;
-                problems.push(chain(&error));
-            }
-        }
-        if let Err(error) = self.keep_nft(&config, &wanted) {
-            sound = false;
-            problems.push(chain(&error));
-        }
-        self.check_filter();
-        self.check_strays();
-        self.own_addresses();
-        if !sound {
-            // A new ENI is used once its rules and routes are in place; one that was used before, by this daemon or by
-            // the one before it, stays: its pods' traffic and its addresses do not depend on a repair that failed.
-            ready.retain(|eni| self.used.contains(eni) || wanted.in_use.contains(&eni.0));
-        }
-        self.used.clone_from(&ready);
-        self.settled = Some(slots);
-        self.report(ready, problems);
-        sound && pods_sound
-    }
-
-    fn host_config(&mut self, wanted: &Wanted, problems: &mut Vec<String>) -> Option<HostConfig> {
-        let links = match host::links() {
-            Ok(links) => links,
-            Err(error) => {
-                problems.push(chain(&error));
-                return None;
-            }
-        };
-        let mut found = Vec::new();
-        for (slot, eni) in &wanted.enis {
-            let link = links.iter().find(|link| link.mac == Some(eni.mac) && link.can_be_eni());
-            match (link, eni.subnet_prefix) {
-                (Some(link), Some(_)) => {
-                    self.enis.insert(link.ifindex, eni.mac);
-                    found.push(self.eni_link(*slot, eni, link));
-                }
-                (Some(_), None) => problems
-                    .push(format!("{}: its subnet's CIDR is not known, it is not used", eni.id)),
-                (None, _) => {}
-            }
-        }
-        let at = found.iter().position(|eni| eni.slot.get() == 1);
-        let Some(at) = at else {
-            problems.push("the primary ENI's link is not on the node: is ipamd in the node's network namespace?".into());
-            return None;
-        };
-        let primary = found.remove(at);
-        let snat = &self.config.snat;
-        Some(HostConfig {
-            primary,
-            secondary: found,
-            mask: self.config.eni_mark_mask,
-            table_base: self.config.table_base,
-            connmark: snat.connmark,
-            node_port_support: snat.node_port_support,
-            external_snat: snat.external,
-            external_service_cidrs: snat.external_service_cidrs.clone(),
-            blocks: Some(self.filter.blocks()),
-        })
-    }
-
-    fn eni_link(&self, slot: EniSlot, eni: &EniFacts, link: &host::Link) -> EniLink {
-        EniLink {
-            slot,
-            mac: eni.mac,
-            ifindex: link.ifindex,
-            ifname: link.ifname.clone(),
-            address: eni.primary_address,
-            subnet: eni.subnet_prefix.expect("checked by the caller"),
-            mtu: self.config.eni_mtu,
-        }
-    }
-
-    fn keep_nft(
-        &mut self,
-        config: &HostConfig,
-        wanted: &Wanted,
-    ) -> Result<(), veni_datapath::Error> {
-        let nft = NftConfig {
-            primary_ifname: config.primary.ifname.clone(),
-            primary_address: config.primary.address,
-            veth_prefix: self.config.veth_prefix.clone(),
-            vpc_cidrs: wanted.vpc_cidrs.clone(),
-            snat: self.config.snat.clone(),
-            mask: self.config.eni_mark_mask,
-        };
-        let dirty = self.nft_dirty;
-        match &mut self.nft {
-            Some((current, table)) if *current == nft => {
-                if dirty && !table.intact()? {
-                    table.apply()?;
-                    self.send(HostEvent::Repaired {
-                        kind: "nft".into(),
-                        what: "table ip veni".into(),
-                    });
-                }
-            }
-            _ => {
-                let mut table = NftTable::new(&nft);
-                table.apply()?;
-                self.nft = Some((nft, table));
-            }
-        }
-        // Only now: what failed above is tried again.
-        self.nft_dirty = false;
-        Ok(())
-    }
-
-    /// Tells programs and Services which addresses are the node's own.
-    fn own_addresses(&mut self) {
-        let addresses = match host::addresses() {
-            Ok(addresses) => outside(&addresses, &self.config.policy),
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "the node's addresses not read");
-                return;
-            }
-        };
-        if addresses == self.addresses {
-            return;
-        }
-        let known = self.filter.set_node_addresses(&addresses);
-        if let Err(error) = &known {
-            let next = "isolated pods may not reach those that do not fit";
-            tracing::error!(
-                error = chain(error),
-                next,
-                "the programs do not know all of the node's addresses"
-            );
-        }
-        // NodePorts are on them nonetheless.
-        let Some(enforcer) = &self.enforcer else { return };
-        enforcer.tell(Input::NodeAddresses(addresses.clone()));
-        if known.is_ok() {
-            self.addresses = addresses;
-        }
-    }
-
-    fn check_filter(&mut self) {
-        if !self.armed.load(Ordering::Acquire) {
-            return;
-        }
-        match self.filter.check_attached() {
-            Ok(repairs) => self.repaired(&repairs),
-            Err(error) => tracing::error!(
-                error = chain(&error),
-                "filter not in place: pods' packets are not judged"
-            ),
-        }
-    }
-
-    /// Tells what leads to links of no pod, when that has changed.
-    fn check_strays(&mut self) {
-        let found = host::pod_routes(self.config.table_base).and_then(|routes| {
-            let links = lock(&self.links);
-            let unknown = stray::unknown_link(&self.pods, &links, &self.config.veth_prefix);
-            let mapped = if unknown { self.filter.pods()? } else { BTreeMap::default() };
-            let mapped = mapped.into_iter().map(|(index, pod)| (pod.address, index));
-            Ok(stray::strays(routes, mapped, &self.pods, &links))
-        });
-        match found {
-            Ok(strays) if strays != self.strays => {
-                self.strays.clone_from(&strays);
-                self.send(HostEvent::Strays(strays));
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(error = chain(&error), "pods' routes not looked at"),
-        }
-    }
-
-    /// The first look at a node or a new ENI configures: only later ones find something to repair.
-    fn repaired(&self, repairs: &[Repair]) {
-        for repair in repairs {
-            if self.settled.is_some() {
-                self.send(HostEvent::Repaired {
-                    kind: repair.kind.name().to_owned(),
-                    what: repair.what.clone(),
-                });
-            } else {
-                tracing::info!(kind = repair.kind.name(), what = repair.what, "configured");
-            }
-        }
-    }
-
-    fn report(&mut self, ready: Vec<(EniSlot, String)>, problems: Vec<String>) {
-        let event = HostEvent::Configured { ready, problems };
-        if self.reported.as_ref() != Some(&event) {
-            self.reported = Some(event.clone());
-            self.send(event);
-        }
-    }
-
-    fn send(&self, event: HostEvent) {
-        // The owner ends before this thread does: then nobody needs it.
-        drop(self.events.send(event));
-    }
-}
-
 /// The map's pods, and those that have a route to a host veth that exists and no entry in the map.
 fn join(
     mapped: impl IntoIterator<Item = (u32, Ipv4Addr, String)>,
@@ -678,16 +288,6 @@ fn join(
     pods
 }
 
-/// The addresses without those of Services that a proxy (or NodeLocal DNS) keeps on the node: a Service that is not
-/// known yet is not the node.
-fn outside(addresses: &BTreeSet<IpAddr>, policy: &PolicySettings) -> BTreeSet<IpAddr> {
-    let of_service = |address: &IpAddr| match address {
-        IpAddr::V4(address) => policy.service_v4.is_some_and(|net| net.contains(address)),
-        IpAddr::V6(address) => policy.service_v6.is_some_and(|net| net.contains(address)),
-    };
-    addresses.iter().copied().filter(|address| !of_service(address)).collect()
-}
-
 /// A pod as the enforcer knows it.
 fn wired(allocation: &Allocation) -> Wired {
     Wired {
@@ -698,33 +298,11 @@ fn wired(allocation: &Allocation) -> Wired {
     }
 }
 
-fn relist(links: &Links) -> Result<(), veni_datapath::Error> {
-    let listed = host::links()?;
-    *lock(links) = listed.into_iter().map(|link| (link.ifindex, link.ifname)).collect();
-    Ok(())
-}
-
-fn lock(links: &Links) -> MutexGuard<'_, HashMap<u32, String>> {
-    links.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::HashMap;
 
-    #[test]
-    fn a_services_address_that_a_proxy_keeps_here_is_not_the_nodes() {
-        let mut policy = Config::default().policy;
-        let addresses: BTreeSet<IpAddr> =
-            ["10.0.0.1", "10.100.0.10", "169.254.20.10", "fd00::a", "fd12::a"]
-                .map(|address| address.parse().unwrap())
-                .into();
-        assert_eq!(outside(&addresses, &policy), addresses);
-        policy.service_v4 = Some("10.100.0.0/16".parse().unwrap());
-        policy.service_v6 = Some("fd12::/108".parse().unwrap());
-        let own = ["10.0.0.1", "169.254.20.10", "fd00::a"].map(|own| own.parse().unwrap());
-        assert_eq!(outside(&addresses, &policy), own.into());
-    }
+    use super::*;
 
     #[test]
     fn an_address_with_a_route_to_a_pods_link_is_in_use_though_the_map_is_lost() {
