@@ -201,7 +201,11 @@ impl Cluster {
         for node in nodes {
             loop {
                 let last = match in_force(node) {
-                    Ok(now) if now >= revision => break,
+                    Ok(now) if now >= revision => {
+                        // It is known; whether every write of it is done as well, the daemon says.
+                        node.get("/v1/policy/applied")?;
+                        break;
+                    }
                     Ok(now) => format!("it has revision {now} of {revision}"),
                     Err(error) => error.to_string(),
                 };

@@ -205,6 +205,22 @@ impl Node {
         self.get("/metrics")
     }
 
+    /// Waits until the daemon has flushed what it deleted: work of before is not measured with what comes.
+    ///
+    /// # Errors
+    /// When it has not within `timeout`.
+    pub fn wait_flushed(&self, timeout: Duration) -> Result<()> {
+        let start = Instant::now();
+        while !self.metrics()?.lines().any(|line| line == "veni_flushing_addresses 0") {
+            if start.elapsed() > timeout {
+                let what = format!("still flushes conntrack entries after {timeout:?}");
+                return Err(self.trouble(&what));
+            }
+            thread::sleep(POLL * 4);
+        }
+        Ok(())
+    }
+
     /// The JSON document that the daemon has at `path` of its introspection endpoint.
     ///
     /// # Errors

@@ -81,8 +81,10 @@ pub(in super::super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     for pods in [0, options.pods / 7, options.pods] {
         (there..pods).try_for_each(|n| add(node, n).map(drop))?;
         there = pods;
+        node.wait_flushed(READY)?;
         loads.push(measure(node, pods)?);
     }
+    node.wait_flushed(READY)?;
     let (cpu, switches) = idle(node, Duration::from_secs(options.idle_secs))?;
     let restart = starts(node, options.pods)?;
     drop(lab);
