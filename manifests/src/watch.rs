@@ -1,7 +1,8 @@
 //! A folder of manifests, followed: what changes becomes batches of objects to apply and to delete.
 //!
 //! inotify tells when to look; what is there is always read from the folder itself, so a lost event costs nothing but
-//! time. Invariants: the first batch says all that there is; nothing is deleted because something could not be read:
+//! time. Invariants: the first batch with objects says all that there is, so that no pod is open for want of a policy in
+//! a file that cannot be read; nothing is deleted because something could not be read:
 //! a file that is half written, unreadable or no YAML, an object that has become invalid, a folder that is missing
 //! keep what they had, and a diagnostic says so. What cannot be told is a file that was cut short and closed (a full disk)
 //! from one that was made shorter: only a rename is safe. Nothing waits for a quiet moment: events that are there are taken
@@ -41,42 +42,45 @@ pub struct Batch {
     pub delete: Vec<Key>,
     /// Everything that is wrong now, not only what is new.
     pub diagnostics: Vec<Diagnostic>,
-    /// Whether the folder has been read at all: before that, an object that is not known may well exist.
+    /// Whether each file of the folder has been read at all: before that there are no objects, and one that is not known
+    /// may well exist.
     pub complete: bool,
 }
 
 /// Follows the manifests of a folder, which need not exist yet, until the receiver is dropped. The first batch comes
-/// at once, later ones when something has changed.
+/// at once, or when inotify can be used; later ones when something has changed.
 ///
 /// # Errors
-/// When inotify cannot be used.
+/// When the path is none, or is relative to a folder that is gone.
 ///
 /// # Panics
 /// Outside of a tokio runtime.
 pub fn watch(folder: &Path) -> io::Result<mpsc::Receiver<Batch>> {
     let path = std::path::absolute(folder)?;
-    let watched = Watched::new(&path)?;
     let (sender, receiver) = mpsc::channel(BATCHES);
-    task::spawn(follow(path, watched, sender));
+    task::spawn(follow(path, sender));
     Ok(receiver)
 }
 
-async fn follow(path: PathBuf, mut watched: Watched, sender: mpsc::Sender<Batch>) {
+async fn follow(path: PathBuf, sender: mpsc::Sender<Batch>) {
     let mut folder = Folder::new(path.clone());
     loop {
+        let mut watched = loop {
+            match Watched::new(&path) {
+                Ok(watched) => break watched,
+                Err(error) => {
+                    tracing::error!(folder = %path.display(), %error, "cannot watch the manifests (sysctl fs.inotify says how many may be watched); trying again");
+                    tokio::select! {
+                        () = sender.closed() => return,
+                        () = time::sleep(RETRY) => {}
+                    }
+                }
+            }
+        };
         // Whatever happened before the watch was there is in the folder now.
         if !look(&mut folder, &mut watched, &sender).await {
             return;
         }
-        watched = loop {
-            match Watched::new(&path) {
-                Ok(watched) => break watched,
-                Err(error) => {
-                    tracing::error!(folder = %path.display(), %error, "cannot watch the manifests; trying again");
-                    time::sleep(RETRY).await;
-                }
-            }
-        };
     }
 }
 

@@ -26,7 +26,8 @@ pub(super) struct Folder {
     in_force: BTreeMap<Key, Arc<Object>>,
     /// Why the folder cannot be read.
     failure: Option<String>,
-    /// Whether it could be read once.
+    /// Whether every file in it was read at one time. Before that nothing is in force: a policy that is in a file which
+    /// cannot be read is not known from before, and pods would be open without it.
     complete: bool,
     /// What was told last; `None` before the first time.
     told: Option<Vec<Diagnostic>>,
@@ -38,6 +39,8 @@ struct Known {
     name: Arc<str>,
     fingerprint: Option<Fingerprint>,
     contents: Contents,
+    /// Whether it could be read once.
+    was_read: bool,
     /// Why what is there now is not in force.
     failure: Option<String>,
 }
@@ -101,14 +104,17 @@ impl Folder {
         unsettled: &BTreeSet<String>,
         open: &BTreeSet<String>,
     ) -> Option<Batch> {
-        match reading.names {
+        let names = match reading.names {
             Ok(names) => {
                 self.failure = None;
-                self.complete = true;
                 self.files.retain(|name, _| names.contains(name) || unsettled.contains(name));
+                Some(names)
             }
-            Err(error) => self.failure = Some(chain(&error)),
-        }
+            Err(error) => {
+                self.failure = Some(chain(&error));
+                None
+            }
+        };
         for (name, fingerprint, contents) in reading.files {
             // Gone between the listing and the reading: its event is on its way.
             let vanished = matches!(&contents, Err(ReadError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound);
@@ -119,12 +125,15 @@ impl Folder {
                 known.take(fingerprint, contents, is_open);
             }
         }
+        let was_read = |name: &String| self.files.get(name).is_some_and(|known| known.was_read);
+        self.complete |= names.is_some_and(|names| names.iter().all(was_read));
         self.publish()
     }
 
     /// What differs from what was told before.
     fn publish(&mut self) -> Option<Batch> {
-        let (wanted, diagnostics) = self.wanted();
+        let (known, diagnostics) = self.wanted();
+        let wanted = if self.complete { known } else { BTreeMap::new() };
         let delete: Vec<_> =
             self.in_force.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
         let apply: Vec<_> = wanted
@@ -153,7 +162,14 @@ impl Folder {
         for known in self.files.values() {
             diagnostics.extend(known.contents.diagnostics.iter().cloned());
             if let Some(failure) = &known.failure {
-                let message = format!("{failure}; its previous objects stay in force");
+                let then = match (self.complete, known.was_read) {
+                    (false, _) => {
+                        "nothing of the folder is in force until each of its files was read: mend it, or take it away"
+                    }
+                    (true, true) => "its previous objects stay in force",
+                    (true, false) => "none of its objects is known",
+                };
+                let message = format!("{failure}; {then}");
                 diagnostics.push(Diagnostic::of_file(&known.name, message));
             }
             for placed in &known.contents.objects {
@@ -175,7 +191,8 @@ fn same(old: &Arc<Object>, new: &Arc<Object>) -> bool {
 
 impl Known {
     fn new(name: Arc<str>) -> Self {
-        Self { name, fingerprint: None, contents: Contents::default(), failure: None }
+        let contents = Contents::default();
+        Self { name, fingerprint: None, contents, was_read: false, failure: None }
     }
 
     fn take(
@@ -191,6 +208,8 @@ impl Known {
                 if is_open {
                     self.keep_missing(&mut contents);
                 }
+                // What its writer has not written yet is not known from before, either.
+                self.was_read |= !is_open;
                 self.contents = contents;
                 self.failure = None;
             }

@@ -165,6 +165,33 @@ async fn what_becomes_unreadable_stays_and_is_told() {
     assert_eq!(scene.next().await, Told::of(&[], &[]), "mended");
 }
 
+/// A daemon that starts over a file which another one has read before it was broken must not judge pods without it.
+#[tokio::test]
+async fn a_start_over_a_file_that_cannot_be_read_puts_nothing_in_force_until_it_can() {
+    let files = [("1.yaml", pod("a")), ("2.yaml", "b: [".to_owned())];
+    let (mut scene, first) = Scene::with(&files).await;
+    assert_eq!((first.apply, first.complete), (vec![], false));
+    assert!(first.wrong[0].contains("nothing of the folder is in force"), "{:?}", first.wrong);
+    scene.write("3.yaml", "c: [");
+    let told = scene.next().await;
+    assert_eq!((told.apply, told.wrong.len(), told.complete), (vec![], 2, false));
+    fs::remove_file(scene.path("3.yaml")).unwrap();
+    assert_eq!(scene.next().await.wrong.len(), 1);
+    scene.write("2.yaml", &pod("b"));
+    let told = scene.next().await;
+    assert_eq!((told.apply, told.complete), (vec!["a".to_owned(), "b".to_owned()], true));
+    // From now on a broken file takes nothing from the others.
+    scene.write("4.yaml", "d: [");
+    let told = scene.next().await;
+    assert!(told.complete && told.wrong[0].contains("none of its objects is known"));
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_watched_ends_nothing() {
+    let mut batches = watch(Path::new("not\0a path")).unwrap();
+    assert!(batches.try_recv().is_err());
+}
+
 #[tokio::test]
 async fn an_object_that_becomes_invalid_stays_as_it_was() {
     let (mut scene, _) = Scene::with(&[("1.yaml", pod("a") + &pod("b"))]).await;
