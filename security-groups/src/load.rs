@@ -18,6 +18,7 @@ use crate::{
     jitter::Jitter,
     part::{Entries, Failure, Members, Part},
     settings::Settings,
+    whole::Wholes,
 };
 
 /// How often one question is split to find the id that spoils it: two among 200 take 14.
@@ -113,6 +114,7 @@ impl<C: Cloud> Loader<C> {
     pub(crate) async fn members(
         &mut self,
         parts: &mut Map<SecurityGroupId, Members>,
+        wholes: &Wholes,
         everything: bool,
     ) {
         let due = due(parts, everything);
@@ -125,7 +127,9 @@ impl<C: Cloud> Loader<C> {
             let mut by_group = members_by_group(&enis);
             for id in ids {
                 let answer = by_group.remove(&id).unwrap_or_default();
-                let members = match parts.get(&id).and_then(Part::value) {
+                // The first answer of a daemon may be as short as any: what was in force counts, too.
+                let known = parts.get(&id).and_then(Part::value).map(Arc::as_ref);
+                let members = match known.or_else(|| wholes.members(&id)) {
                     Some(known) => known.corrected_by(answer),
                     None => answer,
                 };

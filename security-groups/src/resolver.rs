@@ -153,7 +153,7 @@ impl<C: Cloud> Driver<C> {
         self.publish(wanted);
         let (groups, lists) = referenced(&self.parts);
         retain(&mut self.parts.members, groups, &shelves.members).await;
-        self.loader.members(&mut self.parts.members, everything).await;
+        self.loader.members(&mut self.parts.members, &self.wholes, everything).await;
         self.publish(wanted);
         retain(&mut self.parts.lists, lists, &shelves.lists).await;
         self.loader.lists(&mut self.parts.lists, everything).await;

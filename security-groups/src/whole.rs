@@ -89,12 +89,18 @@ impl Wholes {
     /// Forgets what nobody has wanted for long.
     pub(crate) fn wanted(&mut self, wanted: &BTreeSet<SecurityGroupId>, now: Instant) {
         let keep = self.keep;
-        self.by_id.retain(|_, whole| now.duration_since(whole.wanted_at) < keep);
+        // Those of an earlier daemon may be wanted late: when the node's pods are known.
+        self.by_id.retain(|_, whole| whole.former || now.duration_since(whole.wanted_at) < keep);
         for id in wanted {
             if let Some(whole) = self.by_id.get_mut(id) {
                 whole.wanted_at = now;
             }
         }
+    }
+
+    /// The members of `id` that a group in force was made of.
+    pub(crate) fn members(&self, id: &SecurityGroupId) -> Option<&Members> {
+        self.by_id.values().find_map(|whole| whole.members.get(id)).map(Arc::as_ref)
     }
 
     /// For the next daemon.
