@@ -286,7 +286,7 @@ pub(crate) fn note<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
         if flags & FlowFlags::RESET != 0 {
             return remove(env, work);
         }
-        if work.place == Place::HalfOpen && entry.seen != before {
+        if entry.seen != before {
             half_open::go_on(env, work, before);
         }
         if entry.origin != work.direction {

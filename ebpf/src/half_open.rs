@@ -102,9 +102,16 @@ pub(crate) fn leave(env: &Env, now: u32, seen: u32, origin: u8) {
     }
 }
 
-/// One that goes on counts in this generation, and no longer in the one before.
+/// One that goes on counts in this generation, and no longer in the one before. One that is over the share is still
+/// to be found.
 #[inline(always)]
 pub(crate) fn go_on<F: Family>(env: &Env, work: &Work<F>, before: u32) {
+    if work.place == Place::Overflow {
+        if let Some(state) = state(env) {
+            state.overflowed_at = work.now.max(1);
+        }
+        return;
+    }
     if before >> GENERATION_SHIFT == work.now >> GENERATION_SHIFT {
         return;
     }
