@@ -355,7 +355,11 @@ impl<P: Plane> Enforcer<P> {
             self.index.attach(pod, left);
         } else {
             if self.unlabelled.forget(&pod) {
-                self.index.delete(&Key::new(Kind::Pod, &pod.namespace, &pod.name));
+                // What was remembered may stand before an object of another node's pod.
+                match self.pods.get(&pod) {
+                    Some(known) => self.index.apply(Object::Pod(known.clone())),
+                    None => self.index.delete(&Key::new(Kind::Pod, &pod.namespace, &pod.name)),
+                }
             }
             self.index.detach(&pod);
         }

@@ -93,6 +93,16 @@ pub enum Unanswerable {
         /// What it is or lacks.
         why: &'static str,
     },
+    /// More than may be worked out where pods wait for answers, too.
+    #[error(
+        "the matrix has {flows} flows, at most {most} are worked out at once: narrow it with `from` and `to`"
+    )]
+    TooMany {
+        /// As many as there would be, at least.
+        flows: usize,
+        /// As many as there may be.
+        most: usize,
+    },
     /// One has IPv4 only, the other IPv6.
     #[error("{0} and {1} have no address family in common")]
     NoFamily(End, End),
@@ -137,6 +147,24 @@ impl<'a, J: Judge> View<'a, J> {
             }
         }
         Ok(Flows { flows, diagnostics: self.diagnostics(), ..Flows::default() })
+    }
+
+    /// As [`View::matrix`], if it has at most so many flows of one family.
+    ///
+    /// # Errors
+    /// As [`View::matrix`], and when it has more.
+    pub fn bounded_matrix(
+        &self,
+        from: Option<&PodFilter>,
+        to: Option<&PodFilter>,
+        most: usize,
+    ) -> Result<Flows, Unanswerable> {
+        let ports: usize = self.select(to)?.iter().map(|pod| served(pod).len()).sum();
+        let flows = self.select(from)?.len().saturating_mul(ports);
+        if flows > most {
+            return Err(Unanswerable::TooMany { flows, most });
+        }
+        self.matrix(from, to)
     }
 
     /// One connection, in each family that both ends have.

@@ -6,8 +6,10 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs::{self, File},
+    io::{self, Write as _},
     path::{Path, PathBuf},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -18,10 +20,12 @@ use veni_policy::{
     object::{Object, Pod, parse},
 };
 
-/// Pods that are remembered: all that a node can have, and as many that are gone.
+/// Pods that are remembered: all that a node can have (735), and some that are gone.
 const MOST: usize = 1024;
 /// Changes within this time are written together.
 const GATHER: Duration = Duration::from_secs(1);
+/// After a failure it is tried again.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -32,6 +36,10 @@ pub struct Memory {
     pods: BTreeMap<PodKey, (u64, Pod)>,
     clock: u64,
     write_at: Option<Instant>,
+    /// When the outcome of the last writing is looked at.
+    check_at: Option<Instant>,
+    /// What is being written: a disk may take its time, and pods do not wait for it.
+    writing: Option<JoinHandle<bool>>,
 }
 
 impl Memory {
@@ -43,7 +51,8 @@ impl Memory {
             tracing::warn!(%error, %file, "labels of earlier pods not read: none is remembered");
             Vec::new()
         });
-        let mut memory = Self { file: Some(file), ..Self::default() };
+        let mut memory = Self::default();
+        memory.file = Some(file);
         pods.iter().for_each(|pod| memory.keep(pod));
         memory
     }
@@ -82,23 +91,55 @@ impl Memory {
 
     /// When [`Memory::write`] has something to do.
     #[must_use]
-    pub const fn wake_at(&self) -> Option<Instant> {
-        self.write_at
+    pub fn wake_at(&self) -> Option<Instant> {
+        [self.write_at, self.check_at].into_iter().flatten().min()
     }
 
     /// Writes what changed, if it is time to.
     pub fn write(&mut self, now: Instant) {
+        self.check(now);
         if self.write_at.is_none_or(|at| at > now) {
             return;
         }
+        if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
+            self.write_at = Some(now + GATHER);
+            return;
+        }
         self.write_at = None;
-        let Some(file) = &self.file else { return };
+        let Some(file) = self.file.clone() else { return };
         let mut pods: Vec<_> = self.pods.values().collect();
         pods.sort_by_key(|(seen, _)| *seen);
-        let manifests = pods.into_iter().map(|(_, pod)| pod.manifest()).collect();
-        if let Err(error) = replace(file, &Value::Array(manifests)) {
-            let file = file.display();
-            tracing::warn!(error = chain(&error), %file, "labels of pods not written");
+        let manifests: Vec<_> = pods.into_iter().map(|(_, pod)| pod.manifest()).collect();
+        let written = thread::Builder::new().name("labels".to_owned()).spawn(move || {
+            let written = replace(&file, &Value::Array(manifests));
+            if let Err(error) = &written {
+                let file = file.display();
+                tracing::warn!(error = chain(error), %file, "labels of pods not written: it is tried again");
+            }
+            written.is_ok()
+        });
+        self.writing = written.ok();
+        self.check_at = Some(now + RETRY);
+    }
+
+    /// Has what could not be written tried again.
+    fn check(&mut self, now: Instant) {
+        if self.check_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.check_at = None;
+        let written = self.writing.take().is_some_and(|writing| writing.join().unwrap_or(false));
+        if !written {
+            self.write_at.get_or_insert(now);
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            // Its failure was told.
+            drop(writing.join());
         }
     }
 }
@@ -120,6 +161,9 @@ fn read(file: &Path) -> Result<Vec<Pod>, String> {
 /// A reader finds the old file or the new one, whole.
 fn replace(file: &Path, document: &Value) -> io::Result<()> {
     let next = file.with_extension("pods.next");
-    fs::write(&next, document.to_string())?;
+    let mut written = File::create(&next)?;
+    written.write_all(document.to_string().as_bytes())?;
+    // A machine that loses power does not leave an empty file under the name.
+    written.sync_all()?;
     fs::rename(&next, file)
 }

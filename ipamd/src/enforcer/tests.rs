@@ -281,6 +281,8 @@ fn a_pod_whose_object_does_not_come_is_judged_by_what_this_node_remembers_of_it(
     assert_eq!(bench.attach(7, Some("u1")).try_recv(), Ok(Judged::ByLabels));
     let before = bench.sets(7).unwrap();
     bench.pass(Duration::from_secs(1));
+    // Which waits for what is being written.
+    drop(bench);
     let mut bench = Bench::with(Enforcing::Standard, Memory::open(file.clone()));
     bench.objects(&[deny_all()]);
     let answered = bench.attach(8, Some("u1"));
@@ -308,6 +310,7 @@ fn a_pod_whose_object_does_not_come_is_judged_by_what_this_node_remembers_of_it(
     bench.objects(&[pod("u1")]);
     assert_eq!(bench.enforcer.standing(bench.now).unlabelled, []);
     bench.enforcer.detach(8, bench.now);
+    drop(bench);
     // Before the policies are known labels would open everything.
     let mut bench = Bench::with(Enforcing::Standard, Memory::open(file));
     let answered = bench.attach(9, Some("u1"));

@@ -43,6 +43,9 @@ pub enum Answer {
     Explanation(Box<Explanation>),
 }
 
+/// Flows of a matrix that are worked out at once: pods that are added wait meanwhile.
+const FLOWS: usize = 100_000;
+
 impl<P: Plane> Enforcer<P> {
     /// Answers from the index that the tables follow.
     ///
@@ -57,7 +60,7 @@ impl<P: Plane> Enforcer<P> {
                 Ok(Answer::Flows(flows))
             }
             Query::Matrix { from, to } => {
-                let mut flows = view.matrix(from.as_ref(), to.as_ref())?;
+                let mut flows = view.bounded_matrix(from.as_ref(), to.as_ref(), FLOWS)?;
                 flows.diagnostics.extend(self.wrong());
                 flows.pending = !self.pending.is_empty();
                 Ok(Answer::Flows(flows))
