@@ -125,6 +125,8 @@ pub struct Enforcer<P> {
     complete: bool,
     /// Whether the pool has told of the pods that were there before.
     adopted: bool,
+    /// Both were so once.
+    concluded: bool,
     subscribers: Vec<Subscriber>,
     /// Whose address it is, for events.
     owners: BTreeMap<IpAddr, PodKey>,
@@ -202,6 +204,7 @@ impl<P: Plane> Enforcer<P> {
             progress: Progress::default(),
             complete: false,
             adopted: false,
+            concluded: false,
             subscribers: Vec::new(),
             owners: BTreeMap::new(),
         };
@@ -302,8 +305,18 @@ impl<P: Plane> Enforcer<P> {
     /// Only once both the objects and the names of interfaces are known is an entry nobody's: after a journal was lost
     /// the names come later than the objects.
     fn conclude(&mut self) {
-        if self.complete && self.adopted {
-            self.index.complete();
+        if !self.complete || !self.adopted {
+            return;
+        }
+        self.index.complete();
+        if std::mem::replace(&mut self.concluded, true) {
+            return;
+        }
+        for ifindex in self.wirings.strangers() {
+            tracing::warn!(
+                ifindex,
+                "no pod is known by name on this interface (is libcni's cache mounted?): closed to all but its own node; delete the pod there, to have it made anew"
+            );
         }
     }
 

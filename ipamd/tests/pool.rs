@@ -584,8 +584,14 @@ async fn a_start_without_metadata_holds_requests_for_a_moment_then_refuses_them_
     tokio::time::sleep(Duration::from_millis(1)).await;
     node.sim().clear_faults();
     // The next attempt may be later than the ADD's patience; one that comes then is served.
-    let body = held.await.unwrap();
-    assert!(matches!(body, Some(ReplyBody::Wiring(_) | ReplyBody::Error(_))), "{body:?}");
+    match held.await.unwrap() {
+        Some(ReplyBody::Wiring(_)) => {}
+        Some(ReplyBody::Error(error)) => {
+            assert_eq!(error.code, ErrorCode::NotReady);
+            assert!(error.message.starts_with("starting: "), "{error:?}");
+        }
+        body => panic!("{body:?}"),
+    }
     tokio::time::sleep(Duration::from_secs(10)).await;
     node.add(3).await;
     node.settle().await;

@@ -27,10 +27,13 @@ pub(super) struct Wirings {
     slots: BTreeMap<u32, (u32, u32)>,
 }
 
-/// The pod of an interface of which no pod is known. No namespace is called like this.
+/// No namespace is called like this.
+const NAMELESS: &str = "?";
+
+/// The pod of an interface of which no pod is known.
 #[must_use]
 pub fn stranger(ifindex: u32) -> PodKey {
-    PodKey::new("?", format!("ifindex-{ifindex}"))
+    PodKey::new(NAMELESS, format!("ifindex-{ifindex}"))
 }
 
 /// The pod that has this address. One of which only the kernel knows shares no sets with others, and is not taken for a
@@ -122,6 +125,12 @@ impl Wirings {
     /// The interfaces of this pod that the pool told of.
     pub(super) fn wired(&self, pod: &PodKey) -> impl Iterator<Item = &Wired> {
         self.of(pod).filter_map(|ifindex| self.wired.get(&ifindex))
+    }
+
+    /// Interfaces of pods that nobody knows by name.
+    pub(super) fn strangers(&self) -> impl Iterator<Item = u32> {
+        let nameless = self.judged.iter().filter(|(pod, _)| pod.namespace == NAMELESS);
+        nameless.flat_map(|(_, interfaces)| interfaces.iter().copied())
     }
 
     /// How many interfaces there are.

@@ -199,7 +199,8 @@ impl Host for Kernel {
 
     fn resume(&mut self, pods: &[(Allocation, Mac)]) -> Result<(), String> {
         let entries = pods.iter().map(|(a, mac)| (a.host_ifindex, self.entry(a, *mac))).collect();
-        // A pod that the kernel shows and the ledger could not take in keeps its entry: its traffic goes on.
+        // A pod that the kernel shows and the ledger could not take in keeps its entry, and with policy its rule sets
+        // until all objects are known; who has no name then is closed (ADR 0014).
         let mut entries: BTreeMap<u32, PodEntry> = entries;
         for (index, (pod, _)) in self.pods().map_err(|error| chain(&error))? {
             let entry = entries.entry(index).or_insert(pod);
