@@ -259,6 +259,7 @@ impl<P: Plane> Enforcer<P> {
             self.conclude();
         }
         self.settle(now);
+        self.miss(now);
     }
 
     /// Takes the groups as they are resolved now.
@@ -300,6 +301,7 @@ impl<P: Plane> Enforcer<P> {
         self.adopted = true;
         self.conclude();
         self.settle(now);
+        self.miss(now);
     }
 
     /// Only once both the objects and the names of interfaces are known is an entry nobody's: after a journal was lost

@@ -271,6 +271,22 @@ fn nothing_is_answered_while_a_write_fails_and_all_of_it_is_tried_again() {
     assert!(standing.write_failures > 0 && standing.changed_millis.is_some());
 }
 
+/// Nobody deletes the object of a pod that runs, but when somebody has, it is not a riddle.
+#[test]
+fn a_pod_whose_object_goes_is_closed_and_listed_until_it_is_back() {
+    let mut bench = Bench::with(Enforcing::Standard, Memory::default());
+    bench.objects(&[pod("u1")]);
+    assert_eq!(bench.attach(7, Some("u1")).try_recv(), Ok(Judged::ByLabels));
+    assert_eq!(bench.enforcer.standing(bench.now).unlabelled, []);
+    let gone = [Key::new(Kind::Pod, "x", "a")];
+    bench.enforcer.objects(Vec::new(), &gone, Vec::new(), true, bench.now);
+    let [listed] = &bench.enforcer.standing(bench.now).unlabelled[..] else { panic!("one") };
+    assert_eq!((listed.pod.as_str(), listed.judged_by), ("x/a", JudgedBy::Closed));
+    assert!(listed.reason.contains("no object of this name"), "{}", listed.reason);
+    bench.objects(&[pod("u1")]);
+    assert_eq!(bench.enforcer.standing(bench.now).unlabelled, []);
+}
+
 /// A pod that was here, whose daemon and then whose object are gone.
 #[test]
 fn a_pod_whose_object_does_not_come_is_judged_by_what_this_node_remembers_of_it() {

@@ -1,6 +1,10 @@
-//! Pods whose labels did not come in time: by what they are judged until they do, and why.
+//! Pods whose labels are not known, because they did not come in time or have gone: by what they are judged until they
+//! are, and why.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use veni_core::wire::inspect::policy::{self as wire, JudgedBy};
 use veni_policy::{
@@ -48,7 +52,7 @@ impl Unlabelled {
     pub(super) fn note(&self, pod: &PodKey) -> Option<String> {
         let Instead { judged_by, reason, .. } = self.pods.get(pod)?;
         Some(format!(
-            "Its labels did not come in time when it was wired ({reason}): {} until they do.",
+            "Its labels are not known ({reason}): {} until they are.",
             judged_by.sentence()
         ))
     }
@@ -123,6 +127,25 @@ impl<P: Plane> Enforcer<P> {
         match self.index.pod_uid(pod) {
             Some(Some(uid)) => format!("the object of this name has another uid, {uid}"),
             _ => "there is no object of this name".to_owned(),
+        }
+    }
+
+    /// Takes in pods that are closed because what was known of them has gone, or is not there after a restart.
+    pub(super) fn miss(&mut self, now: Instant) {
+        let waiting: BTreeSet<&PodKey> = self.waiting.iter().map(|asks| &asks.wired.pod).collect();
+        let closed = |pod: &PodKey| self.index.pod_sets(pod).is_none_or(|s| s == PodSets::CLOSED);
+        let missed: BTreeSet<PodKey> = self
+            .wirings
+            .all()
+            .filter(|wired| !self.known(wired) && closed(&wired.pod))
+            .map(|wired| &wired.pod)
+            .filter(|pod| !waiting.contains(pod) && !self.unlabelled.pods.contains_key(*pod))
+            .cloned()
+            .collect();
+        for pod in missed {
+            let (judged_by, reason) = (JudgedBy::Closed, self.reason(&pod));
+            tracing::warn!(%pod, reason, "the pod's labels are not known: closed to all but its own node");
+            self.unlabelled.pods.insert(pod, Instead { judged_by, reason, since: now });
         }
     }
 

@@ -1,13 +1,14 @@
 //! Questions to the enforcer, and its answers: the documents that `venictl policy --live` prints.
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     time::{Instant, UNIX_EPOCH},
 };
 
 use veni_core::{
     config::Enforcing,
-    wire::inspect::policy::{Diagnostic, Explanation, Flows, Standing},
+    wire::inspect::policy::{Decision, DefaultVerdict, Diagnostic, Explanation, Flows, Standing},
 };
 use veni_policy::{
     change::{Direction, PodKey},
@@ -56,12 +57,14 @@ impl<P: Plane> Enforcer<P> {
         match query {
             Query::Check(question) => {
                 let mut flows = view.check(question)?;
+                flows.diagnostics.extend(self.others(&flows));
                 flows.pending = !self.pending.is_empty();
                 Ok(Answer::Flows(flows))
             }
             Query::Matrix { from, to } => {
                 let mut flows = view.bounded_matrix(from.as_ref(), to.as_ref(), FLOWS)?;
                 flows.diagnostics.extend(self.wrong());
+                flows.diagnostics.extend(self.others(&flows));
                 flows.pending = !self.pending.is_empty();
                 Ok(Answer::Flows(flows))
             }
@@ -82,6 +85,33 @@ impl<P: Plane> Enforcer<P> {
                 Ok(Answer::Explanation(Box::new(explanation)))
             }
         }
+    }
+
+    /// Whether what this end sends or takes is judged by another node's daemon: this one has no rule sets for it.
+    fn is_elsewhere(&self, end: Party<'_>) -> bool {
+        let without_sets =
+            |pod: &Pod| self.index.pod_sets(&PodKey::new(&pod.namespace, &pod.name)).is_none();
+        end.pod.is_some_and(|pod| !pod.host_network && without_sets(pod))
+    }
+
+    /// Which ends of these flows others judge.
+    fn others(&self, flows: &Flows) -> Vec<Diagnostic> {
+        let ends = flows.flows.iter().flat_map(|flow| [flow.from.as_str(), &flow.to]);
+        let pods: BTreeSet<&str> = ends.collect();
+        let of_others = pods.into_iter().filter_map(|end| {
+            let (namespace, name) = end.split_once('/')?;
+            let pod = self.pods.get(&PodKey::new(namespace, name))?;
+            let address = *pod.addresses.first()?;
+            self.is_elsewhere(Party { pod: Some(pod), address }).then(|| {
+                let node = pod.node.as_deref().unwrap_or("another node");
+                Diagnostic {
+                    object: format!("Pod {namespace}/{name}"),
+                    message: format!("is on {node}: its side is judged there, and not looked at here. Ask there, too"),
+                    ..Diagnostic::default()
+                }
+            })
+        });
+        of_others.collect()
     }
 
     /// That the pod's security groups are not in force, where they are not.
@@ -147,7 +177,15 @@ impl<P: Plane> Enforcer<P> {
 
 impl<P: Plane> Judge for Enforcer<P> {
     fn judge(&self, from: Party<'_>, to: Party<'_>, protocol: u8, port: u16) -> Judgement {
-        Judge::judge(&self.index, from, to, protocol, port)
+        let mut judged = Judge::judge(&self.index, from, to, protocol, port);
+        let elsewhere = || Decision::because(DefaultVerdict::Allow, "judged on its own node");
+        if self.is_elsewhere(from) {
+            judged.decided_by.egress = elsewhere();
+        }
+        if self.is_elsewhere(to) {
+            judged.decided_by.ingress = elsewhere();
+        }
+        judged
     }
 
     fn translate(&self, from: &Pod, to: IpAddr, protocol: u8, port: u16) -> Option<Translated> {

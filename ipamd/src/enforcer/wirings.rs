@@ -133,6 +133,11 @@ impl Wirings {
         nameless.flat_map(|(_, interfaces)| interfaces.iter().copied())
     }
 
+    /// Every interface that the pool told of.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Wired> {
+        self.wired.values()
+    }
+
     /// How many interfaces there are.
     pub(super) fn len(&self) -> usize {
         self.wired.len()
