@@ -58,9 +58,11 @@ pub(super) enum Answer {
         mounts: PathBuf,
     },
     Restarted(RestartView),
-    /// Which of the files had been there, and how long it took until the change was in force.
+    /// Which of the files had been there, the nodes without a daemon, and how long it took until the change was in force on
+    /// the others.
     InForce {
         known: Vec<String>,
+        without: Vec<String>,
         micros: u64,
     },
     Done,
@@ -167,7 +169,9 @@ fn answer(lab: &Lab, request: Request) -> anyhow::Result<Answer> {
                 }
             }
             lab.settle()?;
-            Answer::InForce { known, micros: micros(start.elapsed()) }
+            let without = lab.nodes().iter().filter(|node| node.ipamd_pid().is_none());
+            let without = without.map(|node| node.name.clone()).collect();
+            Answer::InForce { known, without, micros: micros(start.elapsed()) }
         }
         Request::Del { pod } => {
             let before = view(&lab.pod(&pod)?);

@@ -93,9 +93,15 @@ fn change(
     lab: &str,
     files: BTreeMap<String, Option<String>>,
 ) -> anyhow::Result<(Vec<String>, u64)> {
-    let Answer::InForce { known, micros } = ask(lab, &Request::Manifests { files })? else {
+    let answer = ask(lab, &Request::Manifests { files })?;
+    let Answer::InForce { known, without, micros } = answer else {
         bail!("the lab {lab} answered something else: is it of another version?")
     };
+    for node in without {
+        print::line(format!(
+            "not on {node}: its daemon does not run (veni-lab restart {node}); its pods are judged by what was before"
+        ));
+    }
     Ok((known, micros))
 }
 
