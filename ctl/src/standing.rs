@@ -1,6 +1,9 @@
 //! How policy stands on this node: lines for `status`, checks for `doctor`.
 
-use veni_core::wire::inspect::policy::{GroupStanding, Standing};
+use veni_core::wire::inspect::{
+    Problem,
+    policy::{GroupStanding, Standing},
+};
 
 use crate::{http, policy::arguments::Daemon, text};
 
@@ -37,6 +40,21 @@ impl Policy {
             Self::Enforced(standing) => Some(standing),
             Self::Off | Self::Unknown(_) => None,
         }
+    }
+
+    /// What makes a node less than ready for pods.
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        let messages = match self {
+            Self::Off => Vec::new(),
+            Self::Unknown(why) => vec![format!("how policy stands is not known: {why}")],
+            Self::Enforced(standing) => {
+                let unread = "the objects were not read yet: pods keep what judged them, new ones are closed; see VENI_MANIFEST_DIR and `venictl policy matrix --live`";
+                let unread = (!standing.complete).then(|| unread.to_owned());
+                unread.into_iter().chain(wrong(standing)).collect()
+            }
+        };
+        let problem = |message| Problem { kind: "policy".to_owned(), message, age_secs: 0 };
+        messages.into_iter().map(problem).collect()
     }
 
     /// For people: one line, and one for each thing that is not as it should be.

@@ -32,7 +32,7 @@ struct Document<'a> {
     pool: &'a Pool,
     enis: &'a [Eni],
     plan: &'a PlanView,
-    problems: &'a [Problem],
+    problems: Vec<Problem>,
     drops: &'a std::collections::BTreeMap<String, u64>,
     repairs: &'a std::collections::BTreeMap<String, u64>,
     /// Absent where no policy is enforced, or it is not known.
@@ -41,14 +41,15 @@ struct Document<'a> {
 }
 
 pub(crate) fn report(view: &View, policy: &Policy, format: Format) -> anyhow::Result<Report> {
+    let problems: Vec<Problem> = view.problems.iter().cloned().chain(policy.problems()).collect();
     let document = Document {
-        state: State::of(view),
+        state: State::of(view, problems.len()),
         daemon: &view.daemon,
         node: &view.node,
         pool: &view.pool,
         enis: &view.enis,
         plan: &view.plan,
-        problems: &view.problems,
+        problems,
         drops: &view.drops,
         repairs: &view.repairs,
         policy: policy.standing(),
@@ -58,6 +59,8 @@ pub(crate) fn report(view: &View, policy: &Policy, format: Format) -> anyhow::Re
 
 fn human(view: &View, policy: &Policy) -> String {
     let View { daemon, node, pool, enis, plan, .. } = view;
+    let of_policy = policy.problems().len();
+    let wrong = view.problems.len() + of_policy;
     let waits = plan
         .running
         .iter()
@@ -73,7 +76,7 @@ fn human(view: &View, policy: &Policy) -> String {
     });
     let mut out = format!(
         "{}\n{} {} {}   ipamd {} ({}), up {}\n\n",
-        State::of(view).sentence(view),
+        State::of(view, wrong).sentence(view, wrong),
         node.instance_id,
         node.instance_type,
         node.address,
@@ -89,7 +92,8 @@ fn human(view: &View, policy: &Policy) -> String {
     out += &policy.lines();
     out += "\n";
     out += &text::section("Waits for", &waits.collect::<Vec<_>>(), "nothing");
-    out += &text::section("Wrong", &problems.collect::<Vec<_>>(), "nothing");
+    let otherwise = if of_policy == 0 { "nothing" } else { "see Policy" };
+    out += &text::section("Wrong", &problems.collect::<Vec<_>>(), otherwise);
     for (heading, counts) in
         [("Dropped packets", &view.drops), ("Repaired since the start", &view.repairs)]
     {
@@ -108,15 +112,15 @@ fn human(view: &View, policy: &Policy) -> String {
 // === impl State ===
 
 impl State {
-    fn of(view: &View) -> Self {
-        match (view.daemon.ready, view.problems.is_empty()) {
+    const fn of(view: &View, wrong: usize) -> Self {
+        match (view.daemon.ready, wrong) {
             (false, _) => Self::NotReady,
-            (true, false) => Self::Degraded,
-            (true, true) => Self::Ready,
+            (true, 0) => Self::Ready,
+            (true, _) => Self::Degraded,
         }
     }
 
-    fn sentence(self, view: &View) -> String {
+    fn sentence(self, view: &View, wrong: usize) -> String {
         let waiting = match view.pool.waiting {
             0 => String::new(),
             1 => "; 1 pod waits for an address".to_owned(),
@@ -124,8 +128,8 @@ impl State {
         };
         let word = match self {
             Self::Ready => "READY".to_owned(),
-            Self::Degraded if view.problems.len() == 1 => "READY, but 1 thing is wrong".to_owned(),
-            Self::Degraded => format!("READY, but {} things are wrong", view.problems.len()),
+            Self::Degraded if wrong == 1 => "READY, but 1 thing is wrong".to_owned(),
+            Self::Degraded => format!("READY, but {wrong} things are wrong"),
             Self::NotReady => "NOT READY: no address can be given out".to_owned(),
         };
         word + &waiting
@@ -161,6 +165,18 @@ mod tests {
         view.drops.insert("source_address".to_owned(), 2);
         let text = report(&view, &Policy::Off, Format::Human).unwrap().text;
         assert!(text.contains("Dropped packets: source_address 2\n"), "{text}");
+    }
+
+    #[test]
+    fn a_node_whose_policy_is_not_in_force_is_not_simply_ready() {
+        let standing = r#"{"mode":"standard","complete":false,"diagnostics":2}"#;
+        let policy = Policy::Enforced(serde_json::from_str(standing).unwrap());
+        let text = report(&calm(), &policy, Format::Human).unwrap().text;
+        assert!(text.starts_with("READY, but 2 things are wrong"), "{text}");
+        let json = report(&calm(), &policy, Format::Json).unwrap().text;
+        let document: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(document["state"], "degraded");
+        assert_eq!(document["problems"][0]["kind"], "policy");
     }
 
     #[test]
