@@ -435,11 +435,11 @@ Ingress: who may connect to it (isolated by a NetworkPolicy)
   NetworkPolicy y/deny: 0 rules
   NetworkPolicy y/web: 1 rule
 
-  PEER                PORTS      VERDICT  DECIDED BY
-  10.0.0.0/8 x/a y/b  TCP 80-90  allow    NetworkPolicy y/web rule 0
-                      all        deny     NetworkPolicy y/deny, no rule of which allows it
-  x/c                 all        deny     ClusterNetworkPolicy admin (Admin) rule 0
-  everyone else       all        deny     NetworkPolicy y/deny, no rule of which allows it
+  PEER                                     PORTS      VERDICT  DECIDED BY
+  10.0.0.0/8 (except 10.9.0.0/16) x/a y/b  TCP 80-90  allow    NetworkPolicy y/web rule 0
+                                           all        deny     NetworkPolicy y/deny, no rule of which allows it
+  x/c                                      all        deny     ClusterNetworkPolicy admin (Admin) rule 0
+  everyone else                            all        deny     NetworkPolicy y/deny, no rule of which allows it
 "
     );
     for (pod, words) in [("x/late", "no address yet"), ("x/host", "on its node's network")] {

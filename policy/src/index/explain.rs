@@ -376,8 +376,14 @@ impl Index {
             let name = self.pod_at(*address).map_or_else(|| address.to_string(), |p| p.to_string());
             members.entry(entry.class).or_default().push(name);
         }
+        let within = self.regions.within();
         for (net, region) in &self.regions.by_net {
-            members.entry(region.class).or_default().push(net.to_string());
+            let except = within.get(net).map(|nets| {
+                let nets: Vec<String> = nets.iter().map(ToString::to_string).collect();
+                format!(" (except {})", nets.join(", "))
+            });
+            let name = format!("{net}{}", except.unwrap_or_default());
+            members.entry(region.class).or_default().push(name);
         }
         for names in members.values_mut() {
             names.sort();

@@ -1,7 +1,10 @@
 //! CIDR regions: the prefixes that blocks and their exceptions name. They are laminar, so an address belongs to the
 //! longest that holds it, and that one knows every block that holds it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 
@@ -197,6 +200,24 @@ impl Regions {
         let net = IpNet::from(address);
         let region = self.longest(net, net.prefix_len(), |region| region.class != ABSENT);
         region.map_or(veni_ebpf_common::table::NO_CLASS, |region| region.class)
+    }
+
+    /// The prefixes right within each one that are of another class: what is not of its class, for people.
+    pub(crate) fn within(&self) -> BTreeMap<IpNet, BTreeSet<IpNet>> {
+        let mut within: BTreeMap<IpNet, BTreeSet<IpNet>> = BTreeMap::new();
+        for (net, region) in self.by_net.iter().filter(|(_, region)| region.class != ABSENT) {
+            let around = (0..net.prefix_len()).rev().find_map(|length| {
+                let around = IpNet::new(net.addr(), length).ok()?.trunc();
+                let found = self.by_net.get(&around).filter(|found| found.class != ABSENT)?;
+                Some((around, found.class))
+            });
+            if let Some((around, class)) = around
+                && class != region.class
+            {
+                within.entry(around).or_default().insert(*net);
+            }
+        }
+        within
     }
 
     /// The class around a prefix in the map now.
