@@ -82,8 +82,15 @@ pub fn read(path: &Path) -> Result<Manifests, ReadError> {
 /// As [`read`].
 pub fn read_all<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Manifests, ReadError> {
     let mut files = Vec::new();
+    let mut manifests = Manifests::default();
     for path in paths {
-        for file in expand(path)? {
+        let expanded = expand(path)?;
+        if expanded.is_empty() {
+            let shown: Arc<str> = path.display().to_string().into();
+            let message = "holds no manifest: no file called .yaml, .yml or .json".to_owned();
+            manifests.diagnostics.push(Diagnostic::of_file(&shown, message));
+        }
+        for file in expanded {
             let text = if file == Path::new(file::STDIN) {
                 file::load_stdin()?
             } else {
@@ -94,7 +101,6 @@ pub fn read_all<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Manifes
         }
     }
     let mut places = BTreeMap::new();
-    let mut manifests = Manifests::default();
     for (name, Contents { objects, diagnostics, .. }) in files {
         manifests.diagnostics.extend(diagnostics);
         for placed in objects {

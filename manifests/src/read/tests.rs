@@ -110,6 +110,13 @@ fn a_folder_is_its_manifests_by_name() {
 }
 
 #[test]
+fn a_folder_without_a_manifest_says_so() {
+    let manifests = read(folder(&[("README.md", "a")]).path()).unwrap();
+    assert!(manifests.objects.is_empty());
+    assert!(manifests.diagnostics[0].to_string().contains("holds no manifest"));
+}
+
+#[test]
 fn of_two_definitions_the_first_is_in_force() {
     let labelled = POD.replace("name: a,", "name: a, labels: {v: two},");
     let dir = folder(&[("2.yaml", &labelled), ("1.yaml", &format!("---\n{POD}---\n{labelled}"))]);
