@@ -73,7 +73,7 @@ reasons! {
     NestedService = 22, "nested_service";
     /// A source route: the packet would go elsewhere than to its destination.
     SourceRoute = 23, "source_route";
-    /// A Service's flow that could not be tracked: the pod has too many half-open ones, or the table refused.
+    /// A Service's flow that could not be tracked: the table refused it.
     Untracked = 24, "untracked";
     /// The programs' own settings are missing: a defect.
     Settings = 25, "settings";
@@ -96,6 +96,14 @@ impl DropReason {
 #[cfg(test)]
 mod tests {
     use super::DropReason;
+
+    #[test]
+    fn each_reason_is_explained_in_the_documentation() {
+        let page = include_str!("../../../docs/drops.md");
+        for reason in DropReason::ALL {
+            assert!(page.contains(&format!("| `{}` |", reason.name())), "{}", reason.name());
+        }
+    }
 
     #[test]
     fn slots_are_the_positions() {
