@@ -172,12 +172,15 @@ impl Cluster {
         self.remove(&format!("lab-namespace-{name}.yaml"))
     }
 
-    /// Puts the user's manifests of this file name in force, instead of those that had the name.
+    /// Puts the user's manifests of this file name in force, instead of those that had the name; whether there were any.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn apply(&self, file_name: &str, text: &str) -> Result<()> {
-        self.write(&applied(file_name), text)
+    pub fn apply(&self, file_name: &str, text: &str) -> Result<bool> {
+        let name = applied(file_name);
+        let exists = self.dir.join(&name).exists();
+        self.write(&name, text)?;
+        Ok(exists)
     }
 
     /// Takes the user's manifests of this file name back; whether there were any.

@@ -163,10 +163,11 @@ fn answer(lab: &Lab, request: Request) -> anyhow::Result<Answer> {
             let start = Instant::now();
             let mut known = Vec::new();
             for (name, text) in files {
-                match text {
+                let existed = match text {
                     Some(text) => lab.cluster.apply(&name, &text)?,
-                    None => known.extend(lab.cluster.delete(&name)?.then_some(name)),
-                }
+                    None => lab.cluster.delete(&name)?,
+                };
+                known.extend(existed.then_some(name));
             }
             lab.settle()?;
             let without = lab.nodes().iter().filter(|node| node.ipamd_pid().is_none());

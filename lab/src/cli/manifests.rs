@@ -72,7 +72,10 @@ pub(super) fn apply(files: &Files) -> anyhow::Result<ExitCode> {
         let text = std::fs::read_to_string(path);
         text.map(Some).with_context(|| format!("cannot read {}", path.display()))
     })?;
-    let (_, micros) = change(&files.lab.name, texts)?;
+    let (replaced, micros) = change(&files.lab.name, texts)?;
+    for name in replaced {
+        print::note(format!("{name}: in place of what was applied under this name before"));
+    }
     let took = print::millis(Duration::from_micros(micros));
     print::line(format!("{objects} objects in force on every node after {took}"));
     Ok(ExitCode::SUCCESS)
