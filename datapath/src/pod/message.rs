@@ -49,7 +49,8 @@ pub(super) fn pod_batch(wiring: &Wiring, index: u32) -> [Request; 5] {
         Request::create(new_address(wiring.address, index)),
         Request::create(pod_route(index, Some(wiring.gateway), None)),
         Request::create(pod_route(index, None, Some(wiring.gateway))),
-        Request::create(new_neighbour(wiring.gateway, wiring.host_mac, index)),
+        // A process that is in the pod already may have asked for the gateway the moment the route was there.
+        Request::replace(new_neighbour(wiring.gateway, wiring.host_mac, index)),
     ]
 }
 
