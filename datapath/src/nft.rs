@@ -65,6 +65,28 @@ impl NftTable {
         Self { ruleset: ruleset(config), listed: None }
     }
 
+    /// The table for `config` as an earlier daemon left it, by what that one kept ([`NftTable::kept`]); `None` when it
+    /// is another, or is not in the kernel as it was. A table that is the same is not written again: while the kernel puts
+    /// one in the place of another, a new connection may meet its rules without its sets, and is translated for good.
+    ///
+    /// # Errors
+    /// When `nft` cannot be run.
+    pub fn resume(config: &NftConfig, kept: &Value) -> Result<Option<Self>> {
+        let ruleset = ruleset(config);
+        let listed = kept.get("listed").filter(|listed| !listed.is_null());
+        let (Some(listed), true) = (listed, kept.get("ruleset") == Some(&ruleset)) else {
+            return Ok(None);
+        };
+        let found = list()?;
+        Ok((found.as_ref() == Some(listed)).then_some(Self { ruleset, listed: found }))
+    }
+
+    /// What [`NftTable::resume`] needs.
+    #[must_use]
+    pub fn kept(&self) -> Value {
+        json!({"ruleset": self.ruleset, "listed": self.listed})
+    }
+
     /// Replaces the table in the kernel, atomically.
     ///
     /// # Errors

@@ -5,7 +5,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fs,
     net::IpAddr,
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -14,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 use veni_core::{
     chain::chain,
@@ -38,6 +41,9 @@ const CHECK_PERIOD: Duration = Duration::from_secs(10);
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// After a failure it is tried again, whether or not something is notified.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// In the state directory: the nftables table as it was written. Goes with the journal, whose name it shares.
+const NFT: &str = "journal.nft";
 
 /// Interfaces by index.
 pub(super) type Links = Arc<Mutex<HashMap<u32, String>>>;
@@ -322,15 +328,25 @@ impl Keeper {
             Some((current, table)) if *current == nft => {
                 if dirty && !table.intact()? {
                     table.apply()?;
+                    keep(&Path::new(&self.config.state_dir).join(NFT), &table.kept());
                     self.send(HostEvent::Repaired {
                         kind: "nft".into(),
                         what: "table ip veni".into(),
                     });
                 }
             }
-            _ => {
-                let mut table = NftTable::new(&nft);
-                table.apply()?;
+            current => {
+                let file = Path::new(&self.config.state_dir).join(NFT);
+                // Only an earlier daemon's: one of this daemon that is to be another has to be written.
+                let kept = if current.is_none() { read_kept(&file) } else { Value::Null };
+                let table = if let Some(table) = NftTable::resume(&nft, &kept)? {
+                    table
+                } else {
+                    let mut table = NftTable::new(&nft);
+                    table.apply()?;
+                    keep(&file, &table.kept());
+                    table
+                };
                 self.nft = Some((nft, table));
             }
         }
@@ -425,6 +441,22 @@ impl Keeper {
     fn send(&self, event: HostEvent) {
         // The owner ends before this thread does: then nobody needs it.
         drop(self.events.send(event));
+    }
+}
+
+/// What an earlier daemon kept; anything else is nothing, and the table is written anew.
+fn read_kept(file: &Path) -> Value {
+    let text = fs::read(file).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+/// By a rename: a daemon that dies here leaves the old file, which matches no table any more, or the new one.
+fn keep(file: &Path, kept: &Value) {
+    let next = file.with_extension("nft.next");
+    let written = fs::write(&next, kept.to_string()).and_then(|()| fs::rename(&next, file));
+    if let Err(error) = written {
+        let file = file.display();
+        tracing::warn!(error = chain(&error), %file, "not kept: the next daemon writes the nftables table anew");
     }
 }
 
