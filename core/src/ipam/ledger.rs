@@ -21,7 +21,8 @@ pub struct Ledger {
     addresses: HashMap<Ipv4Addr, AddressEntry>,
     allocations: HashMap<Attachment, Allocation>,
     cooling: BTreeSet<(BootTime, Ipv4Addr)>,
-    tombstones: HashMap<Ipv4Addr, BootTime>,
+    /// What was given back, of which ENI and when.
+    tombstones: HashMap<Ipv4Addr, (EniSlot, BootTime)>,
     last_ifindex: u32,
 }
 
@@ -297,10 +298,13 @@ impl Ledger {
         }
     }
 
-    /// Whether a cloud answer that shows `address` may be stale: it was given back a short while ago.
+    /// Whether a cloud answer that shows `address` on the ENI in `slot` may be stale: that ENI gave it back a short
+    /// while ago. On another ENI it is new: a stale answer shows an address where it was.
     #[must_use]
-    pub fn entombed(&self, address: Ipv4Addr, now: BootTime) -> bool {
-        self.tombstones.get(&address).is_some_and(|at| now.since(*at) < TOMBSTONE)
+    pub fn entombed(&self, slot: EniSlot, address: Ipv4Addr, now: BootTime) -> bool {
+        self.tombstones
+            .get(&address)
+            .is_some_and(|(of, at)| *of == slot && now.since(*at) < TOMBSTONE)
     }
 
     /// The record that ends the cooldowns which are over at `now`; `None` when none is.
@@ -405,7 +409,7 @@ impl Ledger {
             }
             self.warm_up(since, address);
         }
-        self.tombstones.retain(|_, at| released_until.since(*at) < TOMBSTONE);
+        self.tombstones.retain(|_, (_, at)| released_until.since(*at) < TOMBSTONE);
     }
 
     fn thawed_alone(&mut self, address: Ipv4Addr) -> Result<(), LedgerError> {
@@ -525,7 +529,7 @@ impl Ledger {
         let Some(entry) = self.addresses.remove(&address) else {
             return;
         };
-        self.tombstones.insert(address, at);
+        self.tombstones.insert(address, (entry.slot, at));
         let Some(eni) = self.enis.get_mut(&entry.slot) else {
             return;
         };

@@ -345,7 +345,7 @@ impl<S: Store> Pool<S> {
         let fresh: Vec<_> = self
             .unknown(shown)
             .into_iter()
-            .filter(|address| !self.returned(*address, now))
+            .filter(|address| !self.returned(slot, *address, now))
             .collect();
         if !fresh.is_empty() {
             tracing::info!(eni = %interface.id, addresses = ?fresh, "addresses found in EC2");
@@ -394,9 +394,10 @@ impl<S: Store> Pool<S> {
         }
     }
 
-    /// Whether an answer that shows `address` is stale: it was given back. A pod that has it is the better witness.
-    fn returned(&self, address: Ipv4Addr, now: BootTime) -> bool {
-        self.ledger.entombed(address, now) && !self.on_pods.contains(&address)
+    /// Whether an answer that shows `address` there is stale: it was given back. A pod that has it is the better
+    /// witness.
+    fn returned(&self, slot: EniSlot, address: Ipv4Addr, now: BootTime) -> bool {
+        self.ledger.entombed(slot, address, now) && !self.on_pods.contains(&address)
     }
 
     /// What happened to a planned ENI, in the records that were lost.
@@ -415,7 +416,7 @@ impl<S: Store> Pool<S> {
         let addresses: Vec<_> = self
             .unknown(&interface.secondary_addresses)
             .into_iter()
-            .filter(|address| !self.returned(*address, now))
+            .filter(|address| !self.returned(slot, *address, now))
             .collect();
         let record = Record::EniAdopted {
             slot,

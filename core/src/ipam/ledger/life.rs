@@ -220,12 +220,16 @@ impl Ledger {
                 _ => {}
             }
         }
-        let Some(slot) = self.enis.keys().next().copied() else {
-            return records;
-        };
+        let known = |slot: &EniSlot| self.enis.get(slot).is_some_and(|eni| eni.facts.is_some());
         let mut tombstones: Vec<_> = self.tombstones.iter().collect();
         tombstones.sort();
-        for (address, at) in tombstones {
+        for (address, (of, at)) in tombstones {
+            // Of an ENI that has gone: another one has to stand for it, which is at most too careful.
+            let Some(slot) =
+                Some(*of).filter(known).or_else(|| self.enis.keys().copied().find(known))
+            else {
+                continue;
+            };
             let addresses = vec![*address];
             records.push(Record::Gained { slot, addresses: addresses.clone(), at: *at });
             records.push(Record::Unassigned { slot, addresses, at: *at });

@@ -131,12 +131,13 @@ fn an_address_on_its_way_back_is_not_handed_out_and_its_ghost_is_not_believed() 
     ledger
         .apply(&Record::Unassigned { slot: slot(0), addresses: address.clone(), at: BootTime(9) })
         .unwrap();
-    assert!(ledger.entombed(address[0], BootTime(60_000)));
-    assert!(!ledger.entombed(address[0], BootTime(130_000)));
+    assert!(ledger.entombed(slot(0), address[0], BootTime(60_000)));
+    assert!(!ledger.entombed(slot(0), address[0], BootTime(130_000)));
+    assert!(!ledger.entombed(slot(1), address[0], BootTime(60_000)), "another ENI never had it");
     ledger
         .apply(&Record::Gained { slot: slot(0), addresses: address.clone(), at: BootTime(99) })
         .unwrap();
-    assert!(!ledger.entombed(address[0], BootTime(100)), "EC2 gave it again");
+    assert!(!ledger.entombed(slot(0), address[0], BootTime(100)), "EC2 gave it again");
 }
 
 #[test]
@@ -213,6 +214,11 @@ fn a_snapshot_replays_to_the_same_ledger() {
     release(&mut ledger, 2, 13);
     let free = ledger.eni(slot(0)).unwrap().free().next().unwrap();
     ledger.apply(&Record::Unassigning { slot: slot(0), addresses: vec![free], at }).unwrap();
+    let returned = ledger.eni(slot(1)).unwrap().free().next().unwrap();
+    let addresses = vec![returned];
+    let intent = Record::Unassigning { slot: slot(1), addresses: addresses.clone(), at };
+    ledger.apply(&intent).unwrap();
+    ledger.apply(&Record::Unassigned { slot: slot(1), addresses, at }).unwrap();
 
     let mut replayed = Ledger::default();
     for record in ledger.to_records() {
@@ -230,6 +236,7 @@ fn a_snapshot_replays_to_the_same_ledger() {
     };
     assert_eq!(phases(&replayed), phases(&ledger));
     assert_eq!(replayed.allocation(&attachment(3)), ledger.allocation(&attachment(3)));
+    assert!(replayed.entombed(slot(1), returned, at) && !replayed.entombed(slot(0), returned, at));
 }
 
 #[test]
