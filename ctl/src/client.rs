@@ -1,13 +1,15 @@
 //! One question to ipamd over its socket.
 
 use std::{
+    fmt,
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
     path::Path,
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
-use anyhow::{Context, anyhow, bail};
 use serde_json::Value;
 use veni_core::wire::{
     MAX_REPLY_BYTES, Request, RequestBody,
@@ -16,88 +18,200 @@ use veni_core::wire::{
 
 mod lenient;
 
-/// ipamd answers from memory; longer than this and something is stuck.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// ipamd answers from memory, or, while it starts, after 2 s at most; longer than this and something is stuck.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// What a person does about a process that does not answer.
+pub(crate) const HANGS: &str = "`ps -C veni-ipamd -o pid,stat,wchan` shows where it hangs (T: it was stopped, `kill -CONT PID` wakes it); look at \
+     its log, and restart it if it stays so (running pods keep their network)";
+
+/// Why ipamd did not answer, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unanswered {
+    /// What happened.
+    pub(crate) what: String,
+    /// What to do about it.
+    pub(crate) next_step: String,
+    /// Nobody listens: it may not have come as far as the socket yet.
+    pub(crate) is_absent: bool,
+}
 
 /// ipamd's view of the node.
 ///
 /// # Errors
-/// When it cannot be reached, refuses, or answers what cannot be read: with the next step.
-pub(crate) fn inspect(socket: &Path, addresses: bool) -> anyhow::Result<View> {
+/// When it cannot be reached, refuses, hangs, or answers what cannot be read: with the next step.
+pub(crate) fn inspect(socket: &Path, addresses: bool) -> Result<View, Unanswered> {
     let line = exchange(socket, &Request::new(RequestBody::Inspect(Query { addresses })))?;
     read_view(&line)
 }
 
 /// The view in a reply of this, an older or a newer ipamd.
-pub(crate) fn read_view(line: &str) -> anyhow::Result<View> {
-    let reply: Value = serde_json::from_str(line).context("ipamd's answer is not JSON")?;
+pub(crate) fn read_view(line: &str) -> Result<View, Unanswered> {
+    let other = "name ipamd's socket with --socket or VENI_SOCKET";
+    let reply: Value = serde_json::from_str(line)
+        .map_err(|error| Unanswered::new(format!("ipamd's answer is not JSON: {error}"), other))?;
     let text = |name: &str| reply.get(name).and_then(Value::as_str).unwrap_or("(none)");
     match text("result") {
         "inspect" => {}
-        "error" => bail!("ipamd refused: {} (code {})", text("message"), text("code")),
-        other => bail!("ipamd answered {other:?} to an inspect request; is this its socket?"),
+        "error" => return Err(refusal(text("code"), text("message"))),
+        result => {
+            let what =
+                format!("ipamd answered {result:?} to an inspect request: is this its socket?");
+            return Err(Unanswered::new(what, other));
+        }
     }
     lenient::view(reply).map_err(|error| {
-        anyhow!(
-            "ipamd's answer cannot be read by this venictl, {}: {error}; use the venictl that came with ipamd",
-            env!("CARGO_PKG_VERSION")
-        )
+        let version = env!("CARGO_PKG_VERSION");
+        let what = format!("ipamd's answer cannot be read by this venictl, {version}: {error}");
+        Unanswered::new(what, "use the venictl that came with ipamd")
     })
 }
 
-fn exchange(socket: &Path, request: &Request) -> anyhow::Result<String> {
-    let shown = socket.display();
-    let mut stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
-    stream.set_read_timeout(Some(PATIENCE)).context("cannot set a timeout on the socket")?;
-    stream.set_write_timeout(Some(PATIENCE)).context("cannot set a timeout on the socket")?;
-    let mut line = serde_json::to_vec(request)?;
+/// In ipamd's words. One that starts says itself what it waits for and what to do.
+fn refusal(code: &str, message: &str) -> Unanswered {
+    if message.starts_with("starting") {
+        return Unanswered::starting(message);
+    }
+    let what = format!("ipamd refused: {message} (code {code})");
+    Unanswered::new(what, "try again; look at its log if it stays so")
+}
+
+fn exchange(socket: &Path, request: &Request) -> Result<String, Unanswered> {
+    let failed = |error: &io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            hangs(socket, "takes the connection and does not answer")
+        }
+        _ => {
+            let what = format!("cannot talk to ipamd at {}: {error}", socket.display());
+            Unanswered::new(what, "try again; look at its log if it stays so")
+        }
+    };
+    let mut stream = connect(socket)?;
+    let bounded = stream
+        .set_read_timeout(Some(PATIENCE))
+        .and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
+    bounded.map_err(|error| failed(&error))?;
+    let mut line = serde_json::to_vec(request).map_err(|error| failed(&error.into()))?;
     line.push(b'\n');
-    stream.write_all(&line).with_context(|| format!("cannot ask ipamd at {shown}"))?;
+    stream.write_all(&line).map_err(|error| failed(&error))?;
     let mut answer = String::new();
     let limit = u64::try_from(MAX_REPLY_BYTES).expect("a constant of 8 MiB");
     match BufReader::new(stream.take(limit)).read_line(&mut answer) {
-        Ok(0) => bail!("ipamd at {shown} closed the connection without an answer; look at its log"),
-        Ok(_) => Ok(answer),
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
-        {
-            bail!(
-                "ipamd at {shown} did not answer within {} s; look at its log, and restart it if it hangs \
-             (running pods keep their network)",
-                PATIENCE.as_secs()
-            )
+        Ok(0) => {
+            let what =
+                format!("ipamd at {} closed the connection without an answer", socket.display());
+            Err(Unanswered::new(what, "look at its log"))
         }
-        Err(error) => Err(error).with_context(|| format!("cannot read ipamd's answer at {shown}")),
+        Ok(_) => Ok(answer),
+        Err(error) => Err(failed(&error)),
     }
 }
 
-fn unreachable(socket: &Path, error: &io::Error) -> anyhow::Error {
-    let shown = socket.display();
-    match error.kind() {
-        io::ErrorKind::NotFound => anyhow!(
-            "there is no socket at {shown}: ipamd does not run on this node, or listens elsewhere; start it, or name \
-             its socket with --socket or VENI_SOCKET"
-        ),
-        io::ErrorKind::ConnectionRefused => anyhow!(
-            "nobody listens at {shown}: ipamd has stopped; look at its log and start it (running pods keep their \
-             network)"
-        ),
-        io::ErrorKind::PermissionDenied => {
-            anyhow!("no permission to use {shown}: it is root's; run venictl as root")
-        }
-        _ => anyhow!("cannot connect to ipamd at {shown}: {error}"),
+/// Where nobody accepts, connect(2) blocks once the queue is full, for as long as it is.
+fn connect(socket: &Path) -> Result<UnixStream, Unanswered> {
+    let (sender, connected) = mpsc::channel();
+    let path = socket.to_owned();
+    thread::spawn(move || drop(sender.send(UnixStream::connect(path))));
+    match connected.recv_timeout(PATIENCE) {
+        Ok(done) => done.map_err(|error| unreachable(socket, &error)),
+        Err(_) => Err(hangs(socket, "takes no connection")),
     }
 }
+
+fn hangs(socket: &Path, how: &str) -> Unanswered {
+    let (shown, secs) = (socket.display(), PATIENCE.as_secs());
+    Unanswered::new(
+        format!("ipamd hangs: its process is there, but at {shown} it {how} within {secs} s"),
+        HANGS,
+    )
+}
+
+fn unreachable(socket: &Path, error: &io::Error) -> Unanswered {
+    let shown = socket.display();
+    let absent = |what: String, next_step: &str| Unanswered {
+        is_absent: true,
+        ..Unanswered::new(what, next_step)
+    };
+    match error.kind() {
+        io::ErrorKind::NotFound => absent(
+            format!(
+                "there is no socket at {shown}: ipamd does not run on this node, or listens elsewhere"
+            ),
+            "start it, or name its socket with --socket or VENI_SOCKET",
+        ),
+        io::ErrorKind::ConnectionRefused => absent(
+            format!("nobody listens at {shown}: ipamd has stopped"),
+            "look at its log and start it (running pods keep their network)",
+        ),
+        io::ErrorKind::PermissionDenied => Unanswered::new(
+            format!("no permission to use {shown}: it is root's"),
+            "run venictl as root",
+        ),
+        _ => Unanswered::new(
+            format!("cannot connect to ipamd at {shown}: {error}"),
+            "see that ipamd runs, and look at its log",
+        ),
+    }
+}
+
+// === impl Unanswered ===
+
+impl Unanswered {
+    fn new(what: impl Into<String>, next_step: &str) -> Self {
+        Self { what: what.into(), next_step: next_step.to_owned(), is_absent: false }
+    }
+
+    /// Out of what a daemon says that starts: `starting: waits for …; next step: …`.
+    pub(crate) fn starting(message: &str) -> Self {
+        let message = message.trim();
+        let (what, next_step) = message
+            .split_once("; next step: ")
+            .unwrap_or((message, "wait, and look at its log if it stays so"));
+        Self::new(format!("ipamd is {what}"), next_step)
+    }
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; next step: {}", self.what, self.next_step)
+    }
+}
+
+impl std::error::Error for Unanswered {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_told_in_ipamds_words() {
-        let error =
-            read_view(r#"{"version":1,"result":"error","code":"not_ready","message":"starting"}"#);
-        assert_eq!(error.unwrap_err().to_string(), "ipamd refused: starting (code not_ready)");
+    fn a_refusal_is_told_in_ipamds_words_with_its_next_step() {
+        for (message, what, next_step) in [
+            (
+                "busy",
+                "ipamd refused: busy (code not_ready)",
+                "try again; look at its log if it stays so",
+            ),
+            (
+                "starting: waits for EC2 for 12 s; last error (attempt 3): x; next step: check the route",
+                "ipamd is starting: waits for EC2 for 12 s; last error (attempt 3): x",
+                "check the route",
+            ),
+            ("starting", "ipamd is starting", "wait, and look at its log if it stays so"),
+        ] {
+            let reply = serde_json::json!({"version": 1, "result": "error", "code": "not_ready", "message": message});
+            let error = read_view(&reply.to_string()).unwrap_err();
+            assert_eq!((error.what.as_str(), error.next_step.as_str()), (what, next_step));
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_accepts_and_never_answers_hangs_and_the_wait_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let error = inspect(&path, false).unwrap_err();
+        assert!(error.what.starts_with("ipamd hangs"), "{error}");
+        assert!(error.next_step.contains("restart it"), "{error}");
     }
 
     #[test]
@@ -120,7 +234,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let server = std::thread::spawn(move || {
+        let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut question = String::new();
             BufReader::new(stream.try_clone().unwrap()).read_line(&mut question).unwrap();

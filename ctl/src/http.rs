@@ -1,30 +1,56 @@
 //! Questions to ipamd's introspection endpoint.
+//!
+//! Invariant: one that hangs is told from one that computes, because it does not answer for its health either.
 
-use std::{fmt::Write as _, io, time::Duration};
+use std::{fmt, fmt::Write as _, io, sync::mpsc, thread, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use serde::de::DeserializeOwned;
 use ureq::{Agent, Body, http::Response};
 
-use crate::Usage;
+use crate::{
+    Usage,
+    client::{self, Unanswered},
+};
 
-/// To connect, and until the first byte of the answer: a matrix of a large cluster takes seconds.
+/// Until the first byte of the answer, and between the first and the last: a matrix of a large cluster takes seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// To connect, and until the daemon is asked for its health meanwhile.
+const HASTE: Duration = Duration::from_secs(3);
+/// For its health, which it answers for from memory.
+const PULSE: Duration = Duration::from_secs(2);
 /// The longest document: the matrix of some thousand pods.
 const MAX_DOCUMENT_BYTES: u64 = 1 << 30;
 /// The longest reason of a refusal that is worth reading.
 const MAX_REASON_BYTES: u64 = 4096;
 
+/// Nobody answers HTTP there: ipamd does not run, runs without, or listens elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unserved {
+    address: String,
+    why: String,
+}
+
+/// A request on its way.
+#[derive(Debug, Clone)]
+struct Question {
+    url: String,
+    parameters: Vec<(String, String)>,
+    /// Whether the answer ends.
+    ends: bool,
+}
+
 /// Asks for one JSON document.
 ///
 /// # Errors
-/// When it cannot be reached or read; a [`Usage`] when it does not know what is asked for.
+/// When it cannot be reached ([`Unserved`]), hangs or cannot be read; a [`Usage`] when it does not know what is asked
+/// for.
 pub(crate) fn document<T: DeserializeOwned>(
     address: &str,
     path: &str,
     parameters: &[(&str, String)],
 ) -> anyhow::Result<T> {
-    let response = get(address, path, parameters)?;
+    let response = get(address, path, parameters, true)?;
     let body = response.into_body().into_with_config().limit(MAX_DOCUMENT_BYTES).reader();
     serde_json::from_reader(io::BufReader::new(body)).with_context(|| {
         format!(
@@ -44,29 +70,71 @@ pub(crate) fn lines(
     path: &str,
     parameters: &[(&str, String)],
 ) -> anyhow::Result<impl io::BufRead + use<>> {
-    let response = get(address, path, parameters)?;
+    let response = get(address, path, parameters, false)?;
     Ok(io::BufReader::new(response.into_body().into_with_config().limit(u64::MAX).reader()))
 }
 
-fn get(address: &str, path: &str, parameters: &[(&str, String)]) -> anyhow::Result<Response<Body>> {
+/// What a daemon says that starts and has no socket yet; `None` when it does not say that.
+pub(crate) fn starting(address: &str) -> Option<Unanswered> {
+    let response = agent(Some(PULSE)).get(format!("http://{address}/readyz")).call().ok()?;
+    let body = response.into_body().into_with_config().limit(MAX_REASON_BYTES).lossy_utf8(true);
+    let said = body.read_to_string().ok()?;
+    said.starts_with("starting").then(|| Unanswered::starting(&said))
+}
+
+fn get(
+    address: &str,
+    path: &str,
+    parameters: &[(&str, String)],
+    ends: bool,
+) -> anyhow::Result<Response<Body>> {
+    let question = Question {
+        url: format!("http://{address}{path}"),
+        parameters: parameters
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect(),
+        ends,
+    };
+    let (sender, answered) = mpsc::channel();
+    thread::spawn(move || drop(sender.send(question.ask())));
+    let answer = match answered.recv_timeout(HASTE) {
+        Err(_) if !is_alive(address) => return Err(hangs(address)),
+        Err(_) => answered.recv().context("the question was lost")?,
+        Ok(answer) => answer,
+    };
+    match answer {
+        Ok(response) => refused(address, path, response),
+        Err(ureq::Error::Timeout(ureq::Timeout::Connect)) => Err(hangs(address)),
+        Err(ureq::Error::Timeout(_)) => bail!(
+            "ipamd lives, but has not answered {path} at http://{address} within {} s; narrow the question (--from, --to), \
+             or look at its log",
+            PATIENCE.as_secs()
+        ),
+        Err(error) => Err(Unserved { address: address.to_owned(), why: error.to_string() }.into()),
+    }
+}
+
+/// Whether it answers for its health, whatever it says.
+fn is_alive(address: &str) -> bool {
+    agent(Some(PULSE)).get(format!("http://{address}/healthz")).call().is_ok()
+}
+
+fn hangs(address: &str) -> anyhow::Error {
+    anyhow!(
+        "ipamd hangs: at http://{address} it takes connections and does not answer, not for its health either; next \
+         step: {}",
+        client::HANGS
+    )
+}
+
+fn agent(at_most: Option<Duration>) -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         // The daemon is on this node, whatever HTTP_PROXY says.
         .proxy(None)
-        .timeout_connect(Some(PATIENCE))
-        .timeout_recv_response(Some(PATIENCE));
-    let agent: Agent = config.build().into();
-    let mut request = agent.get(format!("http://{address}{path}"));
-    for (name, value) in parameters {
-        request = request.query(name, value);
-    }
-    let response = request.call().map_err(|error| {
-        anyhow!(
-            "cannot ask ipamd at http://{address}: {error}; it does not run on this node, or listens elsewhere \
-             (--introspection, INTROSPECTION_BIND_ADDRESS)"
-        )
-    })?;
-    refused(address, path, response)
+        .timeout_global(at_most);
+    config.build().into()
 }
 
 /// The response itself, unless it is a refusal.
@@ -84,6 +152,7 @@ fn refused(address: &str, path: &str, response: Response<Body>) -> anyhow::Resul
             env!("CARGO_PKG_VERSION")
         ),
         400 | 404 => Err(Usage(vec![reason.to_owned()]).into()),
+        503 if reason.starts_with("starting") => Err(Unanswered::starting(reason).into()),
         _ => {
             let mut sentence = format!("ipamd at http://{address} refused {path} ({status})");
             if !reason.is_empty() {
@@ -93,3 +162,44 @@ fn refused(address: &str, path: &str, response: Response<Body>) -> anyhow::Resul
         }
     }
 }
+
+// === impl Question ===
+
+impl Question {
+    fn ask(self) -> Result<Response<Body>, ureq::Error> {
+        let mut request = agent(None).get(&self.url);
+        for (name, value) in &self.parameters {
+            request = request.query(name, value);
+        }
+        let config = request.config().timeout_connect(Some(HASTE));
+        let config = config.timeout_recv_response(Some(PATIENCE));
+        config.timeout_recv_body(self.ends.then_some(PATIENCE)).build().call()
+    }
+}
+
+// === impl Unserved ===
+
+impl Unserved {
+    /// What it means where the socket says that ipamd runs.
+    pub(crate) fn while_it_runs(&self) -> String {
+        format!(
+            "ipamd runs, but nobody answers HTTP at http://{} ({}): DISABLE_INTROSPECTION=true turns HTTP off, which policy, \
+             observe, metrics and health checks need (unset it and restart ipamd); or it listens elsewhere: name the \
+             address with --introspection or INTROSPECTION_BIND_ADDRESS",
+            self.address, self.why
+        )
+    }
+}
+
+impl fmt::Display for Unserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "nobody answers HTTP at http://{} ({}): ipamd does not run on this node, runs with DISABLE_INTROSPECTION=true, or \
+             listens elsewhere (--introspection, INTROSPECTION_BIND_ADDRESS)",
+            self.address, self.why
+        )
+    }
+}
+
+impl std::error::Error for Unserved {}

@@ -21,6 +21,7 @@ mod links;
 mod observe;
 mod policy;
 mod pool;
+mod problem;
 mod standing;
 mod status;
 mod steady;
@@ -47,7 +48,7 @@ struct Usage(Vec<String>);
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(&cli) {
+    match run(&cli).map_err(|error| told(error, &cli.socket)) {
         Ok(report) => {
             for aside in &report.asides {
                 tell(aside);
@@ -78,14 +79,15 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<Report> {
-    let inspect = |addresses| -> anyhow::Result<_> {
+    let inspect = |addresses| -> Result<_, client::Unanswered> {
         let mut view = client::inspect(&cli.socket, addresses)?;
         links::name(&mut view);
         Ok(view)
     };
     match &cli.command {
         Command::Status(daemon) => {
-            status::report(&inspect(false)?, &standing::Policy::ask(daemon), cli.output)
+            let view = inspect(false).map_err(|error| sooner(error, daemon))?;
+            status::report(&view, &standing::Policy::ask(daemon, &cli.socket), cli.output)
         }
         Command::Pool { command: PoolCommand::Show { addresses } } => {
             pool::show(&inspect(*addresses)?, *addresses, cli.output)
@@ -103,6 +105,22 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
         }
         Command::Doctor(paths) => doctor::report(&cli.socket, paths, cli.output),
         Command::Config => config::report(cli.output),
+    }
+}
+
+/// A daemon that has no socket yet may say over HTTP what it waits for.
+fn sooner(error: client::Unanswered, daemon: &policy::arguments::Daemon) -> client::Unanswered {
+    let said = error.is_absent.then(|| http::starting(&daemon.introspection)).flatten();
+    said.unwrap_or(error)
+}
+
+/// Where nobody answers HTTP, the socket knows whether ipamd runs.
+fn told(error: anyhow::Error, socket: &std::path::Path) -> anyhow::Error {
+    let Some(unserved) = error.downcast_ref::<http::Unserved>() else { return error };
+    match client::inspect(socket, false) {
+        Ok(_) => anyhow::anyhow!(unserved.while_it_runs()),
+        Err(unanswered) if unanswered.is_absent => error,
+        Err(unanswered) => anyhow::anyhow!("{unserved}; over its socket: {unanswered}"),
     }
 }
 

@@ -3,9 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use veni_core::wire::inspect::{Address, Eni, PlanView, Pool, Problem, View};
+use veni_core::wire::inspect::{Address, Eni, PlanView, Pool, View};
 
-use crate::{Report, cli::Format, text};
+use crate::{
+    Report,
+    cli::Format,
+    problem::{self, Trouble},
+    text,
+};
 
 /// What `pool show -o json` prints (docs/venictl.md).
 #[derive(Debug, Serialize)]
@@ -21,7 +26,7 @@ struct Shown<'a> {
 struct Explained<'a> {
     pool: &'a Pool,
     plan: &'a PlanView,
-    problems: &'a [Problem],
+    problems: &'a [Trouble],
     settings: &'a BTreeMap<String, String>,
 }
 
@@ -65,12 +70,10 @@ fn owners(addresses: &[Address]) -> String {
 }
 
 pub(crate) fn explain(view: &View, format: Format) -> anyhow::Result<Report> {
-    let View { pool, plan, problems, settings, .. } = view;
+    let View { pool, plan, settings, .. } = view;
+    let problems = &problem::of_node(view);
     Report::of(format, &Explained { pool, plan, problems, settings }, || {
-        let problems: Vec<_> = problems
-            .iter()
-            .map(|problem| format!("{}: {}", problem.kind, problem.message))
-            .collect();
+        let problems: Vec<_> = problems.iter().map(Trouble::lines).collect();
         let wants = match plan.wanted {
             0 => "nothing: the pool is as large as it should be\n".to_owned(),
             1 => "1 more address\n".to_owned(),

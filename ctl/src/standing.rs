@@ -1,17 +1,26 @@
 //! How policy stands on this node: lines for `status`, checks for `doctor`.
 
+use std::path::Path;
+
 use veni_core::wire::inspect::{
     Problem,
     policy::{GroupStanding, Standing},
 };
 
-use crate::{http, policy::arguments::Daemon, text};
+use crate::{http, links, policy::arguments::Daemon, problem::Trouble, text};
 
 /// What ipamd says where no policy is enforced.
 const NOT_ENFORCED: &str = "no policy is enforced";
 
 /// What security groups of pods cannot do (README).
 pub(crate) const LIMIT: &str = "a rule elsewhere in AWS that names a pod's group as its source sees the ENI's groups, not the pod's";
+
+/// Something that is not as it should be, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    pub(crate) what: String,
+    pub(crate) next_step: String,
+}
 
 /// How it stands, or why that is not known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,11 +34,17 @@ pub(crate) enum Policy {
 }
 
 impl Policy {
-    pub(crate) fn ask(daemon: &Daemon) -> Self {
-        match http::document(&daemon.introspection, "/v1/policy", &[]) {
-            Ok(standing) => Self::Enforced(Box::new(standing)),
+    /// Asks over HTTP, where the socket has answered. Links that it names by number get their pods' names.
+    pub(crate) fn ask(daemon: &Daemon, socket: &Path) -> Self {
+        match http::document::<Standing>(&daemon.introspection, "/v1/policy", &[]) {
+            Ok(mut standing) => {
+                links::name_in_standing(&mut standing, socket);
+                Self::Enforced(Box::new(standing))
+            }
             Err(error) => {
-                let error = format!("{error:#}");
+                let unserved = error.downcast_ref::<http::Unserved>();
+                let error =
+                    unserved.map_or_else(|| format!("{error:#}"), http::Unserved::while_it_runs);
                 if error.contains(NOT_ENFORCED) { Self::Off } else { Self::Unknown(error) }
             }
         }
@@ -43,31 +58,44 @@ impl Policy {
     }
 
     /// What makes a node less than ready for pods.
-    pub(crate) fn problems(&self) -> Vec<Problem> {
-        let messages = match self {
+    pub(crate) fn problems(&self) -> Vec<Trouble> {
+        let wrong = match self {
             Self::Off => Vec::new(),
-            Self::Unknown(why) => vec![format!("how policy stands is not known: {why}")],
+            Self::Unknown(why) => {
+                let next = "`venictl doctor` looks at what policy needs; pods keep the rules that they have";
+                vec![Wrong::new(format!("how policy stands is not known: {why}"), next)]
+            }
             Self::Enforced(standing) => {
-                let unread = "the objects were not read yet: pods keep what judged them, new ones are closed; see VENI_MANIFEST_DIR and `venictl policy matrix --live`";
-                let unread = (!standing.complete).then(|| unread.to_owned());
+                let unread = Wrong::new(
+                    "the objects were not read yet: pods keep what judged them, new ones are closed",
+                    "mend what `venictl policy matrix --live` lists, or see that VENI_MANIFEST_DIR is there",
+                );
+                let unread = (!standing.complete).then_some(unread);
                 unread.into_iter().chain(wrong(standing)).collect()
             }
         };
         let problem = |message| Problem { kind: "policy".to_owned(), message, age_secs: 0 };
-        messages.into_iter().map(problem).collect()
+        wrong
+            .into_iter()
+            .map(|Wrong { what, next_step }| Trouble::new(problem(what), next_step))
+            .collect()
     }
 
-    /// For people: one line, and one for each thing that is not as it should be.
+    /// For people: one line, and two for each thing that is not as it should be.
     pub(crate) fn lines(&self) -> String {
         match self {
             Self::Off => {
                 "Policy: not enforced on this node (VENI_MANIFEST_DIR is not set)\n".to_owned()
             }
-            Self::Unknown(why) => format!("Policy: not known: {why}\n"),
+            Self::Unknown(why) => {
+                format!(
+                    "Policy: not known: {why}\n    → `venictl doctor` looks at what policy needs\n"
+                )
+            }
             Self::Enforced(standing) => {
                 let mut out = format!("Policy: {}\n", summary(standing));
-                for wrong in wrong(standing) {
-                    out += &format!("  {wrong}\n");
+                for Wrong { what, next_step } in wrong(standing) {
+                    out += &format!("  {what}\n    → {next_step}\n");
                 }
                 out
             }
@@ -93,42 +121,70 @@ pub(crate) fn summary(standing: &Standing) -> String {
 }
 
 /// What is not as it should be.
-pub(crate) fn wrong(standing: &Standing) -> Vec<String> {
+pub(crate) fn wrong(standing: &Standing) -> Vec<Wrong> {
     let mut all = Vec::new();
     if let Some(failure) = &standing.write_failure {
-        all.push(format!("the tables cannot be written, it is tried again: {failure}"));
+        let next = "it is tried again by itself; where a table is full use fewer or shorter rules, else look at the log of veni-ipamd";
+        all.push(Wrong::new(format!("the tables cannot be written: {failure}"), next));
     }
     all.extend(standing.unlabelled.iter().map(|pod| {
         let age = text::duration(pod.age_secs);
-        format!("{}: {}, for {age}: {}", pod.pod, pod.judged_by.sentence(), pod.reason)
+        let what = format!("{}: {}, for {age}: {}", pod.pod, pod.judged_by.sentence(), pod.reason);
+        let next = format!(
+            "see that the pod's object reaches this node (VENI_MANIFEST_DIR); `venictl policy explain --live {}` says what holds \
+             meanwhile",
+            pod.pod.split(' ').next().unwrap_or_default()
+        );
+        Wrong { what, next_step: next }
     }));
-    all.extend(standing.refused.iter().cloned());
-    all.extend(standing.foreign.iter().map(|foreign| foreign.what.clone()));
+    let refused = "use fewer or shorter rules, or more nodes: every change of policy tries again";
+    all.extend(standing.refused.iter().map(|what| Wrong::new(what.clone(), refused)));
+    all.extend(standing.foreign.iter().map(|foreign| {
+        let next = "find out whose it is (`bpftool net`, `tc filter show`) and remove it";
+        Wrong::new(foreign.what.clone(), next)
+    }));
     all.extend(standing.security_groups.iter().filter_map(group));
     if standing.diagnostics > 0 {
         let count = standing.diagnostics;
-        all.push(format!(
-            "{count} things are wrong with objects: `venictl policy matrix --live` lists them"
-        ));
+        let what = format!("{count} things are wrong with objects");
+        all.push(Wrong::new(what, "`venictl policy matrix --live` lists them: mend the manifests"));
     }
     all
 }
 
 /// What is not as it should be with a group.
-pub(crate) fn group(group: &GroupStanding) -> Option<String> {
+pub(crate) fn group(group: &GroupStanding) -> Option<Wrong> {
     let GroupStanding { id, state, reason, age_secs, last_error, .. } = group;
     let why = reason.as_deref().or(last_error.as_deref()).unwrap_or("no reason is known");
-    match state.as_str() {
-        "fresh" => None,
-        "stale" => Some(format!(
-            "security group {id}: in force as it was {} ago, because the last refresh failed: {why}",
-            text::duration(age_secs.unwrap_or(0))
-        )),
-        "pending" => Some(format!(
-            "security group {id}: not known yet, its pods keep what they had and new ones stay closed: {}",
-            reason.as_deref().unwrap_or("EC2 has not answered yet")
-        )),
-        _ => Some(format!("security group {id}: its pods are denied everything: {why}")),
+    let (what, next) = match state.as_str() {
+        "fresh" => return None,
+        "stale" => (
+            format!(
+                "in force as it was {} ago, because the last refresh failed: {why}",
+                text::duration(age_secs.unwrap_or(0))
+            ),
+            "it is tried again by itself; check the node role's IAM policy (docs/iam-policy.json) and the route to EC2",
+        ),
+        "pending" => (
+            format!(
+                "not known yet, its pods keep what they had and new ones stay closed: {}",
+                reason.as_deref().unwrap_or("EC2 has not answered yet")
+            ),
+            "wait some seconds; if it stays, check the node role's IAM policy (docs/iam-policy.json) and the route to EC2",
+        ),
+        _ => (
+            format!("its pods are denied everything: {why}"),
+            "see that the group exists in this VPC, and that the node's role may read it (docs/iam-policy.json)",
+        ),
+    };
+    Some(Wrong::new(format!("security group {id}: {what}"), next))
+}
+
+// === impl Wrong ===
+
+impl Wrong {
+    fn new(what: impl Into<String>, next_step: &str) -> Self {
+        Self { what: what.into(), next_step: next_step.to_owned() }
     }
 }
 
@@ -161,7 +217,11 @@ mod tests {
              TCX programs\n  \
              security group sg-stale: in force as it was 10 min ago, because the last refresh failed: UnauthorizedOperation\n  \
              security group sg-unresolved: its pods are denied everything: it does not exist\n";
-        assert_eq!(lines, expected);
+        let (steps, others): (Vec<_>, Vec<_>) =
+            lines.split_inclusive('\n').partition(|l| l.starts_with("    → "));
+        assert_eq!(others.concat(), expected);
+        assert_eq!(steps.len(), 4, "one a line: {lines}");
+        assert!(lines.contains("explain --live x/a"), "{lines}");
         (standing.pending, standing.generation) = (7, 5);
         standing.write_failure = Some("VERDICTS is full".to_owned());
         let lines = Policy::Enforced(Box::new(standing)).lines();

@@ -1,11 +1,15 @@
 //! `venictl status`: how this node is, to be read in five seconds.
 
 use serde::Serialize;
-use veni_core::wire::inspect::{
-    Daemon, Eni, Node, PlanView, Pool, Problem, View, policy::Standing,
-};
+use veni_core::wire::inspect::{Daemon, Eni, Node, PlanView, Pool, View, policy::Standing};
 
-use crate::{Report, cli::Format, standing::Policy, text};
+use crate::{
+    Report,
+    cli::Format,
+    problem::{self, Trouble},
+    standing::Policy,
+    text,
+};
 
 /// Drops that say nothing about the node: a pod has no IPv6 address yet, but its kernel solicits routers from a
 /// link-local one all the same (RFC 4861 6.3.7). Left to `-o json`.
@@ -32,7 +36,7 @@ struct Document<'a> {
     pool: &'a Pool,
     enis: &'a [Eni],
     plan: &'a PlanView,
-    problems: Vec<Problem>,
+    problems: Vec<Trouble>,
     drops: &'a std::collections::BTreeMap<String, u64>,
     repairs: &'a std::collections::BTreeMap<String, u64>,
     /// Absent where no policy is enforced, or it is not known.
@@ -41,7 +45,8 @@ struct Document<'a> {
 }
 
 pub(crate) fn report(view: &View, policy: &Policy, format: Format) -> anyhow::Result<Report> {
-    let problems: Vec<Problem> = view.problems.iter().cloned().chain(policy.problems()).collect();
+    let problems: Vec<Trouble> =
+        problem::of_node(view).into_iter().chain(policy.problems()).collect();
     let document = Document {
         state: State::of(view, problems.len()),
         daemon: &view.daemon,
@@ -60,20 +65,14 @@ pub(crate) fn report(view: &View, policy: &Policy, format: Format) -> anyhow::Re
 fn human(view: &View, policy: &Policy) -> String {
     let View { daemon, node, pool, enis, plan, .. } = view;
     let of_policy = policy.problems().len();
-    let wrong = view.problems.len() + of_policy;
+    let of_node = problem::of_node(view);
+    let wrong = of_node.len() + of_policy;
     let waits = plan
         .running
         .iter()
         .map(|step| format!("now: {step}"))
         .chain(plan.waiting_for.iter().cloned());
-    let problems = view.problems.iter().map(|problem| {
-        format!(
-            "{}: {} (since {})",
-            problem.kind,
-            problem.message,
-            text::duration(problem.age_secs)
-        )
-    });
+    let problems: Vec<_> = of_node.iter().map(Trouble::lines).collect();
     let mut out = format!(
         "{}\n{} {} {}   ipamd {} ({}), up {}\n\n",
         State::of(view, wrong).sentence(view, wrong),
@@ -93,7 +92,7 @@ fn human(view: &View, policy: &Policy) -> String {
     out += "\n";
     out += &text::section("Waits for", &waits.collect::<Vec<_>>(), "nothing");
     let otherwise = if of_policy == 0 { "nothing" } else { "see Policy" };
-    out += &text::section("Wrong", &problems.collect::<Vec<_>>(), otherwise);
+    out += &text::section("Wrong", &problems, otherwise);
     for (heading, counts) in
         [("Dropped packets", &view.drops), ("Repaired since the start", &view.repairs)]
     {

@@ -3,8 +3,10 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpListener,
+    os::unix::net::UnixListener,
     process::{Command, Output},
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 /// Answers one request with these bytes; its request line is the thread's result.
@@ -99,7 +101,14 @@ fn a_refusal_is_told_in_the_daemons_words() {
     for (answer, code, words) in [
         (refuse("404 Not Found", "there is no pod x/q"), 2, "there is no pod x/q"),
         (refuse("404 Not Found", ""), 1, "older than this venictl"),
-        (refuse("503 Service Unavailable", "starting"), 1, "starting"),
+        (
+            refuse(
+                "503 Service Unavailable",
+                "starting: waits for EC2 for 3 s; next step: check the route",
+            ),
+            1,
+            "ipamd is starting: waits for EC2 for 3 s; next step: check the route",
+        ),
         (ok("{"), 1, "cannot be read"),
     ] {
         let (address, server) = daemon(answer);
@@ -117,6 +126,84 @@ fn without_a_daemon_the_next_step_is_told() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("--introspection"), "{stderr}");
+}
+
+#[test]
+fn a_daemon_that_hangs_is_told_within_seconds() {
+    // The kernel takes connections for it; nobody reads them.
+    let hung = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = hung.local_addr().expect("bound").to_string();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let socket = dir.path().join("s");
+    let _hung_too = UnixListener::bind(&socket).expect("a socket");
+    let socket = socket.to_str().expect("text");
+    let commands: [&[&str]; 5] = [
+        &["policy", "matrix", "--live"],
+        &["observe"],
+        &["status", "--socket", socket],
+        &["pool", "show", "--socket", socket],
+        &["doctor", "--socket", socket],
+    ];
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for args in commands {
+            let address = &address;
+            scope.spawn(move || {
+                let output = venictl(address, args);
+                let said = [output.stderr, output.stdout].concat();
+                let said = String::from_utf8_lossy(&said);
+                assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+                let tells = said.contains("ipamd hangs") && said.contains("restart it");
+                assert!(tells, "{args:?}: {said}");
+            });
+        }
+    });
+    assert!(start.elapsed() < Duration::from_secs(9), "{:?}", start.elapsed());
+}
+
+#[test]
+fn where_http_is_off_the_variable_is_named() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let socket = dir.path().join("s");
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    let server = std::thread::spawn(move || {
+        for stream in listener.incoming().take(2) {
+            let mut stream = stream.expect("venictl connects");
+            let mut line = String::new();
+            let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
+            reader.read_line(&mut line).expect("venictl asks");
+            let view = include_str!("../src/testdata/busy.json").replace('\n', " ") + "\n";
+            stream.write_all(view.as_bytes()).expect("venictl reads");
+        }
+    });
+    let socket = socket.to_str().expect("text");
+    for (args, code) in [
+        (&["policy", "matrix", "--live", "--socket", socket][..], 1),
+        (&["status", "--socket", socket], 0),
+    ] {
+        let output = venictl("127.0.0.1:1", args);
+        let said = String::from_utf8_lossy(&[output.stderr, output.stdout].concat()).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        assert!(
+            said.contains("ipamd runs, but nobody answers")
+                && said.contains("DISABLE_INTROSPECTION"),
+            "{args:?}: {said}"
+        );
+    }
+    server.join().expect("the daemon was asked twice");
+}
+
+#[test]
+fn a_daemon_without_a_socket_yet_says_over_http_what_it_waits_for() {
+    let body = "starting: waits for another ipamd for 9 s; next step: end the other one\n";
+    let length = body.len();
+    let (address, server) = daemon(format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-length: {length}\r\n\r\n{body}"
+    ));
+    let output = venictl(&address, &["status", "--socket", "/nonexistent/ipamd.sock"]);
+    assert_eq!(server.join().expect("the daemon was asked"), "GET /readyz HTTP/1.1");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("ipamd is starting: waits for another ipamd"), "{said}");
 }
 
 #[test]

@@ -11,7 +11,12 @@ use std::{
 use serde::Deserialize;
 use veni_core::wire::inspect::View;
 
-use crate::{cli::Paths, client, links, standing::Policy};
+use crate::{
+    cli::Paths,
+    client::{self, Unanswered},
+    links,
+    standing::Policy,
+};
 
 /// What was found. A `String` error is the reason why something could not be looked at.
 #[derive(Debug, Clone)]
@@ -28,7 +33,7 @@ pub(super) struct Facts {
     /// By path under `/proc/sys`.
     pub(super) sysctls: BTreeMap<String, String>,
     pub(super) socket: PathBuf,
-    pub(super) view: Result<View, String>,
+    pub(super) view: Result<View, Unanswered>,
     pub(super) policy: Policy,
     /// Whether the nftables table is there.
     pub(super) nft_table: Result<bool, String>,
@@ -61,7 +66,8 @@ pub(super) struct Route {
 }
 
 pub(super) fn gather(socket: &Path, paths: &Paths) -> Facts {
-    let mut view = client::inspect(socket, false).map_err(|error| format!("{error:#}"));
+    let mut view =
+        client::inspect(socket, false).map_err(|error| crate::sooner(error, &paths.daemon));
     if let Ok(view) = &mut view {
         links::name(view);
     }
@@ -74,7 +80,7 @@ pub(super) fn gather(socket: &Path, paths: &Paths) -> Facts {
         sysctls: sysctls(view.as_ref().ok()),
         socket: socket.to_owned(),
         policy: match &view {
-            Ok(_) => Policy::ask(&paths.daemon),
+            Ok(_) => Policy::ask(&paths.daemon, socket),
             Err(_) => Policy::Unknown("needs ipamd's answer".to_owned()),
         },
         nft_table: nft_table(),

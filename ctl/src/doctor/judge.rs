@@ -7,6 +7,7 @@ use super::{
     Check, Status,
     facts::{Facts, Rule},
 };
+use crate::{client::Unanswered, problem};
 
 mod policy;
 
@@ -167,9 +168,7 @@ fn socket(facts: &Facts) -> Check {
                 format!("ipamd {} answers at {socket} (pid {})", daemon.version, daemon.pid),
             )
         }
-        Err(error) => {
-            Check::failed(name, error, "start ipamd on this node, or name its socket with --socket")
-        }
+        Err(Unanswered { what, next_step, .. }) => Check::failed(name, what, next_step),
     }
 }
 
@@ -221,13 +220,21 @@ fn cloud(facts: &Facts) -> Check {
             format!("ipamd reports no trouble with its provider, {}", view.daemon.provider),
         );
     }
-    let denied = view.problems.iter().any(|problem| problem.kind == "denied");
-    let step = if denied {
-        "add the missing action to the node role's IAM policy"
-    } else {
-        "if it stays: check the route to EC2 (or its VPC endpoint), instance metadata, and the account's API limits"
-    };
-    Check::failed(name, problems.join("; "), step)
+    Check::failed(name, problems.join("; "), &steps(view, true))
+}
+
+/// What to do about ipamd's problems that are of the cloud, or the others: each step once.
+fn steps(view: &View, of_cloud: bool) -> String {
+    let kinds = view.problems.iter().map(|problem| problem.kind.as_str());
+    let mut steps = Vec::new();
+    for step in
+        kinds.filter(|kind| CLOUD_PROBLEMS.contains(kind) == of_cloud).map(problem::next_step)
+    {
+        if !steps.contains(&step) {
+            steps.push(step);
+        }
+    }
+    steps.join("; ")
 }
 
 /// What ipamd reports beside the cloud.
@@ -249,12 +256,7 @@ fn problems(facts: &Facts) -> Check {
     let found: Vec<_> =
         others.map(|problem| format!("{}: {}", problem.kind, problem.message)).collect();
     let status = if grave { Status::Failed } else { Status::Warning };
-    Check::new(
-        name,
-        status,
-        found.join("; "),
-        "`venictl status` and `venictl pool explain` say more",
-    )
+    Check::new(name, status, found.join("; "), &steps(view, false))
 }
 
 fn forwarding(facts: &Facts) -> Check {

@@ -164,7 +164,11 @@ fn every_rule_of_ours_is_missed() {
 #[test]
 fn without_ipamd_the_rest_is_still_looked_at() {
     let mut facts = healthy();
-    facts.view = Err("there is no socket at /run/veni/ipamd.sock".to_owned());
+    facts.view = Err(crate::client::Unanswered {
+        what: "there is no socket at /run/veni/ipamd.sock".to_owned(),
+        next_step: "start ipamd on this node, or name its socket with --socket".to_owned(),
+        is_absent: true,
+    });
     facts.nft_table = Ok(false);
     let report = written(&judge::all(&facts), Format::Human).unwrap();
     assert!(report.failed);

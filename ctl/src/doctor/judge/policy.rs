@@ -3,7 +3,7 @@
 use veni_core::wire::inspect::policy::Standing;
 
 use super::super::{Check, Status, facts::Facts};
-use crate::standing::{self, LIMIT, Policy};
+use crate::standing::{self, LIMIT, Policy, Wrong};
 
 /// How policy stands, or the check that says that it does not.
 fn known<'a>(facts: &'a Facts, name: &'static str) -> Result<&'a Standing, Check> {
@@ -27,16 +27,28 @@ pub(super) fn standing(facts: &Facts) -> Check {
         diagnostics: 0,
         ..standing.clone()
     };
-    let wrong = standing::wrong(&policy);
+    let (wrong, next_steps) = apart(standing::wrong(&policy));
     if let (Some(_), _) | (None, false) = (&standing.write_failure, standing.complete) {
         let found = [&[standing::summary(standing)], &wrong[..]].concat().join("; ");
-        return Check::failed(name, found, "look at the log of veni-ipamd: what is above is in it");
+        let log = "look at the log of veni-ipamd: what is above is in it".to_owned();
+        return Check::failed(name, found, &[&next_steps[..], &[log]].concat().join("; "));
     }
     if wrong.is_empty() {
         return Check::ok(name, standing::summary(standing));
     }
-    let step = "see that the pods' objects reach this node; `venictl policy explain POD --live` says what holds meanwhile";
-    Check::warning(name, wrong.join("; "), step)
+    Check::warning(name, wrong.join("; "), &next_steps.join("; "))
+}
+
+/// What is wrong, and what to do about it: each step once.
+fn apart(all: Vec<Wrong>) -> (Vec<String>, Vec<String>) {
+    let (mut found, mut steps) = (Vec::new(), Vec::new());
+    for Wrong { what, next_step } in all {
+        found.push(what);
+        if !steps.contains(&next_step) {
+            steps.push(next_step);
+        }
+    }
+    (found, steps)
 }
 
 pub(super) fn groups(facts: &Facts) -> Check {
@@ -49,7 +61,7 @@ pub(super) fn groups(facts: &Facts) -> Check {
     if groups.is_empty() {
         return Check::ok(name, "no pod here has security groups of its own");
     }
-    let wrong: Vec<_> = groups.iter().filter_map(standing::group).collect();
+    let (wrong, steps) = apart(groups.iter().filter_map(standing::group).collect());
     if wrong.is_empty() {
         return Check::ok(
             name,
@@ -58,8 +70,7 @@ pub(super) fn groups(facts: &Facts) -> Check {
     }
     let denied = groups.iter().any(|group| !["fresh", "stale"].contains(&group.state.as_str()));
     let status = if denied { Status::Failed } else { Status::Warning };
-    let step = "check that the groups exist in this VPC and that the node's role may read them (docs/iam-policy.json)";
-    Check::new(name, status, format!("{}; the limit: {LIMIT}", wrong.join("; ")), step)
+    Check::new(name, status, format!("{}; the limit: {LIMIT}", wrong.join("; ")), &steps.join("; "))
 }
 
 pub(super) fn hooks(facts: &Facts) -> Check {

@@ -1,0 +1,165 @@
+//! Problems with what to do about them.
+
+use serde::Serialize;
+use veni_core::wire::inspect::{Problem, View};
+
+use crate::text;
+
+/// A problem with its next step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Trouble {
+    #[serde(flatten)]
+    problem: Problem,
+    next_step: String,
+}
+
+/// Everything that ipamd reports of itself, and that the node is full where pods wait for that.
+pub(crate) fn of_node(view: &View) -> Vec<Trouble> {
+    let reported = view.problems.iter().map(|problem| Trouble {
+        next_step: next_step(&problem.kind).to_owned(),
+        problem: problem.clone(),
+    });
+    full(view).into_iter().chain(reported).collect()
+}
+
+/// What a person does about a problem of this kind. What the message names (an action, a subnet, a pod) comes first.
+pub(crate) fn next_step(kind: &str) -> &'static str {
+    match kind {
+        "throttled" => {
+            "wait: ipamd slows down by itself; if it stays, find who else calls EC2 in this account (CloudTrail), or ask AWS for \
+             a higher API limit"
+        }
+        "denied" => {
+            "add the action to the node role's IAM policy (docs/iam-policy.json has all of them); ipamd tries again by itself"
+        }
+        "subnet_full" => {
+            "free addresses in the subnet, or give the node group a larger one; ipamd tries again by itself, and pods that end \
+             give their addresses to those that wait"
+        }
+        "limit_reached" => {
+            "raise what the message names (an account's quota, MAX_ENI), or use a larger instance type or more nodes; ipamd tries \
+             again by itself"
+        }
+        "transient" => {
+            "wait: it is tried again by itself; if it stays, check the route to EC2 (or its VPC endpoint) and instance metadata"
+        }
+        "invalid" | "not_found" => {
+            "see in EC2 whether somebody changed or deleted what the message names; it is tried again by itself"
+        }
+        "address_lost" => {
+            "delete the pod, its controller makes another (`venictl pool show --addresses` names it)"
+        }
+        "address_quarantined" => {
+            "see whose link it is (`ip -d link show`) and remove it; the address is used again then"
+        }
+        "storage" => {
+            "free space on the file system of VENI_STATE_DIR (`df`); pods are not added until then"
+        }
+        "host" => {
+            "`venictl doctor` looks at links, rules, routes and nftables; it is tried again by itself"
+        }
+        "policy" => "`venictl doctor` says what to do about each",
+        _ => "look at the log of veni-ipamd",
+    }
+}
+
+/// Pods wait, and no ENI can be added: EC2 is not even asked, so that ipamd has no problem to report.
+fn full(view: &View) -> Option<Trouble> {
+    let (pool, node) = (&view.pool, &view.node);
+    let room = text::room(node);
+    let is_full = pool.waiting > 0 && room > 0 && pool.assigned + pool.cooling >= room;
+    if !is_full || view.problems.iter().any(|problem| problem.kind == "limit_reached") {
+        return None;
+    }
+    let max_eni = view.settings.get("MAX_ENI").filter(|value| !value.is_empty());
+    let (limit, raise) = match max_eni {
+        Some(max_eni) => (
+            format!("MAX_ENI={max_eni} allows {} ENIs", node.max_enis),
+            "raise MAX_ENI as far as the instance type allows, ",
+        ),
+        None => (format!("a {} takes {} ENIs", node.instance_type, node.max_enis), ""),
+    };
+    let message = format!(
+        "the node is full: {limit} with {} addresses for pods each, and of these {room} {} are with pods, {} cool down",
+        node.addresses_per_eni.saturating_sub(1),
+        pool.assigned,
+        pool.cooling
+    );
+    let next_step = format!(
+        "{raise}use a larger instance type or more nodes, and give the kubelet maxPods={room} plus its pods on the node's \
+         network, so that no more are scheduled here"
+    );
+    let problem = Problem { kind: "limit_reached".to_owned(), message, age_secs: 0 };
+    Some(Trouble { problem, next_step })
+}
+
+// === impl Trouble ===
+
+impl Trouble {
+    pub(crate) fn new(problem: Problem, next_step: String) -> Self {
+        Self { problem, next_step }
+    }
+
+    /// For people: what, since when, and the next step under it.
+    pub(crate) fn lines(&self) -> String {
+        let Problem { kind, message, age_secs } = &self.problem;
+        let since = match age_secs {
+            0 => String::new(),
+            secs => format!(" (for {})", text::duration(*secs)),
+        };
+        format!("{kind}: {message}{since}\n    → {}", self.next_step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::calm;
+
+    #[test]
+    fn every_kind_of_problem_has_its_next_step() {
+        for (kind, word) in [
+            ("throttled", "by itself"),
+            ("denied", "iam-policy.json"),
+            ("subnet_full", "larger one"),
+            ("limit_reached", "MAX_ENI"),
+            ("transient", "route to EC2"),
+            ("invalid", "in EC2"),
+            ("not_found", "in EC2"),
+            ("address_lost", "delete the pod"),
+            ("address_quarantined", "remove it"),
+            ("storage", "VENI_STATE_DIR"),
+            ("host", "venictl doctor"),
+            ("of a later version", "log"),
+        ] {
+            let mut view = calm();
+            let message = "m".to_owned();
+            view.problems = vec![Problem { kind: kind.to_owned(), message, age_secs: 1 }];
+            let lines: Vec<_> = of_node(&view).iter().map(Trouble::lines).collect();
+            assert!(lines[0].starts_with(&format!("{kind}: m (for 1 s)\n    → ")), "{lines:?}");
+            assert!(lines[0].contains(word), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_where_pods_wait_for_an_eni_that_cannot_be_says_which_limit_it_is() {
+        let mut view = calm();
+        let room = text::room(&view.node);
+        for (assigned, waiting, max_eni, expected) in [
+            (room, 0, "", None),
+            (room - 1, 1, "", None),
+            (room, 1, "", Some(("a m5.xlarge takes 4 ENIs", "use a larger instance type"))),
+            (room, 1, "4", Some(("MAX_ENI=4 allows 4 ENIs", "raise MAX_ENI"))),
+        ] {
+            view.pool.assigned = assigned;
+            (view.pool.waiting, view.pool.cooling) = (waiting, 0);
+            view.settings.insert("MAX_ENI".to_owned(), max_eni.to_owned());
+            let found = of_node(&view);
+            assert_eq!(found.len(), usize::from(expected.is_some()), "{assigned} {waiting}");
+            if let Some((limit, step)) = expected {
+                assert!(found[0].problem.message.contains(limit), "{found:?}");
+                assert!(found[0].next_step.starts_with(step), "{found:?}");
+            }
+        }
+    }
+}
