@@ -63,24 +63,29 @@ pub(crate) fn next_step(kind: &str) -> &'static str {
     }
 }
 
-/// Pods wait, and no ENI can be added: EC2 is not even asked, so that ipamd has no problem to report.
+/// Pods wait or would have to, and no ENI can be added: EC2 is not even asked, so that ipamd has no problem to report.
 fn full(view: &View) -> Option<Trouble> {
     let (pool, node) = (&view.pool, &view.node);
     let room = text::room(node);
-    let is_full = pool.waiting > 0 && room > 0 && pool.assigned + pool.cooling >= room;
+    let is_short = pool.waiting > 0 || !view.daemon.ready;
+    let is_full = is_short && room > 0 && pool.assigned + pool.cooling >= room;
     if !is_full || view.problems.iter().any(|problem| problem.kind == "limit_reached") {
         return None;
     }
     let max_eni = view.settings.get("MAX_ENI").filter(|value| !value.is_empty());
+    let enis = match node.max_enis {
+        1 => "1 ENI".to_owned(),
+        n => format!("{n} ENIs"),
+    };
     let (limit, raise) = match max_eni {
         Some(max_eni) => (
-            format!("MAX_ENI={max_eni} allows {} ENIs", node.max_enis),
+            format!("MAX_ENI={max_eni} allows {enis}"),
             "raise MAX_ENI as far as the instance type allows, ",
         ),
-        None => (format!("a {} takes {} ENIs", node.instance_type, node.max_enis), ""),
+        None => (format!("a {} takes {enis}", node.instance_type), ""),
     };
     let message = format!(
-        "the node is full: {limit} with {} addresses for pods each, and of these {room} {} are with pods, {} cool down",
+        "the node is full: {limit} with {} addresses for pods each; {} are with pods, {} cool down",
         node.addresses_per_eni.saturating_sub(1),
         pool.assigned,
         pool.cooling
@@ -152,6 +157,7 @@ mod tests {
             (room, 1, "4", Some(("MAX_ENI=4 allows 4 ENIs", "raise MAX_ENI"))),
         ] {
             view.pool.assigned = assigned;
+            view.daemon.ready = waiting == 0;
             (view.pool.waiting, view.pool.cooling) = (waiting, 0);
             view.settings.insert("MAX_ENI".to_owned(), max_eni.to_owned());
             let found = of_node(&view);

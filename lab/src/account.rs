@@ -18,7 +18,10 @@ use veni_core::id::{EniId, InstanceId, SecurityGroupId, SecurityGroupRuleId, Sub
 use veni_provider::{
     Interface,
     security_group::{RuleDirection, RulePeer, RuleTraffic},
-    sim::{Admin, Event, EventKind, RuleSpec, Sim, SimConfig, SubnetSpec, Timer as _, WorldError},
+    sim::{
+        Admin, AdminAnswer, Event, EventKind, RuleSpec, Sim, SimConfig, SubnetSpec, Timer as _,
+        WorldError,
+    },
 };
 use veni_provider_socket::{RealTime, SimHandler, drive, serve};
 
@@ -152,6 +155,15 @@ impl Account {
             sim.authorize(rule).map_err(refused)
         };
         rules.into_iter().map(authorize).collect()
+    }
+
+    /// Does `change` to security groups; returns what it answers.
+    ///
+    /// # Errors
+    /// When it names what does not exist, or what something still needs.
+    pub fn change_groups(&self, change: Admin) -> Result<AdminAnswer> {
+        let (now, mut sim) = (self.now(), self.sim());
+        sim.admin(now, change).map_err(|error| Error::invalid(error.to_string()))
     }
 
     /// From now on, ENIs that are attached to `instance` are plugged into `node`.

@@ -5,6 +5,7 @@ mod checks;
 mod control;
 mod demo;
 mod exec;
+mod group;
 mod interrupt;
 mod manifests;
 mod policy;
@@ -24,6 +25,13 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// A pod that only what comes to its port 8080 reaches.
+const GROUP_EXAMPLE: &str = "Example:
+  veni-lab group create sg-web
+  veni-lab group allow sg-web --port 8080 --peer 10.0.0.0/16
+  veni-lab add node-1 web --annotation vpc.amazonaws.com/security-groups=sg-web
+  veni-lab exec node-1 -- venictl policy explain --live lab/web";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -64,6 +72,12 @@ enum Command {
     Apply(manifests::Files),
     /// Take manifests back that were applied under the same file names
     Delete(manifests::Files),
+    /// Security groups in the lab's account
+    #[command(after_help = GROUP_EXAMPLE)]
+    Group {
+        #[command(subcommand)]
+        command: group::Group,
+    },
     /// Start a node's veni-ipamd again, whether it runs, was killed or was stopped; pods keep their traffic
     Restart {
         #[command(flatten)]
@@ -135,6 +149,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Add { lab, node, pod, spec } => manifests::add(&lab.name, node, &pod, spec),
         Command::Apply(files) => manifests::apply(&files),
         Command::Delete(files) => manifests::delete(&files),
+        Command::Group { command } => group::group(command),
         Command::Del { lab, names } => serve::del(&lab.name, &names),
         Command::Restart { lab, node } => serve::restart(&lab.name, node),
         Command::Status { lab, output } => serve::status(&lab.name, output),

@@ -1,7 +1,7 @@
 //! A whole lab: fabric, account, nodes, pods.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::{
@@ -73,6 +73,8 @@ pub struct Lab {
     pub cluster: Cluster,
     nodes: Vec<Arc<Node>>,
     pods: Mutex<BTreeMap<String, Pod>>,
+    /// Names of pods that are being added.
+    coming: Mutex<BTreeSet<String>>,
     outer: Outer,
     containers: AtomicU64,
     _lease: place::Lease,
@@ -188,6 +190,7 @@ impl Lab {
             cluster,
             nodes: Vec::new(),
             pods: Mutex::default(),
+            coming: Mutex::default(),
             outer,
             containers: AtomicU64::new(1),
             _lease: lease,
@@ -195,13 +198,31 @@ impl Lab {
         for node in &config.nodes {
             lab.add_node(node)?;
         }
-        for (node, _) in lab.nodes.iter().zip(&config.nodes).filter(|(_, config)| config.ipamd) {
-            node.spawn_ipamd(&[])?;
+        match lab.start(&config.nodes) {
+            Ok(()) => Ok(lab),
+            Err(error) => Err(lab.keep_log(error)),
         }
-        for (node, _) in lab.nodes.iter().zip(&config.nodes).filter(|(_, config)| config.ipamd) {
-            node.wait_ready(READY)?;
+    }
+
+    /// Starts the daemons, and waits for them.
+    fn start(&self, configs: &[NodeConfig]) -> Result<()> {
+        let with_daemon = || self.nodes.iter().zip(configs).filter(|(_, config)| config.ipamd);
+        with_daemon().try_for_each(|(node, _)| node.spawn_ipamd(&[]))?;
+        with_daemon().try_for_each(|(node, _)| node.wait_ready(READY).map(drop))
+    }
+
+    /// The log that the error names goes with the lab's directory: a copy of it stays, and is named instead.
+    fn keep_log(&self, error: Error) -> Error {
+        let Error::Daemon { node, message } = error else { return error };
+        let kept = std::env::temp_dir().join(format!("veni-lab-{}-{node}.log", self.name));
+        let log = self.nodes.iter().find(|of| of.name == node).map(|node| node.log());
+        match log.filter(|log| std::fs::copy(log, &kept).is_ok()) {
+            Some(log) => {
+                let (log, kept) = (log.display().to_string(), kept.display().to_string());
+                Error::Daemon { node, message: message.replace(&log, &kept) }
+            }
+            None => Error::Daemon { node, message },
         }
-        Ok(lab)
     }
 
     /// The nodes.
@@ -300,11 +321,24 @@ impl Lab {
         let node = Arc::clone(self.node(node)?);
         spec.check()?;
         let name = spec.lab_name();
-        if self.namespace(&name).is_ok() {
-            return Err(Error::invalid(format!("{name:?} is taken in the lab {}", self.name)));
+        let coming = || self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = || Error::invalid(format!("{name:?} is taken in the lab {}", self.name));
+        if !coming().insert(name.clone()) {
+            return Err(taken());
         }
+        let added = if self.namespace(&name).is_ok() {
+            Err(taken())
+        } else {
+            self.add_as(&name, node, spec)
+        };
+        coming().remove(&name);
+        added
+    }
+
+    fn add_as(&self, name: &str, node: Arc<Node>, spec: &PodSpec) -> Result<Pod> {
         let (namespace, sandbox) = self.sandbox_of(spec, &node.name)?;
-        self.wire(Pending { name, spec: spec.clone(), node, namespace, sandbox })
+        let (name, spec) = (name.to_owned(), spec.clone());
+        self.wire(Pending { name, spec, node, namespace, sandbox })
     }
 
     /// The ADD of a sandbox that was made before.

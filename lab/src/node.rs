@@ -37,6 +37,9 @@ const METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 61679);
 /// How often a condition is looked at again that nothing announces.
 const POLL: Duration = Duration::from_millis(5);
 
+/// How long a daemon may take to tell a person how it is: it answers from memory.
+const GLANCE: Duration = Duration::from_secs(4);
+
 /// How long a daemon has to end by itself when it is restarted.
 const END: Duration = Duration::from_secs(5);
 
@@ -195,6 +198,21 @@ impl Node {
     /// When it does not answer.
     pub fn inspect(&self) -> Result<View> {
         wire::inspect(&self.socket())
+    }
+
+    /// As [`Node::inspect`], for people, who see soon that it hangs.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn glance(&self) -> Result<View> {
+        wire::inspect_within(&self.socket(), GLANCE).map_err(|error| match &error {
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::WouldBlock => {
+                let what =
+                    format!("hangs: no answer within {GLANCE:?} (veni-lab restart {})", self.name);
+                self.trouble(&what)
+            }
+            _ => error,
+        })
     }
 
     /// What the daemon answers to `GET /metrics`.

@@ -22,9 +22,13 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 /// When nobody listens at `socket`, or the answer is not one of ours.
 pub fn ask(socket: &Path, body: RequestBody) -> Result<ReplyBody> {
+    ask_within(socket, body, TIMEOUT)
+}
+
+fn ask_within(socket: &Path, body: RequestBody, timeout: Duration) -> Result<ReplyBody> {
     let what = || format!("cannot ask ipamd at {}", socket.display());
     let mut stream = UnixStream::connect(socket).context(what)?;
-    stream.set_read_timeout(Some(TIMEOUT)).context(what)?;
+    stream.set_read_timeout(Some(timeout)).context(what)?;
     let mut line =
         serde_json::to_vec(&Request::new(body)).map_err(std::io::Error::from).context(what)?;
     line.push(b'\n');
@@ -40,7 +44,15 @@ pub fn ask(socket: &Path, body: RequestBody) -> Result<ReplyBody> {
 /// # Errors
 /// As [`ask`].
 pub fn inspect(socket: &Path) -> Result<View> {
-    match ask(socket, RequestBody::Inspect(Query { addresses: true }))? {
+    inspect_within(socket, TIMEOUT)
+}
+
+/// As [`inspect`], with another patience.
+///
+/// # Errors
+/// As [`ask`].
+pub fn inspect_within(socket: &Path, timeout: Duration) -> Result<View> {
+    match ask_within(socket, RequestBody::Inspect(Query { addresses: true }), timeout)? {
         ReplyBody::Inspect(view) => Ok(*view),
         other => Err(Error::invalid(format!(
             "ipamd at {} answered {other:?} to Inspect",

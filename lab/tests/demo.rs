@@ -4,7 +4,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -95,19 +95,23 @@ fn wait_for_the_end_of(processes: &[u64]) {
 }
 
 /// The command line, on a lab of this name.
-fn lab(name: &str, args: &[&str]) -> String {
+fn command(name: &str, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_veni-lab"));
-    let output = command.args(args).env("VENI_LAB", name).output().unwrap();
+    command.args(args).env("VENI_LAB", name).output().unwrap()
+}
+
+/// What it says to a command that it does.
+fn lab(name: &str, args: &[&str]) -> String {
+    let output = command(name, args);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "veni-lab {args:?}: {text}{errors}");
     text
 }
 
-/// What the command line says to a command that it refuses.
+/// What it says to a command that it refuses.
 fn refused(name: &str, args: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_veni-lab"));
-    let output = command.args(args).env("VENI_LAB", name).output().unwrap();
+    let output = command(name, args);
     assert!(!output.status.success(), "veni-lab {args:?} was not refused");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -124,6 +128,8 @@ fn a_lab_can_be_played_with() {
     let added = lab(&["add", "node-1", "web"]);
     assert!(added.starts_with("web on node-1: 10.0."), "{added}");
     policy_comes_and_goes(&name);
+    a_security_group_can_be_played_with(&name);
+    an_add_that_waits_keeps_nobody_waiting(&name);
     assert!(lab(&["exec", "web", "--", "ip", "-4", "route"]).contains("default via 169.254.1.1"));
     assert!(lab(&["exec", "node-1", "--", "ip", "rule"]).contains("512:"));
     assert!(lab(&["status"]).contains("web"));
@@ -168,6 +174,64 @@ fn policy_comes_and_goes(name: &str) {
     assert!(refused(name, &["add", "node-1", "Web"]).contains("lower-case"));
 }
 
+/// A pod that has a group is open where the group is, and what the group is shows.
+fn a_security_group_can_be_played_with(name: &str) {
+    let lab = |args: &[&str]| lab(name, args);
+    lab(&["group", "create", "sg-web"]);
+    let allowed = lab(&["group", "allow", "sg-web", "--protocol", "icmp", "--peer", "10.0.0.0/16"]);
+    let rule = allowed.split(':').next().unwrap();
+    assert!(rule.starts_with("sgr-"), "{allowed}");
+    let listed = lab(&["group", "list"]);
+    assert!(listed.contains(&format!("{rule}  ingress  ICMP  from 10.0.0.0/16")), "{listed}");
+    let added = lab(&[
+        "add",
+        "node-2",
+        "grouped",
+        "--annotation",
+        "vpc.amazonaws.com/security-groups=sg-web",
+    ]);
+    let address = added.split_whitespace().nth(3).unwrap().to_owned();
+    // The daemon asks EC2 for the group now; until it has the answer, the pod is closed.
+    let start = Instant::now();
+    let ping = ["exec", "web", "--", "ping", "-c", "1", "-W", "1", &address];
+    while !command(name, &ping).status.success() {
+        assert!(start.elapsed() < Duration::from_secs(10), "closed, although the group lets it in");
+    }
+    let explained =
+        lab(&["exec", "node-2", "--", "venictl", "policy", "explain", "--live", "lab/grouped"]);
+    assert!(explained.contains("SecurityGroup sg-web, no rule of which allows it"), "{explained}");
+    lab(&["del", "grouped"]);
+    lab(&["group", "revoke", rule]);
+    assert!(!lab(&["group", "list"]).contains(rule));
+    lab(&["group", "delete", "sg-web"]);
+    assert!(refused(name, &["group", "delete", "sg-web"]).contains("sg-web"));
+    assert!(refused(name, &["group", "allow", "sg-web", "--peer", "all"]).contains("no CIDR"));
+}
+
+/// The daemon is stopped: an ADD waits for its answer, and others are answered meanwhile.
+fn an_add_that_waits_keeps_nobody_waiting(name: &str) {
+    let daemons = daemons_of(name);
+    let signal_all = |signal| {
+        for pid in &daemons {
+            kill(Pid::from_raw(i32::try_from(*pid).unwrap()), signal).unwrap();
+        }
+    };
+    signal_all(Signal::SIGSTOP);
+    let mut add = Command::new(env!("CARGO_BIN_EXE_veni-lab"));
+    add.args(["add", "node-1", "late"]).env("VENI_LAB", name).stdout(Stdio::piped());
+    let add = add.spawn().unwrap();
+    let start = Instant::now();
+    assert!(lab(name, &["exec", "web", "--", "echo", "inside"]).contains("inside"));
+    assert!(refused(name, &["exec", "node-1", "--", "venictl", "status"]).contains("ipamd hangs"));
+    assert!(lab(name, &["status"]).contains("hangs: no answer"));
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    signal_all(Signal::SIGCONT);
+    let added = add.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&added.stdout);
+    assert!(added.status.success() && text.starts_with("late on node-1"), "{text}");
+    lab(name, &["del", "late"]);
+}
+
 #[test]
 fn a_killed_lab_takes_its_daemons_along_and_leaves_its_name_free() {
     if let Some(missing) = ns::missing_feature() {
@@ -186,6 +250,22 @@ fn a_killed_lab_takes_its_daemons_along_and_leaves_its_name_free() {
     lab(&name, &["up", "--instant"]);
     assert!(!lab(&name, &["status"]).contains("web"), "the new lab has the dead one's pod");
     lab(&name, &["down"]);
+}
+
+#[test]
+fn a_lab_that_does_not_come_up_leaves_the_log_that_it_names() {
+    if let Some(missing) = ns::missing_feature() {
+        println!("SKIPPED: {missing}");
+        return;
+    }
+    let name = format!("flawed-{}", std::process::id());
+    let said = refused(&name, &["up", "--instant", "--env", "VENI_TABLE_BASE=none"]);
+    let (_, path) = said.split_once("(log: ").expect("the message names the log");
+    let path = path.split(')').next().unwrap();
+    let log =
+        std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}: {said}"));
+    assert!(log.contains("VENI_TABLE_BASE"), "{log}");
+    std::fs::remove_file(path).unwrap();
 }
 
 /// Whether a process is there and no zombie.

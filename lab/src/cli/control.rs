@@ -6,18 +6,24 @@ use std::{
     net::Ipv4Addr,
     os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, Weak, mpsc},
+    thread,
     time::Instant,
 };
 
 use anyhow::{Context as _, anyhow, bail};
 use serde::{Deserialize, Serialize};
-use veni_core::wire::inspect::View;
+use veni_core::{
+    id::{SecurityGroupId, SecurityGroupRuleId},
+    wire::inspect::View,
+};
 use veni_lab::{
     Lab, PodSpec,
     lab::{READY, control_socket},
-    node::Restarted,
+    node::{Node, Restarted},
     place,
 };
+use veni_provider::sim::{Admin, AdminAnswer, GroupView, RuleSpec};
 
 /// What is asked of a lab.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,12 +44,27 @@ pub(super) enum Request {
     Restart {
         node: String,
     },
+    /// All security groups.
+    Groups,
+    Group {
+        change: GroupChange,
+    },
     Status,
     /// Where a namespace can be entered.
     Resolve {
         place: String,
     },
     Down,
+}
+
+/// What is done to security groups.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum GroupChange {
+    Create(SecurityGroupId),
+    Allow(RuleSpec),
+    Revoke(SecurityGroupRuleId),
+    Delete(SecurityGroupId),
 }
 
 /// What it answers.
@@ -64,6 +85,13 @@ pub(super) enum Answer {
         known: Vec<String>,
         without: Vec<String>,
         micros: u64,
+    },
+    Groups {
+        groups: Vec<GroupView>,
+    },
+    /// The id of a rule that was made.
+    Group {
+        rule: Option<SecurityGroupRuleId>,
     },
     Done,
     Error {
@@ -123,26 +151,55 @@ pub(super) fn ask(name: &str, request: &Request) -> anyhow::Result<Answer> {
     stream.write_all(b"\n")?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).context("the lab went away")?;
+    if line.is_empty() {
+        bail!("the lab {name} went down before it answered");
+    }
     match serde_json::from_str(&line).context("the lab's answer cannot be read")? {
         Answer::Error { message } => Err(anyhow!(message)),
         answer => Ok(answer),
     }
 }
 
-/// Answers until asked to end.
-pub(super) fn answer_until_down(lab: &Lab, listener: &UnixListener) -> anyhow::Result<()> {
-    for stream in listener.incoming() {
-        let mut stream = stream.context("cannot accept")?;
-        match read_request(&stream).and_then(|request| answer(lab, request)) {
-            Ok(answer @ Answer::Done) => {
-                reply(&mut stream, &answer);
-                return Ok(());
-            }
-            Ok(answer) => reply(&mut stream, &answer),
-            Err(error) => reply(&mut stream, &Answer::Error { message: format!("{error:#}") }),
+/// What one request does at a time, whatever others do.
+#[derive(Debug, Default)]
+struct Turns {
+    /// Manifests: each waits until its own change is in force.
+    manifests: Mutex<()>,
+    /// Daemons that are started again.
+    restarts: Mutex<()>,
+}
+
+/// Answers until asked to end, each request in a thread of its own: an ADD that waits for an address keeps nobody
+/// waiting. Returns the lab, unless requests are still being answered: then it goes with the process.
+pub(super) fn answer_until_down(lab: Lab, listener: UnixListener) -> anyhow::Result<Option<Lab>> {
+    let (lab, turns) = (Arc::new(lab), Arc::new(Turns::default()));
+    let (end, ended) = mpsc::channel();
+    let kept = Arc::downgrade(&lab);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            // One that has gone while it waited in the queue.
+            let Ok(stream) = stream else { continue };
+            let (kept, turns, end) = (Weak::clone(&kept), Arc::clone(&turns), end.clone());
+            thread::spawn(move || converse(stream, &kept, &turns, &end));
         }
+    });
+    ended.recv().context("the control socket ended")?;
+    Ok(Arc::into_inner(lab))
+}
+
+fn converse(mut stream: UnixStream, lab: &Weak<Lab>, turns: &Turns, end: &mpsc::Sender<()>) {
+    let request = read_request(&stream);
+    let done = request.and_then(|request| {
+        let lab = lab.upgrade().context("the lab goes down")?;
+        answer(&lab, turns, request)
+    });
+    let is_down = matches!(done, Ok(Answer::Done));
+    let failed = |error| Answer::Error { message: format!("{error:#}") };
+    reply(&mut stream, &done.unwrap_or_else(failed));
+    if is_down {
+        // When nobody hears it, it goes already.
+        end.send(()).unwrap_or(());
     }
-    bail!("the control socket ended")
 }
 
 fn read_request(stream: &UnixStream) -> anyhow::Result<Request> {
@@ -156,10 +213,11 @@ fn reply(stream: &mut UnixStream, answer: &Answer) {
     drop(serde_json::to_writer(stream, answer));
 }
 
-fn answer(lab: &Lab, request: Request) -> anyhow::Result<Answer> {
+fn answer(lab: &Lab, turns: &Turns, request: Request) -> anyhow::Result<Answer> {
     Ok(match request {
         Request::Add { node, pod } => Answer::Pod(view(&lab.add(&node, &pod)?)),
         Request::Manifests { files } => {
+            let _turn = turns.manifests.lock().unwrap_or_else(PoisonError::into_inner);
             let start = Instant::now();
             let mut known = Vec::new();
             for (name, text) in files {
@@ -179,10 +237,15 @@ fn answer(lab: &Lab, request: Request) -> anyhow::Result<Answer> {
             Answer::Pod(PodView { micros: micros(lab.del_pod(&pod)?), ..before })
         }
         Request::Restart { node } => {
+            let _turn = turns.restarts.lock().unwrap_or_else(PoisonError::into_inner);
             let Restarted { ended, ready } = lab.node(&node)?.restart_ipamd(READY)?;
             let pid = lab.node(&node)?.ipamd_pid();
             Answer::Restarted(RestartView { node, ended, pid, ready_micros: micros(ready) })
         }
+        Request::Groups => {
+            Answer::Groups { groups: lab.account.sim().security_groups().cloned().collect() }
+        }
+        Request::Group { change } => group(lab, change)?,
         Request::Status => Answer::Status(status(lab)?),
         Request::Resolve { place } => {
             let namespace = lab.namespace(&place)?;
@@ -194,12 +257,30 @@ fn answer(lab: &Lab, request: Request) -> anyhow::Result<Answer> {
     })
 }
 
+fn group(lab: &Lab, change: GroupChange) -> anyhow::Result<Answer> {
+    let change = match change {
+        GroupChange::Create(id) => {
+            lab.account.create_group(&id, [])?;
+            return Ok(Answer::Group { rule: None });
+        }
+        GroupChange::Allow(rule) => Admin::AuthorizeRule(rule),
+        GroupChange::Revoke(rule) => Admin::RevokeRule(rule),
+        GroupChange::Delete(id) => Admin::DeleteSecurityGroup(id),
+    };
+    let rule = match lab.account.change_groups(change)? {
+        AdminAnswer::Rule(rule) => Some(rule),
+        _ => None,
+    };
+    Ok(Answer::Group { rule })
+}
+
 fn status(lab: &Lab) -> anyhow::Result<Status> {
-    let nodes = lab.nodes().iter().map(|node| NodeView {
-        name: node.name.clone(),
-        instance_type: node.instance_type.to_string(),
-        address: node.address,
-        ipamd: node.inspect().map(Box::new).map_err(|error| error.to_string()),
+    // Each by itself: one that hangs keeps the others waiting no longer than itself.
+    let nodes: anyhow::Result<Vec<_>> = thread::scope(|scope| {
+        let views = lab.nodes().iter().map(|node| scope.spawn(|| node_view(node)));
+        let views: Vec<_> = views.collect();
+        let joined = views.into_iter().map(thread::ScopedJoinHandle::join);
+        joined.map(|view| view.map_err(|_| anyhow!("a node cannot be looked at"))).collect()
     });
     let drops = lab.vpc.drops()?;
     let mut dropped = drops.offenders;
@@ -213,10 +294,19 @@ fn status(lab: &Lab) -> anyhow::Result<Status> {
         name: lab.name.clone(),
         pid: std::process::id(),
         dir: lab.dir.clone(),
-        nodes: nodes.collect(),
+        nodes: nodes?,
         pods: lab.pods().iter().map(view).collect(),
         drops: dropped,
     })
+}
+
+fn node_view(node: &Node) -> NodeView {
+    NodeView {
+        name: node.name.clone(),
+        instance_type: node.instance_type.to_string(),
+        address: node.address,
+        ipamd: node.glance().map(Box::new).map_err(|error| error.to_string()),
+    }
 }
 
 fn view(pod: &veni_lab::Pod) -> PodView {

@@ -5,6 +5,7 @@
 
 use std::{
     os::unix::process::CommandExt as _,
+    path::Path,
     process::{self, Command},
     thread,
 };
@@ -34,22 +35,24 @@ pub(super) fn remove_on_signal(lab: &str) -> anyhow::Result<()> {
             }
         });
         let code = 128 + kind.as_raw_value();
-        // execve(2) ends all other threads first: nothing is written into the directory any more. The daemons end
-        // with the threads that started them, the namespaces with their last descriptor.
-        // A thread that cannot go on meanwhile waits for its end instead of telling the terminal.
-        std::panic::set_hook(Box::new(|_| {
-            loop {
-                thread::park();
-            }
-        }));
-        let mut remove = Command::new("/bin/sh");
-        remove
-            .args(["-c", r#"rm -rf -- "$1"; exit "$2""#, "veni-lab"])
-            .arg(dir)
-            .arg(code.to_string());
-        drop(remove.exec());
-        // There is no shell: the next lab removes the directory.
-        process::exit(code);
+        leave(&dir, code);
     });
     Ok(())
+}
+
+/// Removes the lab's directory and ends this process with `code`.
+pub(super) fn leave(dir: &Path, code: i32) -> ! {
+    // execve(2) ends all other threads first: nothing is written into the directory any more. The daemons end
+    // with the threads that started them, the namespaces with their last descriptor.
+    // A thread that cannot go on meanwhile waits for its end instead of telling the terminal.
+    std::panic::set_hook(Box::new(|_| {
+        loop {
+            thread::park();
+        }
+    }));
+    let mut remove = Command::new("/bin/sh");
+    remove.args(["-c", r#"rm -rf -- "$1"; exit "$2""#, "veni-lab"]).arg(dir).arg(code.to_string());
+    drop(remove.exec());
+    // There is no shell: the next lab removes the directory.
+    process::exit(code);
 }

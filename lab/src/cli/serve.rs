@@ -82,7 +82,11 @@ pub(super) fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
     let listener =
         UnixListener::bind(control_socket(&lab.dir)).context("cannot make the control socket")?;
     print::step(format!("the lab {name} is up; `veni-lab status --name {name}`"));
-    control::answer_until_down(&lab, &listener)?;
+    // Pods that are still being added, with plugins that wait, go with the process.
+    match control::answer_until_down(lab, listener)? {
+        Some(lab) => drop(lab),
+        None => interrupt::leave(&place::of(name), 0),
+    }
     Ok(ExitCode::SUCCESS)
 }
 
