@@ -1,10 +1,10 @@
 //! How long the index takes from a changed object to its last step, and how much memory it has.
 //!
-//! `cargo run --release -p veni-policy --example bench -- [PODS] [-o json]`; 100 namespaces, 500 policies, 110 pods on
-//! this node. A row is one kind of change, repeated; times are of `apply` and `change` together, without the maps'
+//! `cargo run --release -p veni-policy --example bench -- [PODS] [--repeats N] [-o json]`; 100 namespaces, 500 policies,
+//! 110 pods on this node. A row is one kind of change, repeated; what it is at is said on stderr. Times are of `apply` and `change` together, without the maps'
 //! own writes (their number is in the row).
 
-#![expect(clippy::print_stdout, reason = "a program that prints its results")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints its results")]
 
 use std::time::Instant;
 
@@ -24,6 +24,8 @@ const REPEATS: usize = 500;
 /// A cluster's size.
 struct Cluster {
     pods: usize,
+    /// How often each kind of change is made.
+    repeats: usize,
 }
 
 /// Times and numbers of steps of one kind of change.
@@ -38,8 +40,12 @@ struct Row {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let json = arguments.windows(2).any(|pair| pair == ["-o", "json"]);
-    let pods = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(10_000);
-    let cluster = Cluster { pods };
+    let repeats = arguments.windows(2).find(|pair| pair[0] == "--repeats");
+    let repeats =
+        repeats.map_or(REPEATS, |pair| pair[1].parse().expect("--repeats takes a number"));
+    let pods = arguments.first().and_then(|argument| argument.parse().ok()).unwrap_or(10_000);
+    let cluster = Cluster { pods, repeats };
+    eprintln!("{pods} pods are taken in");
     let before = resident_kib();
     let mut index = Index::new(Scope::Node("node-0".to_owned()));
     let start = Instant::now();
@@ -134,34 +140,44 @@ impl Cluster {
 
     fn measure(&self, index: &mut Index) -> Vec<Row> {
         vec![
-            measure("NetworkPolicy", index, |round| policy_of((round * 7) % POLICIES, 1 + round)),
-            measure("ClusterNetworkPolicy", index, cluster_policy),
-            measure("Namespace labels", index, |round| namespace_of(round % NAMESPACES, 1 + round)),
-            measure("Pod elsewhere, labels", index, |round| {
+            self.measure_one("NetworkPolicy", index, |round| {
+                policy_of((round * 7) % POLICIES, 1 + round)
+            }),
+            self.measure_one("ClusterNetworkPolicy", index, cluster_policy),
+            self.measure_one("Namespace labels", index, |round| {
+                namespace_of(round % NAMESPACES, 1 + round)
+            }),
+            self.measure_one("Pod elsewhere, labels", index, |round| {
                 self.pod((round * 13 + 1) % self.pods, 1 + round)
             }),
-            measure("Pod here, labels", index, |round| {
+            self.measure_one("Pod here, labels", index, |round| {
                 self.pod(((round % 100) * self.step()) % self.pods, 1 + round)
             }),
         ]
     }
-}
 
-fn measure(name: &'static str, index: &mut Index, object: impl Fn(usize) -> Value) -> Row {
-    let mut row = Row { name, micros: Vec::new(), cpu_micros: Vec::new(), steps: Vec::new() };
-    for round in 0..REPEATS {
-        let object = parsed(&object(round));
-        let (start, cpu) = (Instant::now(), cpu_nanos());
-        index.apply(object);
-        let change = index.change();
-        row.micros.push(u64::try_from(start.elapsed().as_micros()).expect("less than an age"));
-        row.cpu_micros.push((cpu_nanos() - cpu) / 1000);
-        row.steps.push(change.steps.iter().filter(|step| **step != Step::Grace).count());
+    fn measure_one(
+        &self,
+        name: &'static str,
+        index: &mut Index,
+        object: impl Fn(usize) -> Value,
+    ) -> Row {
+        eprintln!("{} times: {name}", self.repeats);
+        let mut row = Row { name, micros: Vec::new(), cpu_micros: Vec::new(), steps: Vec::new() };
+        for round in 0..self.repeats {
+            let object = parsed(&object(round));
+            let (start, cpu) = (Instant::now(), cpu_nanos());
+            index.apply(object);
+            let change = index.change();
+            row.micros.push(u64::try_from(start.elapsed().as_micros()).expect("less than an age"));
+            row.cpu_micros.push((cpu_nanos() - cpu) / 1000);
+            row.steps.push(change.steps.iter().filter(|step| **step != Step::Grace).count());
+        }
+        row.micros.sort_unstable();
+        row.cpu_micros.sort_unstable();
+        row.steps.sort_unstable();
+        row
     }
-    row.micros.sort_unstable();
-    row.cpu_micros.sort_unstable();
-    row.steps.sort_unstable();
-    row
 }
 
 impl Row {
