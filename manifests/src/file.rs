@@ -15,6 +15,15 @@ use crate::{
     text,
 };
 
+/// The API groups of the kinds that are read.
+const OUR_GROUPS: [&str; 5] = [
+    "",
+    "discovery.k8s.io",
+    "networking.k8s.io",
+    "policy.networking.k8s.io",
+    "vpcresources.k8s.aws",
+];
+
 /// What a file holds.
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
@@ -122,7 +131,7 @@ impl Document<'_> {
         }
         let value = node.to_value();
         match object::parse(&value) {
-            Ok(None) => {}
+            Ok(None) => self.doubt(&node),
             Ok(Some(object)) => {
                 for what in object.diagnostics() {
                     self.report(&node, what);
@@ -134,17 +143,48 @@ impl Document<'_> {
                 let object = Arc::new(object);
                 self.contents.objects.push(Placed { object, document: self.number, line });
             }
-            Err(what) => {
-                self.report(&node, &what);
-                self.contents.rejected.push(what.key);
+            Err(wrong) => {
+                for what in &wrong {
+                    self.report(&node, what);
+                }
+                let key = wrong.into_iter().next().map(|what| what.key);
+                self.contents.rejected.extend(key.filter(|_| is_ours(&node)));
             }
         }
+    }
+
+    /// Another project's policy closes nothing here, and whoever wrote it would not know.
+    fn doubt(&mut self, node: &Node) {
+        let kind = node.text("kind").unwrap_or_default();
+        if !kind.ends_with("NetworkPolicy") {
+            return;
+        }
+        let metadata = |field: &str| node.get("metadata").and_then(|data| data.text(field));
+        let name = metadata("name").unwrap_or_default();
+        let object = match metadata("namespace") {
+            Some(namespace) => format!("{kind} {namespace}/{name}"),
+            None => format!("{kind} {name}"),
+        };
+        let message = format!(
+            "veni does not enforce the kind {kind} of apiVersion {:?}: what it denies is not denied",
+            node.text("apiVersion").unwrap_or_default()
+        );
+        let whole = Diagnostic::of_file(self.file, message);
+        let (document, line) = (self.number, known(node.line));
+        self.contents.diagnostics.push(Diagnostic { document, line, object, ..whole });
     }
 
     fn report(&mut self, node: &Node, what: &object::Diagnostic) {
         let line = known(node.line_of(&what.field));
         self.contents.diagnostics.push(Diagnostic::of_object(self.file, self.number, line, what));
     }
+}
+
+/// Whether its API group has kinds of ours: of another group it is no version of an object of ours.
+fn is_ours(node: &Node) -> bool {
+    let version = node.text("apiVersion").unwrap_or_default();
+    let group = version.rsplit_once('/').map_or("", |(group, _)| group);
+    OUR_GROUPS.contains(&group)
 }
 
 const fn known(line: u64) -> Option<u64> {

@@ -84,7 +84,13 @@ pub fn read_all<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Manifes
     let mut files = Vec::new();
     let mut manifests = Manifests::default();
     for path in paths {
-        let expanded = expand(path)?;
+        let (expanded, dangling) = expand(path)?;
+        for link in dangling {
+            let shown: Arc<str> = link.display().to_string().into();
+            manifests
+                .diagnostics
+                .push(Diagnostic::of_file(&shown, format!("{DANGLING}; passed over")));
+        }
         if expanded.is_empty() {
             let shown: Arc<str> = path.display().to_string().into();
             let message = "holds no manifest: no file called .yaml, .yml or .json".to_owned();
@@ -113,42 +119,57 @@ pub fn read_all<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Manifes
     Ok(manifests)
 }
 
-/// The file itself, or the folder's manifests by name.
-fn expand(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
+/// The file itself, or the folder's manifests by name; and links that lead to nothing.
+fn expand(path: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), ReadError> {
+    let itself = || Ok((vec![path.to_owned()], Vec::new()));
     if path == Path::new(file::STDIN) {
-        return Ok(vec![path.to_owned()]);
+        return itself();
     }
     let fail = |source| ReadError::Io { path: path.to_owned(), source };
-    if fs::metadata(path).map_err(fail)?.is_dir() {
-        let names = list(path)?;
-        Ok(names.into_iter().map(|name| path.join(name)).collect())
-    } else {
-        Ok(vec![path.to_owned()])
+    if !fs::metadata(path).map_err(fail)?.is_dir() {
+        return itself();
     }
+    let Listing { names, dangling } = list(path)?;
+    let inside = |names: Vec<String>| names.into_iter().map(|name| path.join(name)).collect();
+    Ok((inside(names), inside(dangling)))
+}
+
+/// What is wrong with a link that leads to nothing.
+pub(crate) const DANGLING: &str = "is a symbolic link to what is not there";
+
+/// The manifests of a folder, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// Files, and links to files (ConfigMaps are mounted so).
+    pub(crate) names: Vec<String>,
+    /// Links to nothing.
+    pub(crate) dangling: Vec<String>,
 }
 
 /// The names of a folder's manifests, sorted.
-pub(crate) fn list(folder: &Path) -> Result<Vec<String>, ReadError> {
+pub(crate) fn list(folder: &Path) -> Result<Listing, ReadError> {
     let fail = |source| ReadError::Io { path: folder.to_owned(), source };
-    let mut names = Vec::new();
+    let mut listing = Listing::default();
     for entry in fs::read_dir(folder).map_err(fail)? {
         let entry = entry.map_err(fail)?;
-        // What is a symbolic link, is what it points to (ConfigMaps are mounted so).
-        let is_file = || match entry.file_type() {
-            Ok(kind) if kind.is_symlink() => {
-                fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_file())
-            }
-            kind => kind.is_ok_and(|kind| kind.is_file()),
+        let Some(name) = manifest_name(&entry.file_name()) else { continue };
+        // What is a symbolic link, is what it points to.
+        let target = match entry.file_type() {
+            Ok(kind) if kind.is_symlink() => fs::metadata(entry.path()).map(|data| data.is_file()),
+            kind => kind.map(|kind| kind.is_file()),
         };
-        if let Some(name) = manifest_name(&entry.file_name()).filter(|_| is_file()) {
-            names.push(name);
+        match target {
+            Ok(true) => listing.names.push(name),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => listing.dangling.push(name),
+            Ok(false) | Err(_) => {}
         }
-        if names.len() > MAX_FILES {
+        if listing.names.len() > MAX_FILES {
             return Err(ReadError::TooMany { path: folder.to_owned(), limit: MAX_FILES });
         }
     }
-    names.sort_unstable();
-    Ok(names)
+    listing.names.sort_unstable();
+    listing.dangling.sort_unstable();
+    Ok(listing)
 }
 
 /// The name, when it is one of a manifest.

@@ -294,16 +294,16 @@ impl Object {
 ///
 /// # Errors
 ///
-/// A diagnostic when the object cannot be taken at all: nameless, or a Service, slice or node with a field of the wrong
+/// All that is wrong with an object that cannot be taken: nameless, or a Service, slice or node with a field of the wrong
 /// type. Policies are always taken, closed where they are invalid, and so are pods and namespaces, without what is
 /// invalid: [`Object::diagnostics`].
-pub fn parse(value: &Value) -> Result<Option<Object>, Diagnostic> {
+pub fn parse(value: &Value) -> Result<Option<Object>, Vec<Diagnostic>> {
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
     let Some(kind) = Kind::parse(text("kind")) else { return Ok(None) };
     if text("apiVersion") != kind.api_version() {
-        return wrong_version(kind, value, text("apiVersion"));
+        return wrong_version(kind, value, text("apiVersion")).map_err(|wrong| vec![wrong]);
     }
-    let key = identity(kind, value)?;
+    let (key, nameless) = identity(kind, value);
     let sink = Sink::new(key);
     let root = Reader::root(value, &sink);
     let object = match kind {
@@ -320,7 +320,9 @@ pub fn parse(value: &Value) -> Result<Option<Object>, Diagnostic> {
             Ok(Object::SecurityGroupPolicy(SecurityGroupPolicy::read(&root)))
         }
     };
-    object.map(Some).map_err(|invalid| sink.diagnostic(invalid.field, invalid.message))
+    let Some(nameless) = nameless else { return object.map(Some) };
+    let others = object.map_or_else(|wrong| wrong, |object| object.diagnostics().to_vec());
+    Err([nameless].into_iter().chain(others).collect())
 }
 
 /// A policy of a version that is not known must not vanish in silence; a Service of another API group is no Service.
@@ -328,14 +330,16 @@ fn wrong_version(kind: Kind, value: &Value, found: &str) -> Result<Option<Object
     if !kind.is_policy() {
         return Ok(None);
     }
-    Err(Diagnostic {
-        key: identity(kind, value)?,
-        field: "apiVersion".to_owned(),
-        message: format!("{found:?} is not {:?}; the object is not in force", kind.api_version()),
-    })
+    let (key, nameless) = identity(kind, value);
+    let message = format!(
+        "{found:?} is not {:?}: veni does not enforce it, and the object is not in force",
+        kind.api_version()
+    );
+    Err(nameless.unwrap_or(Diagnostic { key, field: "apiVersion".to_owned(), message }))
 }
 
-fn identity(kind: Kind, value: &Value) -> Result<Key, Diagnostic> {
+/// Which object it is, and what is wrong where it has no name.
+fn identity(kind: Kind, value: &Value) -> (Key, Option<Diagnostic>) {
     let metadata = |field: &str| {
         value.get("metadata").and_then(|m| m.get(field)).and_then(Value::as_str).unwrap_or_default()
     };
@@ -346,11 +350,12 @@ fn identity(kind: Kind, value: &Value) -> Result<Key, Diagnostic> {
         namespace = "default";
     }
     let key = Key::new(kind, namespace, name);
-    if name.is_empty() {
-        let message = "is missing or no text; the object is not in force".to_owned();
-        return Err(Diagnostic { key, field: "metadata.name".to_owned(), message });
-    }
-    Ok(key)
+    let nameless = name.is_empty().then(|| Diagnostic {
+        key: key.clone(),
+        field: "metadata.name".to_owned(),
+        message: "is missing or no text; the object is not in force".to_owned(),
+    });
+    (key, nameless)
 }
 
 #[cfg(test)]

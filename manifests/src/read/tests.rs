@@ -107,6 +107,52 @@ fn a_folder_is_its_manifests_by_name() {
         .unwrap();
     let manifests = read(dir.path()).unwrap();
     assert_eq!(keys(&manifests), ["Pod x/a", "Pod x/b", "Namespace n"]);
+    let [dangling] = &manifests.diagnostics[..] else { panic!("{:?}", manifests.diagnostics) };
+    let said = dangling.to_string();
+    assert!(
+        said.ends_with("dangling.yaml: is a symbolic link to what is not there; passed over"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_policy_that_is_not_ours_is_no_policy_and_is_said() {
+    for (version, kind, words) in [
+        (
+            "cilium.io/v2",
+            "CiliumNetworkPolicy",
+            "the kind CiliumNetworkPolicy of apiVersion \"cilium.io/v2\"",
+        ),
+        (
+            "cilium.io/v2",
+            "CiliumClusterwideNetworkPolicy",
+            "the kind CiliumClusterwideNetworkPolicy",
+        ),
+        (
+            "policy.networking.k8s.io/v1alpha1",
+            "AdminNetworkPolicy",
+            "\"policy.networking.k8s.io/v1alpha1\"",
+        ),
+        (
+            "policy.networking.k8s.io/v1alpha1",
+            "BaselineAdminNetworkPolicy",
+            "BaselineAdminNetworkPolicy",
+        ),
+        ("projectcalico.org/v3", "GlobalNetworkPolicy", "\"projectcalico.org/v3\""),
+        (
+            "crd.projectcalico.org/v1",
+            "NetworkPolicy",
+            "\"crd.projectcalico.org/v1\" is not \"networking.k8s.io/v1\"",
+        ),
+        ("extensions/v1beta1", "NetworkPolicy", "\"extensions/v1beta1\""),
+    ] {
+        let text =
+            format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: p, namespace: x}}\n");
+        let (objects, wrong) = read_text(&text);
+        assert_eq!((objects.len(), wrong.len()), (0, 1), "{wrong:?}");
+        assert!(wrong[0].contains(&format!(": {kind} x/p: ")), "{wrong:?}");
+        assert!(wrong[0].contains(words) && wrong[0].contains("does not enforce"), "{wrong:?}");
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::Batch;
 use crate::{
     Diagnostic, ReadError,
     file::{self, Contents},
-    read::{Places, claim, list},
+    read::{DANGLING, Listing, Places, claim, list},
 };
 
 /// A folder.
@@ -24,6 +24,8 @@ pub(super) struct Folder {
     path: PathBuf,
     files: BTreeMap<String, Known>,
     in_force: BTreeMap<Key, Arc<Object>>,
+    /// Links that lead to nothing.
+    dangling: BTreeSet<String>,
     /// Why the folder cannot be read.
     failure: Option<String>,
     /// Whether every file in it was read at one time. Before that nothing is in force: a policy that is in a file which
@@ -59,6 +61,7 @@ struct Fingerprint {
 #[derive(Debug)]
 pub(super) struct Reading {
     names: Result<BTreeSet<String>, ReadError>,
+    dangling: BTreeSet<String>,
     files: Vec<(String, Option<Fingerprint>, Result<Contents, ReadError>)>,
 }
 
@@ -78,9 +81,12 @@ impl Folder {
 
     /// Reads what is new, what was touched and what looks changed, but not what is being written.
     pub(super) fn read(&self, touched: &BTreeSet<String>, writing: &BTreeSet<String>) -> Reading {
-        let names = match list(&self.path) {
-            Ok(names) => names,
-            Err(error) => return Reading { names: Err(error), files: Vec::new() },
+        let Listing { names, dangling } = match list(&self.path) {
+            Ok(listing) => listing,
+            Err(error) => {
+                let dangling = self.dangling.clone();
+                return Reading { names: Err(error), dangling, files: Vec::new() };
+            }
         };
         let mut files = Vec::new();
         for name in names.iter().filter(|name| !writing.contains(*name)) {
@@ -93,7 +99,8 @@ impl Folder {
                 files.push((name.clone(), fingerprint, contents));
             }
         }
-        Reading { names: Ok(names.into_iter().collect()), files }
+        let (names, dangling) = (names.into_iter().collect(), dangling.into_iter().collect());
+        Reading { names: Ok(names), dangling, files }
     }
 
     /// Takes over what was found, except of files that are about to change. Files in `open` have a writer that does not
@@ -104,10 +111,15 @@ impl Folder {
         unsettled: &BTreeSet<String>,
         open: &BTreeSet<String>,
     ) -> Option<Batch> {
+        self.dangling = reading.dangling;
         let names = match reading.names {
             Ok(names) => {
                 self.failure = None;
-                self.files.retain(|name, _| names.contains(name) || unsettled.contains(name));
+                // What a link led to may come back, and a policy is not taken away meanwhile.
+                let dangling = &self.dangling;
+                self.files.retain(|name, _| {
+                    names.contains(name) || unsettled.contains(name) || dangling.contains(name)
+                });
                 Some(names)
             }
             Err(error) => {
@@ -158,6 +170,14 @@ impl Folder {
             let shown = self.path.display().to_string().into();
             let message = format!("{failure}; what was known of it stays in force");
             diagnostics.push(Diagnostic::of_file(&shown, message));
+        }
+        for name in &self.dangling {
+            let then = match self.files.contains_key(name) {
+                true => "its previous objects stay in force",
+                false => "passed over",
+            };
+            let message = format!("{DANGLING}; {then}");
+            diagnostics.push(Diagnostic::of_file(&name.as_str().into(), message));
         }
         for known in self.files.values() {
             diagnostics.extend(known.contents.diagnostics.iter().cloned());

@@ -296,3 +296,28 @@ async fn nobody_listens_and_the_task_ends() {
         task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn a_link_to_nothing_is_said_and_takes_no_policy_away() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("m")).unwrap();
+    fs::write(dir.path().join("target"), pod("a")).unwrap();
+    for (link, target) in [("a.yaml", "target"), ("b.yaml", "nowhere")] {
+        std::os::unix::fs::symlink(dir.path().join(target), dir.path().join("m").join(link))
+            .unwrap();
+    }
+    let (mut scene, told) = Scene::over(dir).await;
+    assert_eq!((told.apply, told.complete), (vec!["a".to_owned()], true));
+    let nothing = "b.yaml: is a symbolic link to what is not there; passed over";
+    assert_eq!(told.wrong, [nothing]);
+    fs::remove_file(scene.dir.path().join("target")).unwrap();
+    // What is outside of the folder tells nothing: something in it has to happen.
+    scene.write("c.yaml", &pod("c"));
+    let told = scene.next().await;
+    assert_eq!((told.apply, told.delete), (vec!["c".to_owned()], Vec::new()));
+    let kept =
+        "a.yaml: is a symbolic link to what is not there; its previous objects stay in force";
+    assert_eq!(told.wrong, [kept, nothing]);
+    fs::remove_file(scene.path("a.yaml")).unwrap();
+    assert_eq!(scene.next().await.delete, ["a"]);
+}

@@ -53,16 +53,20 @@ impl Node {
         self.labels.get(ZONE_LABEL).map(String::as_str)
     }
 
-    pub(super) fn read(root: &Reader<'_>) -> Read<Self> {
-        let mut addresses = Vec::new();
-        for item in root.get("status").get("addresses").list()? {
-            if matches!(item.get("type").text()?, Some("InternalIP" | "ExternalIP")) {
-                addresses.extend(item.get("address").parsed::<IpAddr>("an IP address")?);
+    /// Notes all that is wrong: without its addresses or labels a node would be taken for another.
+    pub(super) fn read(root: &Reader<'_>) -> Result<Self, Vec<Diagnostic>> {
+        let items = root.get("status").get("addresses").sound_list();
+        let read = |item: &Reader<'_>| -> Read<Option<IpAddr>> {
+            match item.get("type").text()? {
+                Some("InternalIP" | "ExternalIP") => item.get("address").parsed("an IP address"),
+                _ => Ok(None),
             }
-        }
+        };
+        let mut addresses: Vec<IpAddr> =
+            items.iter().filter_map(|item| root.sound(read(item))).collect();
         addresses.sort_unstable();
         addresses.dedup();
-        let labels = root.get("metadata").get("labels").labels()?;
-        Ok(Self { name: root.key().name.clone(), labels, addresses })
+        let labels = root.get("metadata").get("labels").sound_labels();
+        root.unless_noted(Self { name: root.key().name.clone(), labels, addresses })
     }
 }

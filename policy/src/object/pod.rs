@@ -208,23 +208,28 @@ fn container_ports(spec: &Reader<'_>) -> Vec<ContainerPort> {
     });
     let containers = spec.get("containers").sound_list().into_iter().chain(sidecars);
     let ports = containers.flat_map(|container| container.get("ports").sound_list());
-    ports.filter_map(|port| port.noted(read_port(&port))).collect()
+    ports.filter_map(|port| read_port(&port)).collect()
 }
 
-fn read_port(item: &Reader<'_>) -> Read<ContainerPort> {
+/// A port of which a part cannot be read is left out, whatever else is wrong with it noted too.
+fn read_port(item: &Reader<'_>) -> Option<ContainerPort> {
     let at = item.get("containerPort");
-    let port = at.port()?.ok_or_else(|| at.invalid("is missing"))?;
-    let host_port = item.get("hostPort").number(0, u32::from(u16::MAX))?.unwrap_or(0);
-    let host_address = match item.get("hostIP").text()? {
-        None | Some("") => None,
-        Some(_) => item.get("hostIP").parsed("an IP address")?,
+    let port = item.noted(at.port().and_then(|port| port.ok_or_else(|| at.invalid("is missing"))));
+    let host_port = item.noted(item.get("hostPort").number(0, u32::from(u16::MAX)));
+    let at = item.get("hostIP");
+    let host_address = match item.noted(at.text()) {
+        Some(None | Some("")) => Some(None),
+        Some(Some(_)) => item.noted(at.parsed("an IP address")),
+        None => None,
     };
-    Ok(ContainerPort {
-        name: item.get("name").string()?.filter(|name| !name.is_empty()),
-        port,
-        protocol: read_protocol(&item.get("protocol"))?,
-        host_port: u16::try_from(host_port).ok().filter(|port| *port != 0),
-        host_address,
+    let name = item.noted(item.get("name").string());
+    let protocol = item.noted(read_protocol(&item.get("protocol")));
+    Some(ContainerPort {
+        name: name?.filter(|name| !name.is_empty()),
+        port: port?,
+        protocol: protocol?,
+        host_port: u16::try_from(host_port?.unwrap_or(0)).ok().filter(|port| *port != 0),
+        host_address: host_address?,
     })
 }
 

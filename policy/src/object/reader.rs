@@ -62,6 +62,17 @@ impl<'a> Reader<'a> {
         read.map_err(|invalid| self.note(invalid)).ok()
     }
 
+    /// The value, or none and a note.
+    pub(super) fn sound<T: Default>(&self, read: Read<T>) -> T {
+        self.noted(read).unwrap_or_default()
+    }
+
+    /// What was read, unless something was noted: then all of that.
+    pub(super) fn unless_noted<T>(&self, read: T) -> Result<T, Vec<Diagnostic>> {
+        let noted = self.taken();
+        if noted.is_empty() { Ok(read) } else { Err(noted) }
+    }
+
     /// Everything noted so far.
     pub(super) fn taken(&self) -> Vec<Diagnostic> {
         self.sink.found.take()

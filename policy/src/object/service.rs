@@ -98,29 +98,38 @@ pub enum TargetPort {
 }
 
 impl Service {
-    pub(super) fn read(root: &Reader<'_>) -> Read<Self> {
-        let spec = root.get("spec");
-        let (cluster_addresses, headless) = cluster_addresses(&spec)?;
-        Ok(Self {
+    /// Notes all that is wrong: half a Service would lead elsewhere than the whole.
+    pub(super) fn read(root: &Reader<'_>) -> Result<Self, Vec<Diagnostic>> {
+        let (metadata, spec) = (root.get("metadata"), root.get("spec"));
+        let (cluster_addresses, headless) = root.sound(cluster_addresses(&spec));
+        let policy = |field: &str| {
+            root.noted(traffic_policy(&spec.get(field))).unwrap_or(TrafficPolicy::Cluster)
+        };
+        let service = Self {
             namespace: root.key().namespace.clone(),
             name: root.key().name.clone(),
-            created: root.get("metadata").get("creationTimestamp").string()?,
-            labels: root.get("metadata").get("labels").labels()?,
-            service_type: service_type(&spec.get("type"))?,
+            created: root.sound(metadata.get("creationTimestamp").string()),
+            labels: metadata.get("labels").sound_labels(),
+            service_type: root
+                .noted(service_type(&spec.get("type")))
+                .unwrap_or(ServiceType::ClusterIp),
             cluster_addresses,
             headless,
-            selector: spec.get("selector").labels()?,
-            external_addresses: parsed_list(&spec.get("externalIPs"), "an IP address")?,
-            load_balancer_addresses: load_balancer_addresses(root)?,
-            source_ranges: parsed_list(&spec.get("loadBalancerSourceRanges"), "a CIDR")?,
-            ports: ports(&spec)?,
-            affinity_secs: affinity(&spec)?,
-            internal_traffic: traffic_policy(&spec.get("internalTrafficPolicy"))?,
-            external_traffic: traffic_policy(&spec.get("externalTrafficPolicy"))?,
-            publish_not_ready: spec.get("publishNotReadyAddresses").flag()?.unwrap_or(false),
-            traffic_distribution: spec.get("trafficDistribution").string()?,
-            diagnostics: root.taken(),
-        })
+            selector: spec.get("selector").sound_labels(),
+            external_addresses: parsed_list(&spec.get("externalIPs"), "an IP address"),
+            load_balancer_addresses: root.sound(load_balancer_addresses(root)),
+            source_ranges: parsed_list(&spec.get("loadBalancerSourceRanges"), "a CIDR"),
+            ports: ports(&spec),
+            affinity_secs: root.sound(affinity(&spec)),
+            internal_traffic: policy("internalTrafficPolicy"),
+            external_traffic: policy("externalTrafficPolicy"),
+            publish_not_ready: root
+                .sound(spec.get("publishNotReadyAddresses").flag())
+                .unwrap_or(false),
+            traffic_distribution: root.sound(spec.get("trafficDistribution").string()),
+            diagnostics: Vec::new(),
+        };
+        root.unless_noted(service)
     }
 }
 
@@ -163,36 +172,35 @@ fn load_balancer_addresses(root: &Reader<'_>) -> Read<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-fn parsed_list<T: std::str::FromStr>(at: &Reader<'_>, expected: &str) -> Read<Vec<T>> {
-    at.list()?.iter().filter_map(|item| item.parsed(expected).transpose()).collect()
+fn parsed_list<T: std::str::FromStr>(at: &Reader<'_>, expected: &str) -> Vec<T> {
+    at.sound_list().iter().filter_map(|item| item.sound(item.parsed(expected))).collect()
 }
 
-fn ports(spec: &Reader<'_>) -> Read<Vec<ServicePort>> {
-    spec.get("ports")
-        .list()?
-        .iter()
-        .map(|item| {
-            let at = item.get("port");
-            let port = at.port()?.ok_or_else(|| at.invalid("is missing"))?;
-            let target = item.get("targetPort");
-            Ok(ServicePort {
-                name: item.get("name").string()?.unwrap_or_default(),
-                protocol: read_protocol(&item.get("protocol"))?,
-                port,
-                target: if target.is_absent() {
-                    TargetPort::Number(port)
-                } else if target.is_number() {
-                    TargetPort::Number(target.port()?.unwrap_or(port))
-                } else {
-                    target_by_text(&target, port)?
-                },
-                node_port: match item.get("nodePort").number(0, u32::from(u16::MAX))? {
-                    None | Some(0) => None,
-                    Some(_) => item.get("nodePort").port()?,
-                },
-            })
-        })
-        .collect()
+fn ports(spec: &Reader<'_>) -> Vec<ServicePort> {
+    let items = spec.get("ports").sound_list();
+    items.iter().filter_map(|item| item.noted(port(item))).collect()
+}
+
+fn port(item: &Reader<'_>) -> Read<ServicePort> {
+    let at = item.get("port");
+    let port = at.port()?.ok_or_else(|| at.invalid("is missing"))?;
+    let target = item.get("targetPort");
+    Ok(ServicePort {
+        name: item.get("name").string()?.unwrap_or_default(),
+        protocol: read_protocol(&item.get("protocol"))?,
+        port,
+        target: if target.is_absent() {
+            TargetPort::Number(port)
+        } else if target.is_number() {
+            TargetPort::Number(target.port()?.unwrap_or(port))
+        } else {
+            target_by_text(&target, port)?
+        },
+        node_port: match item.get("nodePort").number(0, u32::from(u16::MAX))? {
+            None | Some(0) => None,
+            Some(_) => item.get("nodePort").port()?,
+        },
+    })
 }
 
 fn target_by_text(at: &Reader<'_>, port: u16) -> Read<TargetPort> {

@@ -60,20 +60,21 @@ pub struct EndpointPort {
 }
 
 impl EndpointSlice {
-    pub(super) fn read(root: &Reader<'_>) -> Read<Self> {
+    /// Notes all that is wrong: of a slice of which a part is missing, the whole is not taken.
+    pub(super) fn read(root: &Reader<'_>) -> Result<Self, Vec<Diagnostic>> {
         let metadata = root.get("metadata");
-        let names_only = root.get("addressType").text()? == Some("FQDN");
-        let items = if names_only { Vec::new() } else { root.get("endpoints").list()? };
-        let endpoints = items.iter().map(Endpoint::read).collect::<Read<_>>()?;
-        let ports =
-            root.get("ports").list()?.iter().map(EndpointPort::read).collect::<Read<_>>()?;
-        Ok(Self {
+        let names_only = root.sound(root.get("addressType").text()) == Some("FQDN");
+        let items = if names_only { Vec::new() } else { root.get("endpoints").sound_list() };
+        let endpoints = items.iter().filter_map(|item| item.noted(Endpoint::read(item))).collect();
+        let items = root.get("ports").sound_list();
+        let ports = items.iter().filter_map(|item| item.noted(EndpointPort::read(item))).collect();
+        root.unless_noted(Self {
             namespace: root.key().namespace.clone(),
             name: root.key().name.clone(),
-            service: metadata.get("labels").get(SERVICE_NAME_LABEL).string()?,
+            service: root.sound(metadata.get("labels").get(SERVICE_NAME_LABEL).string()),
             endpoints,
             ports,
-            diagnostics: root.taken(),
+            diagnostics: Vec::new(),
         })
     }
 }

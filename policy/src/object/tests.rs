@@ -132,8 +132,54 @@ fn kinds_and_versions_that_are_not_ours_are_left_alone_or_named() {
     assert_eq!(of("apps/v1", "Deployment"), Ok(None));
     assert_eq!(of("serving.knative.dev/v1", "Service"), Ok(None));
     let refused = of("networking.k8s.aws/v1alpha1", "ClusterNetworkPolicy").expect_err("not ours");
-    assert_eq!(refused.field, "apiVersion");
-    assert_eq!(refused.key.to_string(), "ClusterNetworkPolicy o");
+    assert_eq!(refused[0].field, "apiVersion");
+    assert_eq!(refused[0].key.to_string(), "ClusterNetworkPolicy o");
+}
+
+#[test]
+fn everything_that_is_wrong_with_an_object_is_told_at_once() {
+    let port = json!({"containerPort": "eighty", "protocol": "tcp", "hostPort": "x", "hostIP": 5});
+    for (value, expected) in [
+        (
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"a": 5}},
+                "spec": {"containers": [{"ports": [port]}]}, "status": {"podIP": "nowhere"}}),
+            vec![
+                "metadata.labels.a",
+                "spec.containers[0].ports[0].containerPort",
+                "spec.containers[0].ports[0].hostIP",
+                "spec.containers[0].ports[0].hostPort",
+                "spec.containers[0].ports[0].protocol",
+                "status.podIP",
+            ],
+        ),
+        (
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": {"a": 5}}}),
+            vec!["metadata.labels.a", "metadata.name"],
+        ),
+        (
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec":
+                {"clusterIP": "nowhere", "type": "Odd", "ports": [{"port": 0}, {"port": 80, "protocol": "tcp"}]}}),
+            vec!["spec.clusterIP", "spec.ports[0].port", "spec.ports[1].protocol", "spec.type"],
+        ),
+        (
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "labels": {"a": 5}},
+                "status": {"addresses": [{"type": "InternalIP", "address": "nowhere"}]}}),
+            vec!["metadata.labels.a", "status.addresses[0].address"],
+        ),
+        (
+            json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "s"},
+                "endpoints": [{"addresses": ["nowhere"]}, {"nodeName": 5}], "ports": [{"port": 0}]}),
+            vec!["endpoints[0].addresses[0]", "endpoints[1].nodeName", "ports[0].port"],
+        ),
+    ] {
+        let found = match parse(&value) {
+            Ok(object) => object.expect("a kind that counts").diagnostics().to_vec(),
+            Err(wrong) => wrong,
+        };
+        let mut fields: Vec<_> = found.iter().map(|wrong| wrong.field.as_str()).collect();
+        fields.sort_unstable();
+        assert_eq!(fields, expected, "{value}");
+    }
 }
 
 #[test]

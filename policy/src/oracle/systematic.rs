@@ -130,8 +130,8 @@ pub fn cases(addresses: Addresses<'_>) -> Vec<Case> {
 ///
 /// # Errors
 ///
-/// The first object that cannot be read.
-pub fn matrix(state: &[Value]) -> Result<Vec<Cell>, Diagnostic> {
+/// What is wrong with the first object that cannot be read.
+pub fn matrix(state: &[Value]) -> Result<Vec<Cell>, Vec<Diagnostic>> {
     let objects: Vec<Object> = state
         .iter()
         .filter_map(|manifest| parse(manifest).transpose())

@@ -34,7 +34,7 @@ pub(crate) fn identity(object: &Value) -> (&Value, &Value, &Value) {
 
 /// The objects of manifests that have to be readable; what is wrong inside them is closed.
 pub(crate) fn objects(manifests: &[Value]) -> Vec<Object> {
-    let read = |manifest| parse(manifest).unwrap_or_else(|error| panic!("{error}: {manifest}"));
+    let read = |manifest| parse(manifest).unwrap_or_else(|error| panic!("{error:?}: {manifest}"));
     manifests.iter().filter_map(read).collect()
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn own() -> OwnNode {
 }
 
 pub(crate) fn object(manifest: &Value) -> Object {
-    parse(manifest).unwrap_or_else(|error| panic!("{error}: {manifest}")).unwrap()
+    parse(manifest).unwrap_or_else(|error| panic!("{error:?}: {manifest}")).unwrap()
 }
 
 /// The tables that the objects make.
