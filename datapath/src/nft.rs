@@ -1,12 +1,20 @@
 //! The nftables table `ip veni`: which connections leave through the primary ENI, and their source translation.
 //!
-//! Invariants: the table is veni's alone and is always replaced whole, in one transaction; the decision is made once
-//! per connection, after Service translation (priority −90 comes after `dstnat`), and kept in the connection mark.
-//! A reply is never marked by its own address: only by the mark of its connection.
+//! Invariants: the table is veni's alone and changes in one transaction, in which a packet meets each chain's rules of
+//! before or of after; the decision is made once per connection, after Service translation (priority −90 comes after
+//! `dstnat`), and kept in the connection mark. A reply is never marked by its own address: only by the mark of its
+//! connection.
+//!
+//! What makes a change atomic: a base chain stays, and with it its place among the hooks; the kernel changes the rules
+//! of a chain, and of those that it jumps to, by one generation that a packet reads once per hook (`nft_do_chain`).
+//! That holds for rules only. Where one table takes the place of another, a packet may meet both, or neither, and the
+//! rules of the new one without the elements of its interval set (seen with Linux 6.18): so CIDRs are rules, and a table
+//! is changed, not replaced.
 //!
 //! Written as JSON through `nft -j -f -` (libnftables-json(5)), in the calling thread's network namespace.
 //!
-//! Deliberately absent: other tables, counters (they would make "is it still as we wrote it" a moving target).
+//! Deliberately absent: other tables, sets (above), counters (they would make "is it still as we wrote it" a moving
+//! target).
 
 use std::{
     io::Write as _,
@@ -26,6 +34,8 @@ use crate::error::{Error, Result};
 
 /// The table's name; its family is `ip`.
 pub const TABLE: &str = "veni";
+/// The chain that says of a new connection whether it leaves the VPC.
+const LEAVES_VPC: &str = "leaves_vpc";
 /// How many of our latest `nft` processes are remembered.
 const OWN_PIDS: usize = 8;
 
@@ -66,8 +76,7 @@ impl NftTable {
     }
 
     /// The table for `config` as an earlier daemon left it, by what that one kept ([`NftTable::kept`]); `None` when it
-    /// is another, or is not in the kernel as it was. A table that is the same is not written again: while the kernel puts
-    /// one in the place of another, a new connection may meet its rules without its sets, and is translated for good.
+    /// is another, or is not in the kernel as it was. A table that is the same is not written again.
     ///
     /// # Errors
     /// When `nft` cannot be run.
@@ -87,13 +96,20 @@ impl NftTable {
         json!({"ruleset": self.ruleset, "listed": self.listed})
     }
 
-    /// Replaces the table in the kernel, atomically.
+    /// Makes the kernel's table this one, atomically, whatever is there.
     ///
     /// # Errors
     /// When `nft` cannot be run or refuses.
     pub fn apply(&mut self) -> Result<()> {
         self.listed = None;
-        run(&["-j", "-f", "-"], Some(&self.ruleset))?;
+        let found = list()?;
+        let changed = match found.as_ref().map(|found| change(&self.ruleset, found)) {
+            Some(Some(change)) => write(&change),
+            Some(None) => write(&anew(&self.ruleset)),
+            None => write(&self.ruleset),
+        };
+        // What is in the way of a change goes with the table.
+        changed.or_else(|_| write(&anew(&self.ruleset)))?;
         self.listed = list()?;
         Ok(())
     }
@@ -120,9 +136,7 @@ pub fn present() -> Result<bool> {
 /// # Errors
 /// When `nft` cannot be run or refuses.
 pub fn remove() -> Result<()> {
-    let table = table();
-    let commands = json!({"nftables": [{"add": table}, {"delete": table}]});
-    run(&["-j", "-f", "-"], Some(&commands)).map(|_| ())
+    write(&json!({"nftables": without_table()}))
 }
 
 /// Whether `pid` is one of our own latest `nft` processes.
@@ -130,19 +144,18 @@ pub(crate) fn is_own(pid: u32) -> bool {
     OWN.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
 }
 
-/// The whole transaction: `add`, `delete`, `add`, so that it succeeds whether or not the table is there.
+/// The whole transaction, over no table or one that has these chains: other rules than these are gone after it.
 #[must_use]
 pub fn ruleset(config: &NftConfig) -> Value {
-    let mut commands =
-        vec![json!({"add": table()}), json!({"delete": table()}), json!({"add": table()})];
-    commands.push(chain("node_port", "filter", "prerouting", -150));
-    commands.push(chain("connmark", "filter", "prerouting", -90));
-    commands.push(chain("egress_snat", "nat", "postrouting", 100));
+    let mut commands = vec![json!({"add": table()})];
+    commands.extend(chains().map(|chain| json!({"add": {"chain": chain}})));
+    commands.push(json!({"flush": table()}));
     if config.snat.node_port_support {
         commands.push(node_port(config));
     }
     if !config.snat.external {
-        commands.push(local_networks(config));
+        commands.push(leaves_node(config));
+        commands.extend(local_networks(config));
         commands.push(leaves_vpc(config));
         commands.push(source_nat(config));
     }
@@ -150,14 +163,60 @@ pub fn ruleset(config: &NftConfig) -> Value {
     json!({"nftables": commands})
 }
 
+fn chains() -> [Value; 4] {
+    [
+        chain("node_port", "filter", "prerouting", -150),
+        chain("connmark", "filter", "prerouting", -90),
+        chain("egress_snat", "nat", "postrouting", 100),
+        json!({"family": "ip", "table": TABLE, "name": LEAVES_VPC}),
+    ]
+}
+
+/// `ruleset` with the removal of all else that is in the table `found`; `None` when a chain of ours is there as another.
+fn change(ruleset: &Value, found: &Value) -> Option<Value> {
+    let mut foreign = Vec::new();
+    for object in found["nftables"].as_array()?.iter().filter_map(Value::as_object) {
+        for (kind, object) in object {
+            let ours =
+                chains().iter().any(|chain| kind == "chain" && chain["name"] == object["name"]);
+            match kind.as_str() {
+                "metainfo" | "table" | "rule" => {}
+                "chain" if ours && !chains().contains(object) => return None,
+                "chain" if ours => {}
+                kind => {
+                    let name = json!({"family": "ip", "table": TABLE, "name": object["name"]});
+                    foreign.push(json!({"delete": {kind: name}}));
+                }
+            }
+        }
+    }
+    let mut commands = ruleset["nftables"].as_array()?.clone();
+    // What refers to another was listed after it, and rules have gone by then.
+    let flushed = commands.iter().position(|command| command.get("flush").is_some())? + 1;
+    commands.splice(flushed..flushed, foreign.into_iter().rev());
+    Some(json!({"nftables": commands}))
+}
+
+/// `ruleset` over a table that is removed.
+fn anew(ruleset: &Value) -> Value {
+    let mut commands = without_table().to_vec();
+    commands.extend(ruleset["nftables"].as_array().into_iter().flatten().cloned());
+    json!({"nftables": commands})
+}
+
+/// Succeeds whether or not the table is there.
+fn without_table() -> [Value; 2] {
+    [json!({"add": table()}), json!({"delete": table()})]
+}
+
 fn table() -> Value {
     json!({"table": {"family": "ip", "name": TABLE}})
 }
 
 fn chain(name: &str, kind: &str, hook: &str, priority: i32) -> Value {
-    json!({"add": {"chain": {
+    json!({
         "family": "ip", "table": TABLE, "name": name, "type": kind, "hook": hook, "prio": priority, "policy": "accept",
-    }}})
+    })
 }
 
 fn rule(chain: &str, comment: &str, statements: &[Value]) -> Value {
@@ -214,38 +273,39 @@ fn node_port(config: &NftConfig) -> Value {
     )
 }
 
-fn local_networks(config: &NftConfig) -> Value {
-    let prefixes = config.vpc_cidrs.iter().chain(&config.snat.exclude_cidrs).copied().collect();
-    let elements: Vec<Value> = disjoint(prefixes)
-        .into_iter()
-        .map(|prefix| json!({"prefix": {"addr": prefix.network(), "len": prefix.len()}}))
-        .collect();
-    let mut set = json!({
-        "family": "ip", "table": TABLE, "name": "untranslated", "type": "ipv4_addr", "flags": ["interval"],
-    });
-    // nft refuses an empty list of elements.
-    if !elements.is_empty() {
-        set["elem"] = Value::Array(elements);
-    }
-    json!({"add": {"set": set}})
-}
-
-fn leaves_vpc(config: &NftConfig) -> Value {
+/// Judges the connections that pods begin.
+fn leaves_node(config: &NftConfig) -> Value {
     rule(
         "connmark",
-        "from a pod to outside the VPC: leaves by the primary ENI",
+        "from a pod to another than the node",
         &[
             from_pod(config),
             is_new(),
             matches("==", json!({"ct": {"key": "direction"}}), json!("original")),
             destination_type("!="),
-            matches(
-                "!=",
-                json!({"payload": {"protocol": "ip", "field": "daddr"}}),
-                json!("@untranslated"),
-            ),
-            or_mark(&ct_mark(), config.snat.connmark),
+            json!({"jump": {"target": LEAVES_VPC}}),
         ],
+    )
+}
+
+/// One rule each, and no set: see the module's documentation.
+fn local_networks(config: &NftConfig) -> Vec<Value> {
+    let prefixes = config.vpc_cidrs.iter().chain(&config.snat.exclude_cidrs).copied().collect();
+    let daddr = || json!({"payload": {"protocol": "ip", "field": "daddr"}});
+    let stays = |prefix: Ipv4Prefix| {
+        let network = json!({"prefix": {"addr": prefix.network(), "len": prefix.len()}});
+        let inside = (prefix.len() > 0).then(|| matches("==", daddr(), network));
+        let statements: Vec<_> = inside.into_iter().chain([json!({"return": null})]).collect();
+        rule(LEAVES_VPC, "in the VPC, or excluded: not translated", &statements)
+    };
+    disjoint(prefixes).into_iter().map(stays).collect()
+}
+
+fn leaves_vpc(config: &NftConfig) -> Value {
+    rule(
+        LEAVES_VPC,
+        "from a pod to outside the VPC: leaves by the primary ENI",
+        &[or_mark(&ct_mark(), config.snat.connmark)],
     )
 }
 
@@ -277,7 +337,7 @@ fn source_nat(config: &NftConfig) -> Value {
     )
 }
 
-/// The prefixes without those inside another: an interval set refuses overlaps.
+/// The prefixes without those inside another.
 fn disjoint(mut prefixes: Vec<Ipv4Prefix>) -> Vec<Ipv4Prefix> {
     prefixes.sort_by_key(|prefix| (prefix.len(), *prefix));
     let mut kept: Vec<Ipv4Prefix> = Vec::new();
@@ -313,6 +373,10 @@ fn strip_handles(value: &mut Value) {
         Value::Array(array) => array.iter_mut().for_each(strip_handles),
         _ => {}
     }
+}
+
+fn write(commands: &Value) -> Result<()> {
+    run(&["-j", "-f", "-"], Some(commands)).map(drop)
 }
 
 fn run(arguments: &[&str], input: Option<&Value>) -> Result<Vec<u8>> {

@@ -8,9 +8,11 @@
 #![cfg(feature = "bpf")]
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
@@ -214,5 +216,57 @@ fn the_nodes_own_traffic_from_a_secondary_address_leaves_by_that_eni() {
         );
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
         drop(world);
+    });
+}
+
+/// The sources that `address` sees, each with how many connections, while the pod makes one after the other until
+/// `over`; nobody, for those that do not arrive. Two flows with ports from 0 and 1 have none in common.
+fn sources_of_new_connections(
+    world: &World,
+    (address, first): (Ipv4Addr, u16),
+    over: &AtomicBool,
+) -> BTreeMap<Option<IpAddr>, u32> {
+    let server = node::within(&world.router, || UdpSocket::bind((address, 53)).unwrap());
+    server.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let _inside = world.pod.enter().unwrap();
+    let mut seen = BTreeMap::new();
+    let mut ports = (1024 + first..u16::MAX).step_by(2).cycle();
+    while !over.load(Ordering::Relaxed) {
+        let from = (vpc::pod().address, ports.next().expect("endless"));
+        let client = UdpSocket::bind(from).unwrap();
+        client.send_to(&[0], (address, 53)).unwrap();
+        let from = server.recv_from(&mut [0]).ok().map(|(_, from)| from.ip());
+        *seen.entry(from).or_default() += 1;
+    }
+    seen
+}
+
+#[test]
+fn no_new_connection_meets_a_table_that_is_half_replaced() {
+    node::in_node(|directory| {
+        let world = world(directory, |_| {}, |_| {});
+        let over = AtomicBool::new(false);
+        let tables = ["100.64.0.0/16", "100.65.0.0/16"].map(|more| {
+            let mut config = vpc::nft_config();
+            config.vpc_cidrs.push(more.parse().unwrap());
+            config
+        });
+        thread::scope(|scope| {
+            let flow = |to| {
+                let (world, over) = (&world, &over);
+                scope.spawn(move || sources_of_new_connections(world, to, over))
+            };
+            let flows = [(vpc::NEIGHBOUR, 0), (vpc::INTERNET, 1)].map(flow);
+            // What fails is told once the flows have ended.
+            let applied: Result<(), _> =
+                tables.iter().cycle().take(200).try_for_each(|c| NftTable::new(c).apply());
+            over.store(true, Ordering::Relaxed);
+            applied.unwrap();
+            let [inside, outside] = flows.map(|flow| flow.join().unwrap());
+            println!("to the VPC: {inside:?}; to the internet: {outside:?}");
+            let only = |address: Ipv4Addr| BTreeSet::from([Some(IpAddr::from(address))]);
+            assert_eq!(inside.into_keys().collect::<BTreeSet<_>>(), only(vpc::pod().address));
+            assert_eq!(outside.into_keys().collect::<BTreeSet<_>>(), only(node::NODE));
+        });
     });
 }
