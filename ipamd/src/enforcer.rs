@@ -112,6 +112,9 @@ pub struct Enforcer<P> {
     /// Whether pods may want other security groups than when that was asked last.
     unasked: bool,
     retry_at: Option<Instant>,
+    /// Sandboxes that are no pods whose entry could not be written: closed until it is.
+    outsiders: BTreeMap<u32, PodSets>,
+    outsiders_at: Option<Instant>,
     wirings: Wirings,
     waiting: Vec<Waiting>,
     /// Pods as their objects say, for views and to know a pod of this name again.
@@ -193,6 +196,8 @@ impl<P: Plane> Enforcer<P> {
             later: Vec::new(),
             unasked: true,
             retry_at: None,
+            outsiders: BTreeMap::new(),
+            outsiders_at: None,
             wirings: Wirings::found(&found.interfaces),
             waiting: Vec::new(),
             pods: BTreeMap::new(),
@@ -280,7 +285,7 @@ impl<P: Plane> Enforcer<P> {
     /// A pod is about to be wired; its entry is in the map already. `answer` is called when it is judged.
     pub fn attach(&mut self, wired: Wired, deadline: Instant, answer: Answering, now: Instant) {
         if wired.is_outside() {
-            self.outside(&wired);
+            self.outside(&wired, now);
             return answer(Judged::Outside);
         }
         self.place(&wired, now);
@@ -293,7 +298,7 @@ impl<P: Plane> Enforcer<P> {
     pub fn adopt(&mut self, pods: Vec<Wired>, now: Instant) {
         for wired in pods {
             if wired.is_outside() {
-                self.outside(&wired);
+                self.outside(&wired, now);
             } else {
                 self.place(&wired, now);
             }
@@ -323,17 +328,33 @@ impl<P: Plane> Enforcer<P> {
     }
 
     /// No policy can select it. Who runs it is root on the node, and could give it any name.
-    fn outside(&mut self, wired: &Wired) {
+    fn outside(&mut self, wired: &Wired, now: Instant) {
         let sets = match self.enforcing {
             Enforcing::Strict => PodSets::CLOSED,
             Enforcing::None | Enforcing::Standard => PodSets::new(OPEN_SET, OPEN_SET),
         };
-        if let Err(error) = self.plane.judge(wired.ifindex, sets) {
-            let ifindex = wired.ifindex;
-            tracing::error!(error, ifindex, "sandbox that is no pod not judged: it stays closed");
-        }
+        self.outsiders.insert(wired.ifindex, sets);
+        self.judge_outsiders(now);
         // These sets are never given up; those of an earlier daemon are, once all objects are known.
         self.wirings.release(wired.ifindex);
+    }
+
+    /// They share no sets with pods, so that nothing else waits for them.
+    fn judge_outsiders(&mut self, now: Instant) {
+        let (plane, progress) = (&self.plane, &mut self.progress);
+        self.outsiders.retain(|ifindex, sets| {
+            let Err(error) = plane.judge(*ifindex, *sets) else { return false };
+            let retry_secs = RETRY.as_secs();
+            tracing::error!(
+                error,
+                ifindex,
+                retry_secs,
+                "sandbox that is no pod not judged: it stays closed"
+            );
+            progress.write_failures += 1;
+            true
+        });
+        self.outsiders_at = (!self.outsiders.is_empty()).then(|| now + RETRY);
     }
 
     fn place(&mut self, wired: &Wired, now: Instant) {
@@ -361,6 +382,7 @@ impl<P: Plane> Enforcer<P> {
 
     /// The pod of this interface is gone.
     pub fn detach(&mut self, ifindex: u32, now: Instant) {
+        self.outsiders.remove(&ifindex);
         let Some(Wired { pod, .. }) = self.wirings.remove(ifindex) else { return };
         self.waiting.retain(|waiting| waiting.wired.ifindex != ifindex);
         let left = self.wirings.addresses(&pod);
@@ -534,6 +556,9 @@ impl<P: Plane> Enforcer<P> {
             (waiting.answer)(Judged::Otherwise(judged));
         }
         self.memory.write(now);
+        if self.outsiders_at.is_some_and(|at| at <= now) {
+            self.judge_outsiders(now);
+        }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.settle(now);
         }
@@ -552,7 +577,8 @@ impl<P: Plane> Enforcer<P> {
     /// When [`Enforcer::expire`] has something to do.
     pub fn wake_at(&self) -> Option<Instant> {
         let deadlines = self.waiting.iter().map(|waiting| waiting.deadline);
-        deadlines.chain(self.retry_at).chain(self.memory.wake_at()).min()
+        let retries = self.retry_at.into_iter().chain(self.outsiders_at);
+        deadlines.chain(retries).chain(self.memory.wake_at()).min()
     }
 
     /// Tells once this generation (the present one unless told otherwise) is in force.

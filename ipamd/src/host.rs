@@ -62,6 +62,12 @@ pub trait Host: fmt::Debug + Send + 'static {
     /// The filter's blocks for a host veth; `None` without a filter.
     fn blocks(&self) -> Option<FilterBlocks>;
 
+    /// What the node leads to links other than these pods', now: what is told later is [`HostEvent::Strays`].
+    ///
+    /// # Errors
+    /// When the kernel does not list its routes.
+    fn strays(&self, pods: &[(Allocation, Mac)]) -> Result<Strays, String>;
+
     /// Whether the node has a link of this index and name.
     fn has_link(&self, name: &IfName, index: u32) -> bool;
 

@@ -169,6 +169,44 @@ async fn an_instance_that_is_full_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_add_says_which_limit_holds_and_how_to_raise_it() {
+    type Limit = fn(&mut Config);
+    let cases: [(Limit, &[&str]); 4] = [
+        (
+            |_| {},
+            &["all 9 addresses that this instance can hold (3 ENIs × 3)", "larger instance type"],
+        ),
+        (
+            |config| config.max_eni = Some(2),
+            &[
+                "all 6 addresses that MAX_ENI=2 allows",
+                "raise MAX_ENI (the instance type takes 3 ENIs: 9 addresses)",
+            ],
+        ),
+        (|config| config.max_pods = Some(4), &["VENI_MAX_PODS (4 addresses", "raise it"]),
+        (
+            |config| config.disable_provisioning = true,
+            &["DISABLE_NETWORK_RESOURCE_PROVISIONING is set", "unset it"],
+        ),
+    ];
+    for (limit, expect) in cases {
+        let mut spec = NodeSpec::instant(by_addresses());
+        spec.instance_type = "t3.small";
+        limit(&mut spec.config);
+        let node = Node::start(spec).await;
+        let bodies = add_all(&node, 0..10).await;
+        let refused = bodies.iter().find_map(|body| match body {
+            ReplyBody::Error(error) => Some(error.message.clone()),
+            _ => None,
+        });
+        let refused = refused.expect("one ADD too many");
+        for part in expect {
+            assert!(refused.contains(part), "{part:?} is not in {refused:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_subnet_gives_what_it_has_and_says_so() {
     let mut spec = NodeSpec::instant(by_addresses());
     spec.subnet = "10.0.0.0/28";
@@ -643,6 +681,30 @@ async fn an_address_that_leads_to_a_link_of_no_pod_is_neither_handed_out_nor_giv
     let last = node.settle().await;
     assert_eq!((last.pool.total, last.pool.available), (10, 10), "as if nothing had been");
     assert!(last.problems.is_empty(), "{:?}", last.problems);
+    node.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_daemon_hands_out_nothing_before_it_has_looked_what_leads_where() {
+    let mut node = Node::start(NodeSpec::instant(by_addresses())).await;
+    let before = node.settle().await;
+    node.kill().await;
+    // Somebody's, while no daemon ran; and the thread that looks tells nothing.
+    let taken: Vec<_> = before.addresses.iter().skip(1).map(|a| a.address).collect();
+    node.host.stray(&taken);
+    node.host.state().unreadable = true;
+    node.boot().await;
+    let refused = node.begin_add(0).await;
+    let Some(ReplyBody::Error(error)) = refused else { panic!("{refused:?}") };
+    assert!(error.message.contains("see the log"), "{error:?}");
+    node.host.state().unreadable = false;
+    // All but one address are taken: whatever the first ADDs get, it is none of those.
+    let bodies = add_all(&node, 1..12).await;
+    assert_all_wired(&bodies);
+    for body in &bodies {
+        let ReplyBody::Wiring(wiring) = body else { unreachable!("checked above") };
+        assert!(!taken.contains(&wiring.address), "{} was handed out", wiring.address);
+    }
     node.assert_sound();
 }
 

@@ -187,6 +187,60 @@ fn everything_comes_back() -> Result<()> {
     checks::sound(&bench)
 }
 
+/// What is done to the table, or to what was kept of it, while no daemon runs; and whether the next one writes it.
+const WHILE_NOBODY_LOOKS: [(&str, bool); 9] = [
+    ("true", false),
+    ("rm $KEPT", true),
+    ("truncate -s 100 $KEPT", true),
+    ("echo '{\"ruleset\": {}, \"listed\": null}' > $KEPT", true),
+    ("head -c 2000 /dev/urandom > $KEPT", true),
+    ("nft flush chain ip veni leaves_vpc", true),
+    ("nft insert rule ip veni connmark accept", true),
+    // As after a boot: what was kept tells of a table that is not there.
+    ("nft delete table ip veni", true),
+    ("true", false),
+];
+
+fn table_over_a_restart() -> Result<()> {
+    let Some(mut bench) = Bench::up("table")? else { return Ok(()) };
+    bench.add("a")?;
+    bench.rest(1)?;
+    let kept = veni_fault_tests::journal::path(&bench.node).with_extension("nft");
+    let with_handles = |bench: &Bench| {
+        bench.node.namespace.tool("nft", &["-a", "list", "table", "ip", "veni"], "")
+    };
+    let without =
+        |bench: &Bench| bench.node.namespace.tool("nft", &["list", "table", "ip", "veni"], "");
+    let told = |bench: &Bench, what: &str| -> Result<usize> {
+        let log = std::fs::read_to_string(bench.node.log())?;
+        Ok(log.lines().filter(|line| line.contains(what)).count())
+    };
+    let (right, kept_right) = (without(&bench)?, std::fs::read(&kept)?);
+    for (deed, written) in WHILE_NOBODY_LOOKS {
+        let before = with_handles(&bench)?;
+        bench.stop(nix::sys::signal::Signal::SIGKILL)?;
+        let script = format!("KEPT={}; {deed}", kept.display());
+        bench.node.namespace.tool("sh", &["-c", &script], "")?;
+        let what = if written { "nftables table written" } else { "nftables table left as it is" };
+        let already = told(&bench, what)?;
+        bench.start()?;
+        eventually(NOTIFIED, || {
+            ensure!(told(&bench, what)? > already, "after {deed:?} the log does not say {what:?}");
+            Ok(())
+        })?;
+        ensure!(without(&bench)? == right, "after {deed:?} it is another");
+        ensure!((with_handles(&bench)? == before) != written, "{deed:?}: {before}");
+        ensure!(std::fs::read(&kept)? == kept_right, "after {deed:?} something else is kept");
+    }
+    bench.del("a")?;
+    bench.rest(0).map(drop)
+}
+
+#[test]
+fn a_restart_writes_the_nftables_table_only_when_it_is_not_right() {
+    table_over_a_restart().unwrap();
+}
+
 #[test]
 fn what_is_deleted_by_hand_comes_back() {
     everything_comes_back().unwrap();

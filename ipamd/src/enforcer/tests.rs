@@ -30,6 +30,8 @@ struct State {
     entries: BTreeMap<u32, PodSets>,
     writes: usize,
     full: bool,
+    /// Entries that cannot be written.
+    stuck: BTreeSet<u32>,
     log: Vec<&'static str>,
 }
 
@@ -56,6 +58,9 @@ impl Plane for FakePlane {
 
     fn judge(&self, ifindex: u32, sets: PodSets) -> Result<bool, String> {
         let mut state = self.0.lock().unwrap();
+        if state.stuck.contains(&ifindex) {
+            return Err("PODS takes no entry".to_owned());
+        }
         Ok(state.entries.insert(ifindex, sets).is_some())
     }
 
@@ -349,6 +354,29 @@ fn a_sandbox_that_is_no_pod_is_answered_for_at_once_as_one_that_no_policy_select
         bench.enforcer.detach(7, bench.now);
         assert_eq!(bench.sets(8), Some(expected));
     }
+}
+
+#[test]
+fn a_sandbox_that_is_no_pod_and_could_not_be_written_is_tried_again_until_it_is_gone() {
+    let mut bench = Bench::new();
+    bench.objects(&[deny_all()]);
+    bench.plane.0.lock().unwrap().stuck.extend([7, 8]);
+    for ifindex in [7, 8] {
+        let answered = bench.attach_as(PodKey::new("", ""), ifindex, None);
+        assert_eq!(answered.try_recv(), Ok(Judged::Outside));
+    }
+    bench.pass(RETRY);
+    assert_eq!((bench.sets(7), bench.sets(8)), (None, None));
+    assert!(bench.enforcer.wake_at().is_some_and(|at| at <= bench.now + RETRY), "not retried");
+    // Nobody else waits for them.
+    bench.objects(&[pod("u1")]);
+    assert_eq!(bench.attach(9, Some("u1")).try_recv(), Ok(Judged::ByLabels));
+    bench.enforcer.detach(8, bench.now);
+    bench.plane.0.lock().unwrap().stuck.clear();
+    bench.pass(RETRY);
+    assert_eq!(bench.sets(7), Some(PodSets::new(0, 0)));
+    assert_eq!(bench.sets(8), None, "it has gone");
+    assert_eq!(bench.enforcer.wake_at(), None, "nothing is left to do");
 }
 
 /// The annotation's groups, whatever they are called in a SecurityGroupPolicy.

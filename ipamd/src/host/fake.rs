@@ -32,6 +32,10 @@ pub struct FakeState {
     pub flushed: Vec<Ipv4Addr>,
     /// Indexes of the pods whose wiring is kept in place.
     pub kept: HashSet<u32>,
+    /// What the node leads to links of nobody.
+    pub strays: Strays,
+    /// From now on the kernel does not list its routes.
+    pub unreadable: bool,
     /// From now on the filter's map takes nothing.
     pub failing: bool,
     events: Option<mpsc::UnboundedSender<HostEvent>>,
@@ -96,7 +100,9 @@ impl FakeHost {
     pub fn stray(&self, addresses: &[Ipv4Addr]) {
         let stray = Stray { ifindex: 7, ifname: "stray0".to_owned() };
         let strays: Strays = addresses.iter().map(|a| (*a, stray.clone())).collect();
-        self.state().send(HostEvent::Strays(strays));
+        let mut state = self.state();
+        state.strays.clone_from(&strays);
+        state.send(HostEvent::Strays(strays));
     }
 
     /// A link has gone after its pod was forgotten.
@@ -184,6 +190,14 @@ impl Host for FakeHost {
 
     fn blocks(&self) -> Option<FilterBlocks> {
         None
+    }
+
+    fn strays(&self, _: &[(Allocation, Mac)]) -> Result<Strays, String> {
+        let state = self.state();
+        if state.unreadable {
+            return Err("no routes: the test says so".to_owned());
+        }
+        Ok(state.strays.clone())
     }
 
     fn has_link(&self, _: &IfName, index: u32) -> bool {

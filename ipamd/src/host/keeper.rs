@@ -74,11 +74,13 @@ pub(super) struct Keeper {
     /// What the last reconciliation was about: one about other ENIs configures, one about the same repairs.
     settled: Option<Vec<EniSlot>>,
     nft_dirty: bool,
+    /// Notifications were lost: links may have come and gone.
+    links_dirty: bool,
     /// ENIs that were reported as ready, with their links.
     used: Vec<(EniSlot, String)>,
     reported: Option<HostEvent>,
     /// As they were reported.
-    strays: Strays,
+    strays: Option<Strays>,
     /// Whether the map holds the pods: the filter is not attached before.
     armed: Arc<AtomicBool>,
 }
@@ -105,9 +107,10 @@ impl Keeper {
             nft: None,
             settled: None,
             nft_dirty: false,
+            links_dirty: false,
             used: Vec::new(),
             reported: None,
-            strays: Strays::new(),
+            strays: None,
             armed,
         }
     }
@@ -185,7 +188,7 @@ impl Keeper {
                     return Some(Duration::ZERO);
                 }
                 let of_pod = self.pods.remove(&ifindex).is_some();
-                if self.strays.values().any(|stray| stray.ifindex == ifindex) {
+                if self.strays.iter().flatten().any(|(_, stray)| stray.ifindex == ifindex) {
                     self.check_strays();
                 }
                 if of_pod || name.starts_with(&self.config.veth_prefix) {
@@ -199,9 +202,7 @@ impl Keeper {
             }
             Change::Overrun => {
                 self.nft_dirty = true;
-                if let Err(error) = relist(&self.links) {
-                    tracing::warn!(error = chain(&error), "links not listed");
-                }
+                self.links_dirty = true;
                 Some(DEBOUNCE)
             }
             _ => Some(DEBOUNCE),
@@ -210,7 +211,8 @@ impl Keeper {
 
     /// Makes the kernel what it must be. `false`: something did not work and is to be tried again.
     fn reconcile(&mut self) -> bool {
-        let Some(wanted) = self.wanted.clone() else { return true };
+        let listed = self.catch_up();
+        let Some(wanted) = self.wanted.clone() else { return listed };
         let mut problems = Vec::new();
         let Some(config) = self.host_config(&wanted, &mut problems) else {
             self.report(Vec::new(), problems);
@@ -254,7 +256,26 @@ impl Keeper {
         self.used.clone_from(&ready);
         self.settled = Some(slots);
         self.report(ready, problems);
-        sound && pods_sound
+        listed && sound && pods_sound
+    }
+
+    /// What the lost notifications would have told of links. `false`: the kernel did not say, it is asked again.
+    fn catch_up(&mut self) -> bool {
+        if !self.links_dirty {
+            return true;
+        }
+        let former = lock(&self.links).clone();
+        if let Err(error) = relist(&self.links) {
+            tracing::warn!(error = chain(&error), "links not listed: tried again");
+            return false;
+        }
+        self.links_dirty = false;
+        let gone = gone(&former, &lock(&self.links));
+        for (ifindex, name) in gone {
+            // This very look is what it asks for.
+            let _ = self.changed(Change::LinkRemoved { ifindex, name });
+        }
+        true
     }
 
     fn host_config(&mut self, wanted: &Wanted, problems: &mut Vec<String>) -> Option<HostConfig> {
@@ -340,11 +361,13 @@ impl Keeper {
                 // Only an earlier daemon's: one of this daemon that is to be another has to be written.
                 let kept = if current.is_none() { read_kept(&file) } else { Value::Null };
                 let table = if let Some(table) = NftTable::resume(&nft, &kept)? {
+                    tracing::info!("nftables table left as it is");
                     table
                 } else {
                     let mut table = NftTable::new(&nft);
                     table.apply()?;
                     keep(&file, &table.kept());
+                    tracing::info!("nftables table written");
                     table
                 };
                 self.nft = Some((nft, table));
@@ -397,18 +420,12 @@ impl Keeper {
         }
     }
 
-    /// Tells what leads to links of no pod, when that has changed.
+    /// Tells what leads to links of no pod, when that has changed. The first time in any case: the owner has looked
+    /// before, and does not look again.
     fn check_strays(&mut self) {
-        let found = host::pod_routes(self.config.table_base).and_then(|routes| {
-            let links = lock(&self.links);
-            let unknown = stray::unknown_link(&self.pods, &links, &self.config.veth_prefix);
-            let mapped = if unknown { self.filter.pods()? } else { BTreeMap::default() };
-            let mapped = mapped.into_iter().map(|(index, pod)| (pod.address, index));
-            Ok(stray::strays(routes, mapped, &self.pods, &links))
-        });
-        match found {
-            Ok(strays) if strays != self.strays => {
-                self.strays.clone_from(&strays);
+        match stray::look(&self.config, &self.filter, &self.links, &self.pods) {
+            Ok(strays) if self.strays.as_ref() != Some(&strays) => {
+                self.strays = Some(strays.clone());
                 self.send(HostEvent::Strays(strays));
             }
             Ok(_) => {}
@@ -442,6 +459,12 @@ impl Keeper {
         // The owner ends before this thread does: then nobody needs it.
         drop(self.events.send(event));
     }
+}
+
+/// The links of `former` that are not there any more.
+fn gone(former: &HashMap<u32, String>, now: &HashMap<u32, String>) -> Vec<(u32, String)> {
+    let gone = former.iter().filter(|(index, _)| !now.contains_key(index));
+    gone.map(|(index, name)| (*index, name.clone())).collect()
 }
 
 /// What an earlier daemon kept; anything else is nothing, and the table is written anew.
@@ -483,6 +506,36 @@ pub(super) fn lock(links: &Links) -> MutexGuard<'_, HashMap<u32, String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_kept_of_the_table_is_read_again_and_anything_else_is_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(NFT);
+        assert_eq!(read_kept(&file), Value::Null, "there is no file");
+        let kept = serde_json::json!({"ruleset": {"nftables": []}, "listed": null});
+        keep(&file, &kept);
+        keep(&file, &kept);
+        assert_eq!(read_kept(&file), kept);
+        let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(names.collect::<Vec<_>>(), [NFT], "something is left over");
+        for other in [&b""[..], b"{\"ruleset\": {", b"\xff\0", b"not ours"] {
+            fs::write(&file, other).unwrap();
+            assert_eq!(read_kept(&file), Value::Null, "{other:?}");
+        }
+        // A directory that is not there: said, and that is all.
+        keep(&dir.path().join("absent").join(NFT), &kept);
+    }
+
+    #[test]
+    fn links_that_went_while_notifications_were_lost_are_found_gone() {
+        let links = |links: &[(u32, &str)]| -> HashMap<_, _> {
+            links.iter().map(|(index, name)| (*index, (*name).to_owned())).collect()
+        };
+        let former = links(&[(2, "eth0"), (7, "eni7"), (8, "eni8")]);
+        let now = links(&[(2, "ens5"), (8, "eni8"), (9, "eni9")]);
+        assert_eq!(gone(&former, &now), [(7, "eni7".to_owned())]);
+        assert_eq!(gone(&now, &now), []);
+    }
 
     #[test]
     fn a_services_address_that_a_proxy_keeps_here_is_not_the_nodes() {

@@ -27,9 +27,10 @@ use veni_ebpf_common::PodFlags;
 use veni_policy::change::CLOSED_SET;
 
 use super::{
-    Host, HostEvent, Wanted,
+    Host, HostEvent, Strays, Wanted,
     flush::Flusher,
     keeper::{Keeper, Links, Order, lock, relist},
+    stray,
 };
 use crate::enforcer::{Answering, Handle, Input, Judged, Wired, pod_of};
 use crate::start::{self, KernelPod};
@@ -225,11 +226,7 @@ impl Host for Kernel {
     }
 
     fn wired(&mut self, allocation: &Allocation) {
-        self.order(Order::Wired(PodLink {
-            address: allocation.address,
-            ifindex: allocation.host_ifindex,
-            ifname: allocation.host_ifname.to_string(),
-        }));
+        self.order(Order::Wired(pod_link(allocation)));
     }
 
     fn forget(&mut self, allocation: &Allocation) {
@@ -253,6 +250,11 @@ impl Host for Kernel {
 
     fn blocks(&self) -> Option<FilterBlocks> {
         Some(self.filter.blocks())
+    }
+
+    fn strays(&self, pods: &[(Allocation, Mac)]) -> Result<Strays, String> {
+        let pods = pods.iter().map(|(pod, _)| (pod.host_ifindex, pod_link(pod))).collect();
+        stray::look(&self.config, &self.filter, &self.links, &pods).map_err(|error| chain(&error))
     }
 
     fn has_link(&self, name: &IfName, index: u32) -> bool {
@@ -287,6 +289,14 @@ fn join(
         }
     }
     pods
+}
+
+fn pod_link(allocation: &Allocation) -> PodLink {
+    PodLink {
+        address: allocation.address,
+        ifindex: allocation.host_ifindex,
+        ifname: allocation.host_ifname.to_string(),
+    }
 }
 
 /// A pod as the enforcer knows it.

@@ -8,12 +8,34 @@ use std::{
     net::Ipv4Addr,
 };
 
-use veni_datapath::host::PodLink;
+use veni_core::config::Config;
+use veni_datapath::{
+    bpf::Filter,
+    host::{self, PodLink},
+};
 
-use super::{Stray, Strays};
+use super::{
+    Stray, Strays,
+    keeper::{Links, lock},
+};
+
+/// As the kernel shows it now.
+pub(super) fn look(
+    config: &Config,
+    filter: &Filter,
+    links: &Links,
+    pods: &BTreeMap<u32, PodLink>,
+) -> Result<Strays, veni_datapath::Error> {
+    let routes = host::pod_routes(config.table_base)?;
+    let links = lock(links);
+    let unknown = unknown_link(pods, &links, &config.veth_prefix);
+    let mapped = if unknown { filter.pods()? } else { BTreeMap::default() };
+    let mapped = mapped.into_iter().map(|(index, pod)| (pod.address, index));
+    Ok(strays(routes, mapped, pods, &links))
+}
 
 /// Out of `routes` (address, index of the link) and the filter's entries `mapped` (the same), what is no pod of `pods`.
-pub(super) fn strays(
+fn strays(
     routes: impl IntoIterator<Item = (Ipv4Addr, u32)>,
     mapped: impl IntoIterator<Item = (Ipv4Addr, u32)>,
     pods: &BTreeMap<u32, PodLink>,
@@ -33,7 +55,7 @@ pub(super) fn strays(
 }
 
 /// Whether there is a link of a pod's name that is no pod's of `pods`.
-pub(super) fn unknown_link(
+fn unknown_link(
     pods: &BTreeMap<u32, PodLink>,
     links: &HashMap<u32, String>,
     veth_prefix: &str,

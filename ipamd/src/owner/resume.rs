@@ -4,7 +4,10 @@
 //! a plugin takes what is there already for a leftover. Until then nothing of the pod is dropped either.
 
 use tokio::time::Instant;
-use veni_core::ipam::{AddressState, Allocation};
+use veni_core::{
+    ipam::{AddressState, Allocation},
+    net::Mac,
+};
 use veni_provider::Cloud;
 
 use super::{HOLD, Owner};
@@ -21,7 +24,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             .map(|a| (a.clone(), Pool::<S>::pod_mac(a)))
             .collect();
         self.filter_in_force = match self.parts.host.resume(&pods) {
-            Ok(()) => true,
+            Ok(()) => self.first_look(&pods),
             Err(error) => {
                 tracing::error!(error, "filter not in force");
                 false
@@ -34,6 +37,21 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         }
     }
 
+    /// Sets aside what the node leads elsewhere, before an address is handed out.
+    fn first_look(&mut self, pods: &[(Allocation, Mac)]) -> bool {
+        match self.parts.host.strays(pods) {
+            Ok(strays) => {
+                self.strays = strays;
+                self.quarantine();
+                true
+            }
+            Err(error) => {
+                tracing::error!(error, "pods' routes not looked at: no address is handed out");
+                false
+            }
+        }
+    }
+
     /// The former daemon may have died between a release and its flush; who cools now has no pod to lose connections.
     pub(super) fn flush_cooling(&mut self) {
         let state = |s: &AddressState| matches!(s, AddressState::Cooling { .. });
@@ -42,7 +60,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         }
     }
 
-    /// No ADD is answered before the filter is in force.
+    /// No ADD is answered before the filter is in force, and before it is known what the node leads where.
     pub(super) fn ensure_filter(&mut self) -> Result<(), &'static str> {
         if !self.filter_in_force {
             self.resume();

@@ -88,7 +88,12 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             return;
         }
         if self.waiters.len() >= MAX_WAITERS {
-            answer(reply, no_address(format!("{MAX_WAITERS} ADDs wait for an address already")));
+            answer(
+                reply,
+                no_address(format!(
+                    "{MAX_WAITERS} ADDs wait for an address already; `venictl status` shows what for, and the runtime tries this one again"
+                )),
+            );
             return;
         }
         let bound = self.parts.config.add_wait;

@@ -1,6 +1,9 @@
 //! Why there is no address, in one line that a person can act on.
 
-use veni_core::ipam::{AddressState, BootTime, plan::Blocked};
+use veni_core::ipam::{
+    AddressState, BootTime,
+    plan::{Blocked, PoolLimits},
+};
 
 use super::Pool;
 use crate::journal::Store;
@@ -17,7 +20,10 @@ impl<S: Store> Pool<S> {
             .find(|eni| eni.in_use() && eni.counts().free > 0 && !self.activity.plugged(eni.slot));
         if let Some(eni) = unplugged {
             let id = eni.facts.as_ref().map(|facts| facts.id.to_string()).unwrap_or_default();
-            let what = self.link_problems.first().map_or("it is not on the node", String::as_str);
+            let what = self.link_problems.first().map_or(
+                "it is not on the node: see `ip link` there and the ENI's attachment in EC2",
+                String::as_str,
+            );
             return format!("the link of {id} is not configured: {what} ({held})");
         }
         let free = |address| {
@@ -38,31 +44,59 @@ impl<S: Store> Pool<S> {
         let slot_block =
             self.ledger.enis().find_map(|eni| snapshot.blocked(Blocked::Slot(eni.slot)));
         if let Some(block) = slot_block {
-            return format!("{} ({held})", block.reason);
+            let secs = block.until.since(now).as_secs();
+            return format!("{}; next attempt in {secs} s ({held})", block.reason);
         }
-        let capacity = self.limits.max_enis * self.limits.per_eni;
+        let (capacity, limit) = self.limit();
         if counts.held() >= capacity {
             let releasing = if counts.releasing > 0 { " or on their way back" } else { "" };
-            return format!(
-                "all {capacity} addresses that this instance can hold ({} ENIs × {}) are on pods, cooling{releasing}: \
-                 use a larger instance type or lower the kubelet's maxPods ({held})",
-                self.limits.max_enis, self.limits.per_eni
-            );
+            return format!("{} are on pods, cooling{releasing}: {} ({held})", limit.0, limit.1);
         }
         if !self.settings.provisioning {
             return format!(
-                "the pool is not grown: DISABLE_NETWORK_RESOURCE_PROVISIONING is set ({held})"
+                "the pool is not grown: DISABLE_NETWORK_RESOURCE_PROVISIONING is set; unset it, or assign addresses to the \
+                 node's ENIs ({held})"
             );
         }
         if self.settings.max_pods.is_some_and(|max| counts.total() >= max) {
-            return format!("the pool has reached VENI_MAX_PODS ({held})");
+            let max = self.settings.max_pods.unwrap_or_default();
+            return format!(
+                "the pool has reached VENI_MAX_PODS ({max} addresses, those that cool among them): raise it, or lower \
+                 the kubelet's maxPods ({held})"
+            );
         }
         let steps: Vec<String> =
             self.activity.in_flight.values().map(ToString::to_string).collect();
         if steps.is_empty() {
-            format!("the cloud has not delivered yet ({held})")
+            format!(
+                "the cloud has not delivered yet: the runtime tries again, `venictl status` shows what the pool waits for \
+                 ({held})"
+            )
         } else {
-            format!("still waiting for EC2 to {} ({held})", steps.join(", "))
+            format!(
+                "still waiting for EC2 to {}, which the runtime's next attempt may meet ({held})",
+                steps.join(", ")
+            )
         }
+    }
+
+    /// How many addresses there can be; which limit that is, and how to raise it.
+    fn limit(&self) -> (u32, (String, String)) {
+        let PoolLimits { max_enis, per_eni, device_indexes } = self.limits;
+        let capacity = max_enis * per_eni;
+        let enis = format!("{max_enis} ENIs × {per_eni}");
+        let of_type = u32::from(device_indexes);
+        let (what, next) = if max_enis < of_type {
+            let what = format!("all {capacity} addresses that MAX_ENI={max_enis} allows ({enis})");
+            let most = of_type * per_eni;
+            (
+                what,
+                format!("raise MAX_ENI (the instance type takes {of_type} ENIs: {most} addresses)"),
+            )
+        } else {
+            let what = format!("all {capacity} addresses that this instance can hold ({enis})");
+            (what, "use a larger instance type".to_owned())
+        };
+        (capacity, (what, next + " or lower the kubelet's maxPods"))
     }
 }

@@ -19,6 +19,11 @@ const SECOND: Duration = Duration::from_secs(1);
 const THROTTLE: Duration = Duration::from_millis(500);
 const SUBNET_FULL: Duration = Duration::from_secs(10);
 const TOKEN_REUSED: &str = "IdempotentParameterMismatch";
+/// What to do when the instance takes no further ENI.
+const ENIS_NEXT: &str =
+    "see which ENIs the instance has beside veni's, and set MAX_ENI to what it takes";
+/// What to do when EC2 does not like what a new ENI is asked for with.
+const PLACE_NEXT: &str = "see that the primary ENI's subnet and security groups exist";
 const MINUTE: Duration = Duration::from_secs(60);
 /// The longest wait between two ENIs that EC2 does not attach.
 const ATTACH_LONGEST: Duration = Duration::from_secs(900);
@@ -184,7 +189,10 @@ impl<S: Store> Pool<S> {
                 self.hold_growth(step, "limit_reached", MINUTE, &reason, now);
             }
             ErrorClass::AttachmentLimit if matches!(step, Step::CreateEni { .. }) => {
-                let reason = format!("EC2 refuses a new ENI: {} ({})", error.message, error.code);
+                let reason = format!(
+                    "EC2 refuses a new ENI: {} ({}); {ENIS_NEXT}",
+                    error.message, error.code
+                );
                 self.survey_wanted = true;
                 self.hold_growth(step, "limit_reached", MINUTE, &reason, now);
             }
@@ -215,7 +223,10 @@ impl<S: Store> Pool<S> {
             ErrorClass::Invalid | ErrorClass::UnknownInstanceType(_) | ErrorClass::NotFound
                 if matches!(step, Step::CreateEni { .. }) =>
             {
-                let reason = format!("EC2 refuses a new ENI: {} ({})", error.message, error.code);
+                let reason = format!(
+                    "EC2 refuses a new ENI: {} ({}); {PLACE_NEXT}",
+                    error.message, error.code
+                );
                 self.hold_growth(step, "invalid", MINUTE, &reason, now);
             }
             ErrorClass::Invalid if matches!(step, Step::AttachEni { .. }) => {
@@ -374,7 +385,10 @@ impl<S: Store> Pool<S> {
             }
             Step::CreateEni { .. } => {
                 self.activity.fit = None;
-                let reason = format!("EC2 refuses a new ENI: {} ({})", error.message, error.code);
+                let reason = format!(
+                    "EC2 refuses a new ENI: {} ({}); {ENIS_NEXT}",
+                    error.message, error.code
+                );
                 self.hold_growth(step, "limit_reached", MINUTE, &reason, now);
             }
             step => {
@@ -413,7 +427,8 @@ impl<S: Store> Pool<S> {
         self.attach_refusals.remove(&slot);
         self.forget_failures(slot);
         self.note(vec![Record::EniDetached { slot, at: now }]);
-        let reason = format!("EC2 attaches no further ENI: {} ({})", error.message, error.code);
+        let reason =
+            format!("EC2 attaches no further ENI: {} ({}); {ENIS_NEXT}", error.message, error.code);
         let former = self.activity.blocks.get(&Blocked::NewEni);
         let attempts = former.map_or(0, |b| b.attempts + 1);
         let since = former.map_or(now, |b| b.since);
