@@ -3,14 +3,18 @@
 //! Manifests that cannot be read are a wrong command line (exit 2); an object that is invalid is a diagnostic, in the
 //! document and on stderr, and the rest is judged without it. A verdict is what was asked for: "denied" exits 0.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
-use veni_core::wire::inspect::policy::{Explanation, Flows};
-use veni_policy::view::{End, PodFilter, Question, Unanswerable};
+use veni_core::wire::inspect::policy::{Decision, Diagnostic, Explanation, Flow, Flows, Standing};
+use veni_policy::{
+    object::Pod,
+    view::{End, PodFilter, Question, Unanswerable},
+};
 
 use crate::{Report, Usage, cli::Format, http};
 use arguments::{Check, Diff, Explain, Matrix, PolicyCommand, Source};
-use cluster::Cluster;
+use cluster::{Cluster, OfNode};
+use difference::Difference;
 
 pub(crate) mod arguments;
 mod cluster;
@@ -41,27 +45,67 @@ fn check(check: &Check, format: Format) -> anyhow::Result<Report> {
             ("protocol", veni_policy::view::protocol_name(question.protocol)),
             ("port", question.port.to_string()),
         ];
-        live(&check.source, "check", &parameters)?
+        let mut flows: Flows = live(&check.source, "check", &parameters)?;
+        let notes = flows.flows.iter().filter_map(note_of_live).map(note).collect::<Vec<_>>();
+        flows.diagnostics.extend(notes);
+        flows
     } else {
-        let cluster = Cluster::read(&check.source.files, &check.source.security_groups)?;
+        let cluster = Cluster::read(&check.source.files, &check.source.security_groups)?
+            .with_service_cidrs(check.service_cidrs.clone());
         let mut flows = cluster.view().check(&question).map_err(usage)?;
-        flows.diagnostics = cluster.diagnostics;
+        let notes = flows.flows.iter().filter_map(|flow| cluster.note(flow)).map(note);
+        flows.diagnostics = notes.collect();
+        flows.diagnostics.extend(cluster.diagnostics);
         flows
     };
     document(&flows, format, human::check)
 }
 
+fn note(message: String) -> Diagnostic {
+    Diagnostic { message, ..Diagnostic::default() }
+}
+
+/// A rule decided over what leaves the pod: its egress is restricted.
+fn note_of_live(flow: &Flow) -> Option<String> {
+    let address = flow.to.parse().ok().filter(|_| flow.service.is_none() && flow.allowed)?;
+    let is_rule = matches!(flow.decided_by.egress, Decision::Rule(_));
+    is_rule.then(|| cluster::unknown_service(&flow.from, address)).flatten()
+}
+
 fn question(check: &Check) -> Result<Question, Usage> {
-    let Check { from, to, protocol, port, .. } = check;
+    let Check { from, to, protocol, port, icmp, .. } = check;
+    let name = veni_policy::view::protocol_name(*protocol);
+    let wrong = |sentence: String| Err(Usage(vec![sentence]));
     let echo = ECHO.iter().find(|(number, _)| number == protocol).map(|(_, port)| *port);
-    let port = match (*port, echo) {
-        (Some(port), _) | (None, Some(port)) => port,
-        (None, None) if matches!(protocol, 6 | 17 | 132) => {
-            return Err(Usage(vec!["--port is missing".to_owned()]));
+    let port = match (*port, *icmp, echo) {
+        (Some(_), _, Some(_)) => {
+            return wrong(format!(
+                "{name} has no ports: leave --port out for an echo request, or name the message with --icmp TYPE[/CODE]"
+            ));
         }
-        (None, None) => 0,
+        (_, Some(_), None) => {
+            return wrong(format!("--icmp is for ICMP and ICMPv6, and --protocol is {name}"));
+        }
+        (None, Some((kind, code)), Some(_)) => u16::from(kind) << 8 | u16::from(code),
+        (None, None, Some(echo)) => echo,
+        (port, None, None) => match (port, has_ports(*protocol)) {
+            (Some(0), true) => return wrong("--port 0: no connection goes there".to_owned()),
+            (Some(port), true) => port,
+            (None, false) => 0,
+            (None, true) => return wrong("--port is missing".to_owned()),
+            (Some(_), false) => {
+                return wrong(format!(
+                    "--port is for TCP, UDP and SCTP: protocol {name} has none that are judged"
+                ));
+            }
+        },
     };
     Ok(Question { from: from.clone(), to: to.clone(), protocol: *protocol, port })
+}
+
+/// TCP, UDP, SCTP.
+const fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, 6 | 17 | 132)
 }
 
 fn matrix(matrix: &Matrix, format: Format) -> anyhow::Result<Report> {
@@ -79,17 +123,13 @@ fn matrix(matrix: &Matrix, format: Format) -> anyhow::Result<Report> {
 }
 
 fn diff(diff: &Diff, format: Format) -> anyhow::Result<Report> {
-    let Diff { files, live, daemon, .. } = diff;
+    let Diff { files, live, .. } = diff;
     let (old, new) = match (&files[..], live) {
         ([old, new], false) => {
             // A pod that is filtered for may be in one of the two only.
             (Side::of(old, diff)?, Side::of(new, diff)?)
         }
-        ([new], true) => {
-            let parameters = narrowing(diff.from.as_ref(), diff.to.as_ref());
-            let old = http::document(&daemon.introspection, "/v1/policy/matrix", &parameters)?;
-            (Side { flows: old, absent: None }, Side::of(new, diff)?)
-        }
+        ([new], true) => return beside_live(new, diff, format),
         _ => {
             let sentence = "diff compares two: -f OLD -f NEW, or --live -f NEW".to_owned();
             return Err(Usage(vec![sentence]).into());
@@ -98,8 +138,44 @@ fn diff(diff: &Diff, format: Format) -> anyhow::Result<Report> {
     if let (Some(absent), Some(_)) = (old.absent, &new.absent) {
         return Err(usage(absent).into());
     }
-    let difference = difference::between(old.flows, new.flows);
-    let mut report = Report::of(format, &difference, || human::difference(&difference))?;
+    compared(&difference::between(old.flows, new.flows), format)
+}
+
+/// What is in force here and what would be, as far as this node judges it.
+fn beside_live(new: &Path, diff: &Diff, format: Format) -> anyhow::Result<Report> {
+    let address = &diff.daemon.introspection;
+    let parameters = narrowing(diff.from.as_ref(), diff.to.as_ref());
+    let live: Flows = http::document(address, "/v1/policy/matrix", &parameters)?;
+    let standing: Standing = http::document(address, "/v1/policy", &[])?;
+    let cluster = Cluster::read(&[new], &diff.security_groups)?.in_mode(&standing.mode);
+    let elsewhere = difference::elsewhere(&live, cluster.pods());
+    let node = OfNode { cluster: &cluster, elsewhere };
+    let known: BTreeSet<_> = live.flows.iter().flat_map(|flow| [&flow.from, &flow.to]).collect();
+    let is_known = |pod: &Pod| known.contains(&format!("{}/{}", pod.namespace, pod.name));
+    if !known.is_empty() && !cluster.pods().any(is_known) {
+        let sentence = format!(
+            "{} has none of the pods that are in force here: it has to be the whole set, Namespaces, Pods with addresses and \
+             policies (e.g. a copy of the folder VENI_MANIFEST_DIR with the change in it)",
+            new.display()
+        );
+        return Err(Usage(vec![sentence]).into());
+    }
+    let view = cluster.view_of(&node);
+    // A pod that is filtered for may be in force only.
+    let mut flows = view.matrix(diff.from.as_ref(), diff.to.as_ref()).unwrap_or_default();
+    flows.diagnostics.extend(cluster.diagnostics.iter().cloned());
+    let pending = live.pending;
+    let mut difference =
+        difference::between_here(live, flows, &node.elsewhere, diff.security_groups.is_empty());
+    if pending {
+        let message = "not all of what is known is in force yet: what is compared is what will be";
+        difference.diagnostics.push(note(message.to_owned()));
+    }
+    compared(&difference, format)
+}
+
+fn compared(difference: &Difference, format: Format) -> anyhow::Result<Report> {
+    let mut report = Report::of(format, difference, || human::difference(difference))?;
     report.asides = difference.diagnostics.iter().map(|line| format!("warning: {line}")).collect();
     Ok(report)
 }

@@ -11,15 +11,24 @@ use std::{
 
 /// Answers one request with these bytes; its request line is the thread's result.
 fn daemon(answer: String) -> (String, JoinHandle<String>) {
+    let (address, server) = daemon_of(vec![answer]);
+    (address, std::thread::spawn(move || server.join().expect("asked").remove(0)))
+}
+
+/// Answers so many requests, each on a connection of its own.
+fn daemon_of(answers: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let address = listener.local_addr().expect("bound").to_string();
     let server = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("venictl connects");
-        let mut lines = BufReader::new(stream.try_clone().expect("a descriptor")).lines();
-        let line = lines.next().expect("a request").expect("text");
-        while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
-        stream.write_all(answer.as_bytes()).expect("venictl reads");
-        line
+        let answer_one = |answer: String| {
+            let (mut stream, _) = listener.accept().expect("venictl connects");
+            let mut lines = BufReader::new(stream.try_clone().expect("a descriptor")).lines();
+            let line = lines.next().expect("a request").expect("text");
+            while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            stream.write_all(answer.as_bytes()).expect("venictl reads");
+            line
+        };
+        answers.into_iter().map(answer_one).collect()
     });
     (address, server)
 }
@@ -71,26 +80,111 @@ fn the_daemon_is_asked_what_was_asked() {
     }
 }
 
-#[test]
-fn a_plan_is_compared_with_what_is_in_force() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let path = dir.path().join("new.yaml");
-    let pod = |namespace: &str, name: &str, last: u8| {
+/// Pods x/a and y/b on node `here`, z/c on another, and what is `beside` them.
+fn plan(beside: &str) -> tempfile::TempDir {
+    let pod = |namespace: &str, name: &str, last: u8, node: &str| {
         format!(
             "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
-             spec: {{containers: [{{ports: [{{containerPort: 80}}]}}]}}\nstatus: {{podIP: 10.0.0.{last}}}\n"
+             spec: {{nodeName: {node}, containers: [{{ports: [{{containerPort: 80}}]}}]}}\n\
+             status: {{podIP: 10.0.0.{last}}}\n"
         )
     };
-    std::fs::write(&path, pod("x", "a", 1) + &pod("y", "b", 2)).expect("a file");
-    let (address, server) = daemon(ok(FLOWS));
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let pods = pod("x", "a", 1, "here") + &pod("y", "b", 2, "here") + &pod("z", "c", 3, "there");
+    std::fs::write(dir.path().join("new.yaml"), pods + beside).expect("a file");
+    dir
+}
+
+/// As a daemon of the node `here` has it: only what its own pods' ends say counts.
+fn live(y_is_closed: bool, of_group: bool) -> String {
+    let allow = serde_json::json!({"default": "allow"});
+    let elsewhere = serde_json::json!({"default": "allow", "because": "judged on its own node"});
+    let pods = ["x/a", "y/b", "z/c"];
+    let mut flows = Vec::new();
+    for (from, to) in pods.iter().flat_map(|from| pods.map(|to| (*from, to))) {
+        let closed = y_is_closed && to == "y/b" && from != to;
+        let ingress = match to {
+            "z/c" => elsewhere.clone(),
+            _ if closed => {
+                serde_json::json!({"kind": "NetworkPolicy", "namespace": "y", "name": "p", "rule": null})
+            }
+            _ => allow.clone(),
+        };
+        let egress = if from == "z/c" { elsewhere.clone() } else { allow.clone() };
+        let mut flow = serde_json::json!({"from": from, "to": to, "protocol": "TCP", "port": 80,
+            "allowed": !closed, "decided_by": {"egress": egress, "ingress": ingress}});
+        if of_group && to == "x/a" {
+            flow["security_groups"] = serde_json::json!({"ingress": {"default": "allow"}});
+        }
+        flows.push(flow);
+    }
+    serde_json::json!({"flows": flows, "diagnostics": []}).to_string()
+}
+
+const NOTHING_INTO_C: &str = "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+    metadata: {name: c, namespace: z}\nspec: {podSelector: {}}\n";
+
+#[test]
+fn a_plan_is_compared_with_what_this_node_judges() {
+    let policy = |namespace: &str| {
+        NOTHING_INTO_C.replace("namespace: z", &format!("namespace: {namespace}"))
+    };
+    let standard = r#"{"mode":"standard","complete":true}"#;
+    let strict = r#"{"mode":"strict","complete":true}"#;
+    for (beside, live, mode, changes, of_groups) in [
+        // Another node judges what comes to z/c.
+        (NOTHING_INTO_C.to_owned(), live(false, false), standard, &[][..], 0),
+        (policy("y"), live(true, false), standard, &[], 0),
+        (String::new(), live(true, false), standard, &["x/a y/b true", "z/c y/b true"], 0),
+        (policy("x"), live(false, false), standard, &["y/b x/a false", "z/c x/a false"], 0),
+        (policy("x"), live(false, true), standard, &[], 3),
+        // In the mode of the node, what no policy selects is closed.
+        (
+            String::new(),
+            live(false, false),
+            strict,
+            &[
+                "x/a y/b false",
+                "x/a z/c false",
+                "y/b x/a false",
+                "y/b z/c false",
+                "z/c x/a false",
+                "z/c y/b false",
+            ],
+            0,
+        ),
+    ] {
+        let dir = plan(&beside);
+        let (address, server) = daemon_of(vec![ok(&live), ok(mode)]);
+        let path = dir.path().join("new.yaml").display().to_string();
+        let output = venictl(&address, &["policy", "diff", "--live", "-f", &path, "-o", "json"]);
+        server.join().expect("the daemon was asked");
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+        let found = document["changes"].as_array().expect("a list").iter().map(|change| {
+            let text = |name: &str| change[name].as_str().expect("text").to_owned();
+            format!("{} {} {}", text("from"), text("to"), change["after"]["allowed"])
+        });
+        assert_eq!(found.collect::<Vec<_>>(), changes, "{beside}: {document:#}");
+        let compared = &document["compared"];
+        assert_eq!(compared["elsewhere"], serde_json::json!(["z/c"]), "{compared}");
+        assert_eq!(compared["of_groups"], of_groups, "{compared}");
+    }
+}
+
+#[test]
+fn a_plan_without_the_nodes_pods_is_no_whole_set() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("new.yaml");
+    std::fs::write(&path, NOTHING_INTO_C).expect("a file");
+    let standing = r#"{"mode":"standard","complete":true}"#;
+    let (address, server) = daemon_of(vec![ok(&live(false, false)), ok(standing)]);
     let path = path.display().to_string();
-    let args =
-        ["policy", "diff", "--live", "-f", &path, "--from", "x/a", "--to", "y/b", "-o", "json"];
-    let output = venictl(&address, &args);
+    let output = venictl(&address, &["policy", "diff", "--live", "-f", &path]);
     server.join().expect("the daemon was asked");
-    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a document");
-    assert_eq!(document["changes"][0]["before"]["allowed"], false, "{document}");
-    assert_eq!(document["changes"][0]["after"]["allowed"], true, "{document}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("has to be the whole set"), "{said}");
 }
 
 #[test]

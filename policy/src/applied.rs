@@ -3,7 +3,7 @@
 //! Tests check every intermediate state with it; `venictl` and the lab read it. It knows nothing of policies.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -40,6 +40,8 @@ pub struct Applied {
     pub backends: BTreeMap<BackendKey, BackendValue>,
     /// The pods' entries.
     pub endpoints: BTreeMap<PodKey, PodSets>,
+    /// The node's own addresses.
+    pub node_addresses: BTreeSet<IpAddr>,
     /// The policy epoch.
     pub epoch: u32,
     /// Graces waited for.
@@ -54,7 +56,8 @@ impl Applied {
             Step::Endpoint { pod, sets } => {
                 self.endpoints.insert(pod.clone(), *sets);
             }
-            Step::Epoch(epoch) => self.epoch = *epoch,
+            Step::Epoch => self.epoch = self.epoch.wrapping_add(1),
+            Step::NodeAddresses(addresses) => self.node_addresses.clone_from(addresses),
             Step::Grace => self.graces += 1,
             Step::Delete(remove) => self.remove(remove),
         }

@@ -7,8 +7,9 @@
 //! their last use.
 
 use std::{
+    collections::BTreeSet,
     fmt,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -63,8 +64,10 @@ pub enum Step {
         /// Its sets.
         sets: PodSets,
     },
-    /// Every established flow is judged again: store this epoch.
-    Epoch(u32),
+    /// Every established flow is judged again: raise the epoch.
+    Epoch,
+    /// The node's own addresses are exactly these: what leads to them, and is no front end, is the node's.
+    NodeAddresses(BTreeSet<IpAddr>),
     /// Wait until no program that started before is running any more.
     Grace,
     /// Take this out of its map; nothing to do when it is not there.

@@ -220,7 +220,6 @@ pub struct Index {
     inherited: BTreeSet<u32>,
     /// Whether every object was seen once.
     complete: bool,
-    epoch: u32,
     dirty: Dirty,
     /// Steps that the first change starts with.
     first: Vec<Step>,
@@ -282,7 +281,6 @@ impl Index {
             set_numbers: Numbers::from(CLOSED_SET + 1),
             inherited: BTreeSet::new(),
             complete: true,
-            epoch: 0,
             dirty: Dirty::default(),
             first: vec![Step::Write(Write::Verdict { key, profile: any })],
         }

@@ -165,9 +165,9 @@ impl ServiceTables {
         if self.sources.own.addresses == addresses {
             return Vec::new();
         }
-        self.sources.own.addresses = addresses;
+        let old = std::mem::replace(&mut self.sources.own.addresses, addresses);
         let touched = self.expand(self.sources.owners());
-        self.tables.change(touched, &self.claims)
+        self.tables.change_addresses(touched, &self.claims, &old, &self.sources.own.addresses)
     }
 
     /// Where a front end leads; `None` when it is none.

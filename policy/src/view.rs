@@ -32,6 +32,12 @@ pub trait Judge {
         let _ = (from, to, protocol, port);
         None
     }
+
+    /// Why the programs refuse a pod's packet to the address before any rule is asked: their word for it.
+    fn refuses(&self, from: &Pod, to: IpAddr, protocol: u8, port: u16) -> Option<&'static str> {
+        let _ = (from, to, protocol, port);
+        None
+    }
 }
 
 /// The back ends of a front end.
@@ -106,6 +112,12 @@ pub enum Unanswerable {
     /// One has IPv4 only, the other IPv6.
     #[error("{0} and {1} have no address family in common")]
     NoFamily(End, End),
+    /// ICMP between ends that have no IPv4 in common.
+    #[error("ICMP is IPv4's, and {0} and {1} have no IPv4 addresses in common: IPv6 has ICMPv6")]
+    OfIpv4(End, End),
+    /// ICMPv6 between ends that have no IPv6 in common.
+    #[error("ICMPv6 is IPv6's, and {0} and {1} have no IPv6 addresses in common: IPv4 has ICMP")]
+    OfIpv6(End, End),
 }
 
 /// Pods, and who judges them.
@@ -177,6 +189,9 @@ impl<'a, J: Judge> View<'a, J> {
             (Ok(source), Ok(destination)) => {
                 self.between(source, destination, *protocol, *port).collect()
             }
+            (_, Err(address)) | (Err(address), _) if !carries(Family::of(address), *protocol) => {
+                Vec::new()
+            }
             (Ok(source), Err(address)) => address_of(source, Family::of(address))
                 .map(|own| self.outwards(source, own, address, *protocol, *port))
                 .unwrap_or_default(),
@@ -190,7 +205,7 @@ impl<'a, J: Judge> View<'a, J> {
             (Err(_), Err(_)) => Vec::new(),
         };
         if flows.is_empty() {
-            return Err(Unanswerable::NoFamily(from.clone(), to.clone()));
+            return Err(unanswerable(from.clone(), to.clone(), *protocol));
         }
         Ok(Flows { flows, ..Flows::default() })
     }
@@ -255,13 +270,15 @@ impl<'a, J: Judge> View<'a, J> {
         let Some(Translated { service, back_ends }) =
             self.judge.translate(from, to, protocol, port)
         else {
-            return vec![self.flow(source, outside(to), protocol, port)];
+            let flow = self.flow(source, outside(to), protocol, port);
+            return vec![match self.judge.refuses(from, to, protocol, port) {
+                Some(because) => refused(flow, because),
+                None => flow,
+            }];
         };
         if back_ends.is_empty() {
-            let flow = self.flow(source, outside(to), protocol, port);
-            let refused = || Decision::because(DefaultVerdict::Deny, "no_back_end");
-            let decided_by = DecidedBy { egress: refused(), ingress: refused() };
-            return vec![Flow { service: Some(service), allowed: false, decided_by, ..flow }];
+            let flow = refused(self.flow(source, outside(to), protocol, port), "no_back_end");
+            return vec![Flow { service: Some(service), ..flow }];
         }
         let flows = back_ends.into_iter().map(|(address, port)| {
             let destination = match self.find(&End::Address(address)) {
@@ -281,7 +298,8 @@ impl<'a, J: Judge> View<'a, J> {
         protocol: u8,
         port: u16,
     ) -> impl Iterator<Item = Flow> {
-        FAMILIES.into_iter().filter_map(move |family| {
+        let families = FAMILIES.into_iter().filter(move |family| carries(*family, protocol));
+        families.filter_map(move |family| {
             let (source, destination) = (address_of(from, family)?, address_of(to, family)?);
             let flow = self.flow(of_pod(from, source), of_pod(to, destination), protocol, port);
             let dual = [from, to].into_iter().any(has_both_families);
@@ -335,6 +353,26 @@ impl<'a, J: Judge> View<'a, J> {
             }
         }
         diagnostics
+    }
+}
+
+/// What the programs refuse at the source.
+fn refused(flow: Flow, because: &str) -> Flow {
+    let deny = || Decision::because(DefaultVerdict::Deny, because);
+    let decided_by = DecidedBy { egress: deny(), ingress: deny() };
+    Flow { allowed: false, decided_by, ..flow }
+}
+
+/// Whether packets of the family carry the protocol: each has its own ICMP.
+const fn carries(family: Family, protocol: u8) -> bool {
+    !matches!((family, protocol), (Family::V4, 58) | (Family::V6, 1))
+}
+
+const fn unanswerable(from: End, to: End, protocol: u8) -> Unanswerable {
+    match protocol {
+        1 => Unanswerable::OfIpv4(from, to),
+        58 => Unanswerable::OfIpv6(from, to),
+        _ => Unanswerable::NoFamily(from, to),
     }
 }
 

@@ -30,12 +30,19 @@ pub struct Check {
     /// To whom: namespace/pod or an address.
     #[arg(long, value_name = "POD|IP")]
     pub to: End,
-    /// The destination's port; none for ICMP (an echo request).
+    /// The destination's port, of TCP, UDP and SCTP.
     #[arg(long, value_name = "N")]
     pub port: Option<u16>,
+    /// Of ICMP and ICMPv6: which message; an echo request unless told otherwise.
+    #[arg(long, value_name = "TYPE[/CODE]", value_parser = message)]
+    pub icmp: Option<(u8, u8)>,
     /// TCP, UDP, SCTP, ICMP, ICMPv6, or a number.
     #[arg(long, value_name = "P", default_value = "TCP", value_parser = protocol)]
     pub protocol: u8,
+    /// The node's Service range (VENI_SERVICE_CIDRS), for manifests: what goes to an address in it that no Service has
+    /// is refused from a pod whose egress is restricted.
+    #[arg(long, value_name = "CIDR", env = "VENI_SERVICE_CIDRS", value_delimiter = ',')]
+    pub service_cidrs: Vec<ipnet::IpNet>,
     /// Where the objects are.
     #[command(flatten)]
     pub source: Source,
@@ -56,9 +63,17 @@ pub struct Matrix {
 }
 
 /// What to compare.
+///
+/// Both sets are whole: Namespaces, Pods with addresses, Services, policies. What a set lacks does not exist in it, so that
+/// every connection of a pod that only one of them has is a change.
+///
+/// With --live the first set is what is in force on this node. Only what this node judges is compared: both ends of its own
+/// pods' connections with each other, and its own pods' end of those with pods of other nodes, whose other end their own
+/// node judges (ask there, too). NEW is judged in the mode of this node (NETWORK_POLICY_ENFORCING_MODE). Connections of pods
+/// with security groups are left out unless --security-groups gives the groups' rules.
 #[derive(Debug, Args)]
 pub struct Diff {
-    /// Manifests as they are, then as they shall be (with --live only the latter).
+    /// Manifests as they are, then as they shall be (with --live only the latter); each a whole set.
     #[arg(short, long = "file", value_name = "PATH", required = true)]
     pub files: Vec<PathBuf>,
     /// Compare with what is in force on this node.
@@ -70,8 +85,8 @@ pub struct Diff {
     /// Only connections to this namespace or namespace/pod.
     #[arg(long, value_name = "POD|NAMESPACE")]
     pub to: Option<PodFilter>,
-    /// The rules of security groups, the same for both; see `check --help`.
-    #[arg(long, value_name = "PATH", conflicts_with = "live")]
+    /// The rules of security groups, the same for both (with --live for NEW); see `check --help`.
+    #[arg(long, value_name = "PATH")]
     pub security_groups: Vec<PathBuf>,
     /// Where ipamd answers.
     #[command(flatten)]
@@ -119,6 +134,15 @@ pub struct Daemon {
         default_value = DEFAULT_INTROSPECTION
     )]
     pub introspection: String,
+}
+
+/// `8`, `3/1`.
+fn message(text: &str) -> Result<(u8, u8), String> {
+    let (kind, code) = text.split_once('/').unwrap_or((text, "0"));
+    let number = |text: &str| {
+        text.parse().map_err(|_| format!("{text:?} is no number up to 255: TYPE or TYPE/CODE"))
+    };
+    Ok((number(kind)?, number(code)?))
 }
 
 fn protocol(text: &str) -> Result<u8, String> {

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
-use veni_core::wire::inspect::policy::{Diagnostic, Explanation, PolicyRef};
+use ipnet::IpNet;
+use veni_core::{
+    config::Enforcing,
+    wire::inspect::policy::{Decision, DefaultVerdict, Diagnostic, Explanation, Flow, PolicyRef},
+};
 use veni_policy::{
     change::{Direction, PodKey},
     index::{Change, Index, Scope},
@@ -14,11 +18,28 @@ use veni_policy::{
 use super::groups;
 use crate::Usage;
 
+/// The programs' word for what goes to a Service's address or a NodePort that no Service is known for.
+const UNKNOWN_SERVICE: &str = "unknown_service";
+/// The API server's default.
+const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
+/// What the daemon says of the end that another node's daemon judges.
+pub(super) const ELSEWHERE: &str = "judged on its own node";
+
+/// Manifests as one node's daemon would judge them.
+#[derive(Debug)]
+pub(super) struct OfNode<'a> {
+    pub(super) cluster: &'a Cluster,
+    /// Pods whose end another node's daemon judges.
+    pub(super) elsewhere: BTreeSet<String>,
+}
+
 /// What manifests describe.
 #[derive(Debug)]
 pub(super) struct Cluster {
     objects: Vec<Object>,
     index: Index,
+    /// The node's Service range, as far as it is known.
+    service_cidrs: Vec<IpNet>,
     /// What is wrong with them.
     pub(super) diagnostics: Vec<Diagnostic>,
 }
@@ -52,7 +73,24 @@ impl Cluster {
                 ..Diagnostic::default()
             }),
         );
-        Ok(Self { objects, index, diagnostics })
+        Ok(Self { objects, index, service_cidrs: Vec::new(), diagnostics })
+    }
+
+    /// On a node with this Service range.
+    pub(super) fn with_service_cidrs(self, service_cidrs: Vec<IpNet>) -> Self {
+        Self { service_cidrs, ..self }
+    }
+
+    /// In this mode (`none`, `standard`, `strict`).
+    pub(super) fn in_mode(self, mode: &str) -> Self {
+        let mode = match mode {
+            "none" => Enforcing::None,
+            "strict" => Enforcing::Strict,
+            _ => Enforcing::Standard,
+        };
+        let mut index = self.index.enforcing(mode);
+        drop(index.change());
+        Self { index, ..self }
     }
 
     /// The pods with their judge.
@@ -60,7 +98,40 @@ impl Cluster {
         View::new(self.pods(), self)
     }
 
-    fn pods(&self) -> impl Iterator<Item = &Pod> {
+    /// As the daemon of one node judges: `elsewhere` are the pods whose end another node's daemon judges.
+    pub(super) fn view_of<'a>(&'a self, node: &'a OfNode<'a>) -> View<'a, OfNode<'a>> {
+        View::new(self.pods(), node)
+    }
+
+    /// What is to be known about a verdict on an address that is no pod's: whether the programs refuse it first.
+    pub(super) fn note(&self, flow: &Flow) -> Option<String> {
+        let address: IpAddr = flow.to.parse().ok()?;
+        if flow.service.is_some() || !flow.allowed || self.is_of_node(address) {
+            return None;
+        }
+        let pod = self.pods().find(|pod| format!("{}/{}", pod.namespace, pod.name) == flow.from)?;
+        let restricted = self.index.is_isolated(pod, Direction::Egress);
+        let note = || unknown_service(&flow.from, address);
+        (restricted && self.service_cidrs.is_empty()).then(note).flatten()
+    }
+
+    /// Addresses of Services, and which are nodes'.
+    fn is_of_service(&self, address: IpAddr) -> bool {
+        self.service_cidrs.iter().any(|cidr| cidr.contains(&address))
+            || self.objects.iter().any(|object| match object {
+                Object::Service(service) => service.cluster_addresses.contains(&address),
+                _ => false,
+            })
+    }
+
+    fn is_of_node(&self, address: IpAddr) -> bool {
+        self.objects.iter().any(|object| match object {
+            Object::Node(node) => node.addresses.contains(&address),
+            _ => false,
+        })
+    }
+
+    pub(super) fn pods(&self) -> impl Iterator<Item = &Pod> + Clone {
         self.objects.iter().filter_map(|object| match object {
             Object::Pod(pod) => Some(pod),
             _ => None,
@@ -146,9 +217,64 @@ impl Judge for Cluster {
         })
     }
 
+    /// As `to_node` does in ebpf/src/policy.rs.
+    fn refuses(&self, from: &Pod, to: IpAddr, protocol: u8, port: u16) -> Option<&'static str> {
+        if !self.index.is_isolated(from, Direction::Egress) {
+            return None;
+        }
+        let is_node_port = Protocol::from_number(protocol).is_some()
+            && NODE_PORTS.contains(&port)
+            && self.is_of_node(to);
+        (self.is_of_service(to) || is_node_port).then_some(UNKNOWN_SERVICE)
+    }
+
     fn judge(&self, from: Party<'_>, to: Party<'_>, protocol: u8, port: u16) -> Judgement {
         Judge::judge(&self.index, from, to, protocol, port)
     }
+}
+
+impl Judge for OfNode<'_> {
+    fn judge(&self, from: Party<'_>, to: Party<'_>, protocol: u8, port: u16) -> Judgement {
+        let index = &self.cluster.index;
+        let found = index.judge(from.address, to.address, protocol, port);
+        let mut judged = Judge::judge(index, from, to, protocol, port);
+        let is_elsewhere = |end: Party<'_>| {
+            end.pod.is_some_and(|pod| {
+                self.elsewhere.contains(&format!("{}/{}", pod.namespace, pod.name))
+            })
+        };
+        let elsewhere = || Decision::because(DefaultVerdict::Allow, ELSEWHERE);
+        let (source, destination) = (is_elsewhere(from), is_elsewhere(to));
+        if source {
+            judged.decided_by.egress = elsewhere();
+        }
+        if destination {
+            judged.decided_by.ingress = elsewhere();
+        }
+        judged.allowed = (source || found.egress.allowed) && (destination || found.ingress.allowed);
+        judged
+    }
+}
+
+/// What the programs may do before any rule is asked, where it is not known whether they do. No Service range is of
+/// addresses that are public.
+pub(super) fn unknown_service(from: &str, address: IpAddr) -> Option<String> {
+    let ranges = [
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "198.18.0.0/15",
+        "fc00::/7",
+    ];
+    let mut ranges = ranges.iter().filter_map(|range| range.parse::<IpNet>().ok());
+    ranges.any(|range| range.contains(&address)).then(|| {
+        format!(
+            "{address} is no pod's and no known Service's front end. If it is in the node's VENI_SERVICE_CIDRS (or a node's, \
+             with a port of the NodePort range), the programs refuse it as unknown_service, because the egress of {from} is \
+             restricted: `venictl observe --pod {from}` shows that"
+        )
+    })
 }
 
 /// Takes the groups from all pods; whether any had some.

@@ -6,7 +6,7 @@ use veni_core::wire::inspect::policy::{
     Explanation, Family, Flow, Flows, PolicyRef, PortEntry, Side, TableEntry,
 };
 
-use super::difference::{Change, Difference, Judged};
+use super::difference::{Change, Compared, Difference, Judged};
 use crate::text;
 
 /// Under what the tables do not have yet.
@@ -28,8 +28,10 @@ fn verdict(flow: &Flow) -> String {
     let service =
         service.as_ref().map(|service| format!("  (Service {service})")).unwrap_or_default();
     let mut out = format!(
-        "{verdict}  {from} -> {to}  {protocol} {port}{over}{service}\n  egress of {from}: {}\n  ingress of {to}: {}\n",
-        decided_by.egress, decided_by.ingress
+        "{verdict}  {from} -> {to}  {}{over}{service}\n  egress of {from}: {}\n  ingress of {to}: {}\n",
+        traffic(protocol, *port),
+        decided_by.egress,
+        decided_by.ingress
     );
     let groups = security_groups.as_ref();
     for (end, decision) in [
@@ -43,12 +45,48 @@ fn verdict(flow: &Flow) -> String {
     out
 }
 
+/// `TCP 80`, `ICMP type 8 code 0`, `47`.
+fn traffic(protocol: &str, port: u16) -> String {
+    match protocol {
+        "TCP" | "UDP" | "SCTP" => format!("{protocol} {port}"),
+        "ICMP" | "ICMPv6" => format!("{protocol} type {} code {}", port >> 8, port & 0xff),
+        _ => protocol.to_owned(),
+    }
+}
+
 fn over(family: Option<Family>) -> String {
     family.map(|family| format!(" over {family}")).unwrap_or_default()
 }
 
 /// The connections that change, and their sum.
 pub(super) fn difference(difference: &Difference) -> String {
+    changes(difference) + &difference.compared.as_ref().map(compared).unwrap_or_default()
+}
+
+/// What of a node's state was compared.
+fn compared(compared: &Compared) -> String {
+    let Compared { connections, elsewhere, of_groups } = compared;
+    let mut out = format!("Compared: {connections} connections that this node judges.\n");
+    if !elsewhere.is_empty() {
+        let named: Vec<_> = elsewhere.iter().take(PEERS).map(String::as_str).collect();
+        let more = match elsewhere.len().saturating_sub(PEERS) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        out += &format!(
+            "Not compared: the ends of {}{more}, which other nodes judge: ask there, too.\n",
+            named.join(", ")
+        );
+    }
+    if *of_groups > 0 {
+        out += &format!(
+            "Not compared: {of_groups} connections of pods with security groups, whose rules are not given (--security-groups).\n"
+        );
+    }
+    out
+}
+
+fn changes(difference: &Difference) -> String {
     if difference.changes.is_empty() {
         return "No connection changes.\n".to_owned();
     }
@@ -81,7 +119,7 @@ fn change(change: &Change) -> Vec<String> {
         sign.to_owned(),
         from.clone(),
         to.clone(),
-        format!("{protocol} {port}{}", over(*family)),
+        format!("{}{}", traffic(protocol, *port), over(*family)),
         word(before).to_owned(),
         word(after).to_owned(),
         cause.unwrap_or_default(),
@@ -173,7 +211,13 @@ fn ports(entry: &PortEntry) -> String {
     match (protocol.as_str(), *first, *last) {
         ("*", 0, u16::MAX) => "all".to_owned(),
         (_, 0, u16::MAX) => protocol.clone(),
-        (_, first, last) if first == last => format!("{protocol} {first}"),
+        ("ICMP" | "ICMPv6", first, last) if first >> 8 == last >> 8 && last - first == 0xff => {
+            format!("{protocol} type {}", first >> 8)
+        }
+        ("ICMP" | "ICMPv6", first, last) if first != last => {
+            format!("{} to type {} code {}", traffic(protocol, first), last >> 8, last & 0xff)
+        }
+        (_, first, last) if first == last => traffic(protocol, first),
         _ => format!("{protocol} {first}-{last}"),
     }
 }

@@ -87,8 +87,7 @@ impl Index {
         self.flip(plan, &mut steps);
         // Flows go on being judged by what they were, unless some set may say otherwise: pods come and go all the time.
         if plan.rejudged || !plan.flips.is_empty() || !plan.in_place.is_empty() {
-            self.epoch = self.epoch.wrapping_add(1);
-            steps.push(Step::Epoch(self.epoch));
+            steps.push(Step::Epoch);
         }
         let mut deletes = Vec::new();
         let freed = self.settle_classes(plan, moves, &mut deletes);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -42,6 +43,8 @@ struct Batch {
     back_ends: Vec<Write>,
     gone: Vec<Remove>,
     flips: Vec<Write>,
+    /// Whether an address and port that were none are a front end now.
+    appeared: bool,
 }
 
 impl Tables {
@@ -64,11 +67,12 @@ impl Tables {
     }
 
     /// Makes these front ends lead where the claims say.
-    pub(super) fn change(
-        &mut self,
-        mut front_ends: BTreeSet<FrontEnd>,
-        claims: &Claims,
-    ) -> Vec<Step> {
+    pub(super) fn change(&mut self, front_ends: BTreeSet<FrontEnd>, claims: &Claims) -> Vec<Step> {
+        let batch = self.batch(front_ends, claims);
+        batch.into_steps(self.lists.retire(), None)
+    }
+
+    fn batch(&mut self, mut front_ends: BTreeSet<FrontEnd>, claims: &Claims) -> Batch {
         front_ends.append(&mut self.refused);
         let mut batch = Batch::default();
         // Those that go make room for those that come.
@@ -80,7 +84,25 @@ impl Tables {
                 self.point(front_end, target, &mut batch);
             }
         }
-        batch.into_steps(self.lists.retire())
+        batch
+    }
+
+    /// As [`Tables::change`], when the node's own addresses were `old` and are `new`. What leads to one of them is
+    /// allowed to every pod unless it is a front end: an address is the node's only while its front ends are there.
+    pub(super) fn change_addresses(
+        &mut self,
+        front_ends: BTreeSet<FrontEnd>,
+        claims: &Claims,
+        old: &BTreeSet<IpAddr>,
+        new: &BTreeSet<IpAddr>,
+    ) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if !old.is_subset(new) {
+            steps.push(Step::NodeAddresses(old & new));
+        }
+        let batch = self.batch(front_ends, claims);
+        steps.extend(batch.into_steps(self.lists.retire(), Some(new.clone())));
+        steps
     }
 
     /// What found no room.
@@ -120,6 +142,7 @@ impl Tables {
                 number
             }
         };
+        batch.appeared |= old_value.is_none();
         let value = ServiceValue {
             backends,
             count: count(target),
@@ -152,11 +175,17 @@ impl Tables {
 }
 
 impl Batch {
-    /// The back ends before what refers to them; the old ones after no program can refer to them any more.
-    fn into_steps(self, retired: Vec<Remove>) -> Vec<Step> {
+    /// The back ends before what refers to them; the old ones after no program can refer to them any more. A flow that
+    /// began when its destination was no front end, or the node's own, is judged again once that has changed.
+    fn into_steps(self, retired: Vec<Remove>, own: Option<BTreeSet<IpAddr>>) -> Vec<Step> {
         let mut steps: Vec<Step> = self.back_ends.into_iter().map(Step::Write).collect();
         steps.extend(self.gone.into_iter().map(Step::Delete));
         steps.extend(self.flips.into_iter().map(Step::Write));
+        let rejudged = self.appeared || own.is_some();
+        steps.extend(own.map(Step::NodeAddresses));
+        if rejudged {
+            steps.push(Step::Epoch);
+        }
         if !retired.is_empty() {
             steps.push(Step::Grace);
             steps.extend(retired.into_iter().map(Step::Delete));
