@@ -22,13 +22,14 @@ use veni_core::{
 };
 use veni_ebpf_common::table::OPEN_SET;
 use veni_policy::{
-    change::{PodKey, PodSets, Remove, Step, Write},
+    change::{PodKey, PodSets, Step},
     index::{self, Index, Scope},
     object::{Key, Kind, Object, Pod},
     security_group::SecurityGroups,
     service::{self, OwnNode, ServiceTables},
 };
 
+mod carry;
 mod events;
 mod memory;
 mod metrics;
@@ -115,6 +116,8 @@ pub struct Enforcer<P> {
     /// Sandboxes that are no pods whose entry could not be written: closed until it is.
     outsiders: BTreeMap<u32, PodSets>,
     outsiders_at: Option<Instant>,
+    /// The node's own addresses that the programs could not be told, and when to try again.
+    own_again: Option<(Instant, BTreeSet<IpAddr>)>,
     wirings: Wirings,
     waiting: Vec<Waiting>,
     /// Pods as their objects say, for views and to know a pod of this name again.
@@ -198,6 +201,7 @@ impl<P: Plane> Enforcer<P> {
             retry_at: None,
             outsiders: BTreeMap::new(),
             outsiders_at: None,
+            own_again: None,
             wirings: Wirings::found(&found.interfaces),
             waiting: Vec::new(),
             pods: BTreeMap::new(),
@@ -451,70 +455,6 @@ impl<P: Plane> Enforcer<P> {
         self.pending.extend(steps);
     }
 
-    /// Carries out pending steps. `false`: one failed and is tried again.
-    fn carry(&mut self, now: Instant) -> bool {
-        while let Some(step) = self.pending.pop_front() {
-            let done = match &step {
-                Step::Write(_) => self.write_run(&step),
-                Step::Delete(_) => self.remove_run(&step),
-                Step::Endpoint { pod, sets } => self.endpoint(pod, *sets),
-                Step::Epoch(_) => {
-                    self.progress.epochs += 1;
-                    self.plane.raise_epoch()
-                }
-                Step::Grace => {
-                    self.plane.grace();
-                    Ok(())
-                }
-            };
-            if let Err(error) = done {
-                tracing::error!(error, retry_secs = RETRY.as_secs(), "policy not written");
-                self.progress.write_failures += 1;
-                self.progress.write_failure = Some(error);
-                self.pending.push_front(step);
-                self.retry_at = Some(now + RETRY);
-                return false;
-            }
-        }
-        self.retry_at = None;
-        self.progress.write_failure = None;
-        true
-    }
-
-    /// This write and those that follow it at once, in few calls.
-    fn write_run(&mut self, first: &Step) -> Result<(), String> {
-        let Step::Write(first) = first else { return Ok(()) };
-        let mut run: Vec<Write> = vec![first.clone()];
-        while let Some(Step::Write(write)) = self.pending.front() {
-            run.push(write.clone());
-            self.pending.pop_front();
-        }
-        let done = self.plane.write(&run);
-        if done.is_err() {
-            // All of them again: a write is the same twice.
-            run.drain(1..).rev().for_each(|write| self.pending.push_front(Step::Write(write)));
-        }
-        done
-    }
-
-    fn remove_run(&mut self, first: &Step) -> Result<(), String> {
-        let Step::Delete(first) = first else { return Ok(()) };
-        let mut run: Vec<Remove> = vec![first.clone()];
-        while let Some(Step::Delete(remove)) = self.pending.front() {
-            run.push(remove.clone());
-            self.pending.pop_front();
-        }
-        let done = self.plane.remove(&run);
-        if done.is_err() {
-            run.drain(1..).rev().for_each(|remove| self.pending.push_front(Step::Delete(remove)));
-        }
-        done
-    }
-
-    fn endpoint(&mut self, pod: &PodKey, sets: PodSets) -> Result<(), String> {
-        self.wirings.of(pod).try_for_each(|ifindex| self.plane.judge(ifindex, sets).map(drop))
-    }
-
     /// Answers the ADDs of pods whose labels are known and in force.
     fn answer_known(&mut self) {
         let (known, waiting) = std::mem::take(&mut self.waiting)
@@ -556,6 +496,9 @@ impl<P: Plane> Enforcer<P> {
             (waiting.answer)(Judged::Otherwise(judged));
         }
         self.memory.write(now);
+        if let Some((_, own)) = self.own_again.take_if(|(at, _)| *at <= now) {
+            self.own(own, now);
+        }
         if self.outsiders_at.is_some_and(|at| at <= now) {
             self.judge_outsiders(now);
         }
@@ -577,7 +520,8 @@ impl<P: Plane> Enforcer<P> {
     /// When [`Enforcer::expire`] has something to do.
     pub fn wake_at(&self) -> Option<Instant> {
         let deadlines = self.waiting.iter().map(|waiting| waiting.deadline);
-        let retries = self.retry_at.into_iter().chain(self.outsiders_at);
+        let own = self.own_again.as_ref().map(|(at, _)| *at);
+        let retries = self.retry_at.into_iter().chain(self.outsiders_at).chain(own);
         deadlines.chain(retries).chain(self.memory.wake_at()).min()
     }
 

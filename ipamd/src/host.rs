@@ -16,7 +16,7 @@ use crate::enforcer::{Answering, Judged};
 
 pub mod fake;
 mod flush;
-mod keeper;
+pub(crate) mod keeper;
 pub mod kernel;
 mod stray;
 

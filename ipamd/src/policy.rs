@@ -3,7 +3,7 @@
 //!
 //! Deliberately absent: an API server, which another source of objects will be.
 
-use std::{collections::BTreeSet, os::fd::AsFd as _, path::Path, sync::Arc};
+use std::{os::fd::AsFd as _, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -25,7 +25,10 @@ use veni_security_groups::{
     GroupHealth, GroupStatus, Resolver, SecurityGroups as _, Settings as GroupSettings,
 };
 
-use crate::enforcer::{FilterPlane, Found, Handle, Input, Memory, Sources, keyed, pod_of};
+use crate::{
+    enforcer::{FilterPlane, Found, Handle, Input, Memory, Sources, keyed, pod_of},
+    host::keeper::own_addresses,
+};
 
 mod kept;
 
@@ -38,8 +41,8 @@ const LABELS: &str = "journal.pods";
 /// Events that are taken from the ring at once.
 const EVENTS: usize = 256;
 
-/// Starts policy, where there is a source of objects. `pods` are those that are wired, with their interfaces. The first objects have been taken in, or waited for in vain as
-/// long as an ADD would, when this returns.
+/// Starts policy, where there is a source of objects. `pods` are those that are wired, with their interfaces. The first
+/// objects have been taken in, or waited for in vain as long as an ADD would, when this returns.
 ///
 /// # Errors
 /// When the folder cannot be watched, or the programs' maps not be read.
@@ -80,11 +83,15 @@ fn enforcer<C: Cloud>(
     let (resolver, driver) = Resolver::resume(cloud, settings, kept::read(&groups_file));
     tokio::spawn(kept::follow(groups_file, resolver.kept()));
     let name = node_name(config, identity);
-    let addresses = BTreeSet::from([identity.local_ipv4.into()]);
     let (wanted, asked) = (resolver.clone(), resolver.clone());
     let handle = Handle::start(Sources {
         plane: FilterPlane(filter.clone()),
-        own: OwnNode { name, zone: Some(identity.availability_zone.to_string()), addresses },
+        own: OwnNode {
+            name,
+            zone: Some(identity.availability_zone.to_string()),
+            // As they are in the programs' map: what is another now is told before any object.
+            addresses: filter.node_addresses().context("reading the node's addresses")?,
+        },
         enforcing: config.policy.enforcing,
         memory: Memory::open(Path::new(&config.state_dir).join(LABELS)),
         found: found(filter, pods)?,
@@ -92,6 +99,8 @@ fn enforcer<C: Cloud>(
         want: Box::new(move |groups| wanted.want(groups)),
     })
     .context("starting the policy thread")?;
+    let own = own_addresses(&config.policy).context("listing the node's addresses")?;
+    handle.tell(Input::NodeAddresses(own));
     tokio::spawn(driver.run());
     tokio::spawn(groups(resolver, handle.clone()));
     let events = filter.events().context("opening the flow events")?;

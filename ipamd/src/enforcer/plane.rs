@@ -1,6 +1,10 @@
 //! The tables that steps are carried out on: the loaded programs' maps.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use veni_core::{chain::chain, wire::inspect::policy::ForeignView};
 use veni_datapath::{
@@ -27,6 +31,11 @@ pub trait Plane: Send + 'static {
     /// # Errors
     /// As for [`Plane::write`].
     fn judge(&self, ifindex: u32, sets: PodSets) -> Result<bool, String>;
+    /// The node's own addresses are exactly these.
+    ///
+    /// # Errors
+    /// As for [`Plane::write`].
+    fn own_addresses(&self, addresses: &BTreeSet<IpAddr>) -> Result<(), String>;
     /// Every established flow is judged again.
     ///
     /// # Errors
@@ -70,6 +79,10 @@ impl Plane for FilterPlane {
             flags: 0,
         };
         self.0.pod_policy(ifindex, policy).map_err(|error| chain(&error))
+    }
+
+    fn own_addresses(&self, addresses: &BTreeSet<IpAddr>) -> Result<(), String> {
+        self.0.set_node_addresses(addresses).map(drop).map_err(|error| chain(&error))
     }
 
     fn raise_epoch(&self) -> Result<(), String> {

@@ -14,7 +14,7 @@ use veni_ebpf_common::{
     table::{ANY_CLASS, Decision, VerdictKey},
 };
 use veni_policy::{
-    change::CLOSED_SET,
+    change::{CLOSED_SET, Remove, Write},
     object::parse,
     security_group::{GroupPeer, GroupProtocol, GroupRule, GroupState, ResolvedGroup},
 };
@@ -33,6 +33,8 @@ struct State {
     /// Entries that cannot be written.
     stuck: BTreeSet<u32>,
     log: Vec<&'static str>,
+    own: BTreeSet<IpAddr>,
+    epochs: usize,
 }
 
 impl Plane for FakePlane {
@@ -64,7 +66,17 @@ impl Plane for FakePlane {
         Ok(state.entries.insert(ifindex, sets).is_some())
     }
 
+    fn own_addresses(&self, addresses: &BTreeSet<IpAddr>) -> Result<(), String> {
+        let mut state = self.0.lock().unwrap();
+        if state.full {
+            return Err("NODE_V4 is full".to_owned());
+        }
+        state.own.clone_from(addresses);
+        Ok(())
+    }
+
     fn raise_epoch(&self) -> Result<(), String> {
+        self.0.lock().unwrap().epochs += 1;
         Ok(())
     }
 
@@ -641,4 +653,31 @@ fn a_restart_flips_no_pod_before_its_groups_are_known() {
     assert_eq!(bench.enforcer.wanted_groups().len(), 1);
     bench.enforcer.groups(resolved(&["sg-1"]), bench.now);
     assert!(bench.sets(7).is_some_and(|now| now != sets && now.egress != CLOSED_SET));
+}
+
+#[test]
+fn an_own_address_that_finds_no_room_is_tried_again_and_holds_up_nothing() {
+    let mut bench = Bench::new();
+    let own = BTreeSet::from([IpAddr::from([10, 0, 0, 9])]);
+    bench.plane.0.lock().unwrap().full = true;
+    bench.enforcer.node_addresses(own.clone(), bench.now);
+    assert_eq!(bench.plane.0.lock().unwrap().own, BTreeSet::new());
+    bench.plane.0.lock().unwrap().full = false;
+    bench.objects(&[pod("u1")]);
+    bench.attach(7, Some("u1")).try_recv().expect("judged at once");
+    bench.enforcer.expire(bench.enforcer.wake_at().expect("it is tried again"));
+    assert_eq!(bench.plane.0.lock().unwrap().own, own);
+}
+
+#[test]
+fn flows_are_judged_again_when_their_destination_becomes_a_front_end() {
+    let mut bench = Bench::new();
+    let service = json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": "x", "name": "dns"},
+        "spec": {"clusterIP": "10.100.0.10", "externalIPs": ["1.2.3.4"],
+            "ports": [{"port": 53, "protocol": "UDP"}]}});
+    bench.objects(&[pod("u1")]);
+    let before = bench.plane.0.lock().unwrap().epochs;
+    bench.objects(&[service]);
+    assert_eq!(bench.plane.0.lock().unwrap().epochs, before + 1);
 }

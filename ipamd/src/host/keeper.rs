@@ -62,7 +62,7 @@ pub(super) struct Keeper {
     config: Arc<Config>,
     enforcer: Option<Handle>,
     /// The node's own addresses, as they were last told.
-    addresses: BTreeSet<IpAddr>,
+    addresses: Option<BTreeSet<IpAddr>>,
     filter: Arc<Filter>,
     links: Links,
     events: UnboundedSender<HostEvent>,
@@ -97,7 +97,7 @@ impl Keeper {
         Self {
             config,
             enforcer: None,
-            addresses: BTreeSet::new(),
+            addresses: None,
             filter,
             links,
             events,
@@ -159,6 +159,7 @@ impl Keeper {
             }
             Order::Enforce(enforcer) => {
                 self.enforcer = Some(enforcer);
+                self.addresses = None;
                 self.own_addresses();
                 None
             }
@@ -378,16 +379,24 @@ impl Keeper {
         Ok(())
     }
 
-    /// Tells programs and Services which addresses are the node's own.
+    /// Tells programs and Services which addresses are the node's own. Where policy is on its thread tells the programs:
+    /// an address is the node's only while its front ends are there.
     fn own_addresses(&mut self) {
-        let addresses = match host::addresses() {
-            Ok(addresses) => outside(&addresses, &self.config.policy),
+        let addresses = match own_addresses(&self.config.policy) {
+            Ok(addresses) => addresses,
             Err(error) => {
                 tracing::warn!(error = chain(&error), "the node's addresses not read");
                 return;
             }
         };
-        if addresses == self.addresses {
+        if let Some(enforcer) = &self.enforcer {
+            if self.addresses.as_ref() != Some(&addresses) {
+                enforcer.tell(Input::NodeAddresses(addresses.clone()));
+                self.addresses = Some(addresses);
+            }
+            return;
+        }
+        if self.addresses.as_ref() == Some(&addresses) {
             return;
         }
         let known = self.filter.set_node_addresses(&addresses);
@@ -398,12 +407,6 @@ impl Keeper {
                 next,
                 "the programs do not know all of the node's addresses"
             );
-        }
-        // NodePorts are on them nonetheless.
-        let Some(enforcer) = &self.enforcer else { return };
-        enforcer.tell(Input::NodeAddresses(addresses.clone()));
-        if known.is_ok() {
-            self.addresses = addresses;
         }
     }
 
@@ -481,6 +484,16 @@ fn keep(file: &Path, kept: &Value) {
         let file = file.display();
         tracing::warn!(error = chain(&error), %file, "not kept: the next daemon writes the nftables table anew");
     }
+}
+
+/// The node's own addresses as policy sees them.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(crate) fn own_addresses(
+    policy: &PolicySettings,
+) -> Result<BTreeSet<IpAddr>, veni_datapath::Error> {
+    host::addresses().map(|addresses| outside(&addresses, policy))
 }
 
 /// The addresses without those of Services that a proxy (or NodeLocal DNS) keeps on the node: a Service that is not

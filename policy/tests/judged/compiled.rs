@@ -137,7 +137,9 @@ impl Compiled {
         let objects = self.effective();
         let groups = self.groups.clone();
         let held = self.held.clone();
-        let mut oracle = Oracle::new(&objects, &groups).enforcing(self.enforcing);
+        let attached = self.attached.clone();
+        let mut oracle =
+            Oracle::new(&objects, &groups).enforcing(self.enforcing).attached(&attached);
         if matches!(self.scope, Scope::Node(_)) {
             oracle = oracle.holding(&held);
         }
@@ -271,7 +273,7 @@ impl Compiled {
         for (number, step) in steps.iter().enumerate() {
             let touched =
                 self.model.step(step).map_err(|error| format!("step {number}: {error}"))?;
-            if let Step::Epoch(_) = step {
+            if let Step::Epoch = step {
                 judged_before = None;
             }
             if let Touched::Pod(pod) = &touched {

@@ -1,8 +1,8 @@
 //! Random clusters: objects as manifests, security groups, and how both change.
 //!
 //! Names, labels, addresses and ports come from small pools, so that selectors hit, blocks cut through pods and
-//! policies overlap. A pod's address follows from its name: no two live pods share one. Finished pods carry the address
-//! of another pod. Priorities of ClusterNetworkPolicies never tie.
+//! policies overlap. A pod's address follows from its name, but finished pods carry the address of another pod, and so do
+//! those whose object is behind. Priorities of ClusterNetworkPolicies never tie.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -64,6 +64,8 @@ pub(crate) fn outside() -> Vec<IpAddr> {
     let mut outside = vec![
         IpAddr::from([10, 0, 0, 200]),
         IpAddr::from([8, 8, 8, 8]),
+        // Amazon DNS, which security groups do not filter.
+        IpAddr::from([169, 254, 169, 253]),
         v6(0x00ff),
         IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
     ];
@@ -153,7 +155,7 @@ fn block() -> impl Strategy<Value = (IpAddr, u8)> {
     let of_pod =
         (0..NAMESPACES, 0..PODS).prop_map(|(namespace, pod)| pod_addresses(namespace, pod));
     let of_node = (0..NODES).prop_map(node_addresses);
-    let of_nobody = Just([outside()[1], outside()[3]]);
+    let of_nobody = Just([outside()[1], outside()[4]]);
     let address = prop_oneof![6 => of_pod, 1 => of_node, 1 => of_nobody];
     let host_bits = select(vec![0_u8, 1, 2, 8, 9, 16, 32, 32]);
     (address, host_bits, any::<bool>()).prop_map(|(addresses, host_bits, v6)| {
@@ -404,15 +406,18 @@ fn a_pod() -> impl Strategy<Value = Value> {
     let families =
         select(vec![[true, false], [true, false], [false, true], [true, true], [false, false]]);
     let kind = prop_oneof![
-        24 => Just("own"), 3 => Just("host"), 2 => Just("Succeeded"), 1 => Just("Failed")
+        24 => Just("own"), 3 => Just("host"), 2 => Just("Succeeded"), 1 => Just("Failed"),
+        3 => Just("stale"),
     ];
     let bad = group_ids().prop_map(|mut ids| {
         ids.push("none");
         ids
     });
     let groups = prop_oneof![40 => Just(vec![]), 8 => group_ids(), 1 => bad];
-    ((namespace_name(), 0..PODS, 0..NODES), kind, families, labels(), container_ports(), groups)
-        .prop_map(|((namespace, index, node), kind, families, labels, ports, groups)| {
+    let place = (namespace_name(), 0..PODS, 0..NODES);
+    let age = (any::<bool>(), select(vec![None, Some(0), Some(1)]), select(vec![None, Some("u")]));
+    (place, kind, families, labels(), container_ports(), groups, age)
+        .prop_map(|((namespace, index, node), kind, families, labels, ports, groups, age)| {
             let addresses = match kind {
                 "own" => pod_addresses(namespace, index),
                 "host" => node_addresses(node),
@@ -425,6 +430,12 @@ fn a_pod() -> impl Strategy<Value = Value> {
             pod["spec"]["nodeName"] = json!(format!("node{node}"));
             if kind == "host" {
                 pod["spec"]["hostNetwork"] = json!(true);
+            } else if kind == "stale" {
+                let (deleting, created, uid) = age;
+                let time = |second: u8| format!("2025-11-21T09:30:0{second}Z");
+                pod["metadata"]["deletionTimestamp"] = json!(deleting.then(|| time(2)));
+                pod["metadata"]["creationTimestamp"] = json!(created.map(time));
+                pod["metadata"]["uid"] = json!(uid);
             } else if kind != "own" {
                 pod["status"]["phase"] = json!(kind);
             }
@@ -446,13 +457,20 @@ fn a_node() -> impl Strategy<Value = Value> {
 }
 
 fn a_security_group_policy() -> impl Strategy<Value = Value> {
-    (namespace_name(), 0..2_u8, selector(), group_ids()).prop_map(|(namespace, name, pods, ids)| {
-        json!({
-            "apiVersion": "vpcresources.k8s.aws/v1beta1", "kind": "SecurityGroupPolicy",
-            "metadata": {"namespace": format!("n{namespace}"), "name": format!("s{name}")},
-            "spec": {"podSelector": pods, "securityGroups": {"groupIds": ids}},
-        })
-    })
+    let pods = prop_oneof![8 => selector(), 1 => bad_selector()];
+    let accounts = prop_oneof![8 => Just(Value::Null), 1 => selector()];
+    (namespace_name(), 0..2_u8, pods, accounts, group_ids()).prop_map(
+        |(namespace, name, pods, accounts, ids)| {
+            let ids = json!({"groupIds": ids});
+            let spec =
+                json!({"podSelector": pods, "serviceAccountSelector": accounts, "securityGroups": ids});
+            json!({
+                "apiVersion": "vpcresources.k8s.aws/v1beta1", "kind": "SecurityGroupPolicy",
+                "metadata": {"namespace": format!("n{namespace}"), "name": format!("s{name}")},
+                "spec": spec,
+            })
+        },
+    )
 }
 
 fn object() -> impl Strategy<Value = Value> {

@@ -72,7 +72,7 @@ impl Model {
                 self.endpoints.insert(pod.clone(), *sets);
                 Touched::Pod(pod.clone())
             }
-            Step::Epoch(_) | Step::Grace => Touched::Nothing,
+            Step::Epoch | Step::Grace | Step::NodeAddresses(_) => Touched::Nothing,
             Step::Delete(remove) => self.remove(remove),
         })
     }

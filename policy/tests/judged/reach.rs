@@ -23,6 +23,7 @@ fn kinds(half: &Half) -> Vec<(&'static str, bool)> {
         By::SecurityGroup { rule: Some(_), .. } => "group",
         By::SecurityGroup { rule: None, .. } => "no group",
         By::InvalidGroups => "invalid groups",
+        By::Unfiltered => "unfiltered",
         By::Strict => "strict",
         By::Unknown => "unknown",
     };

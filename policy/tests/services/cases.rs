@@ -252,6 +252,40 @@ fn new_addresses_of_the_node_get_its_node_ports() {
 }
 
 #[test]
+fn an_address_is_the_nodes_own_only_while_its_front_ends_are_there() {
+    let ports = json!([{"port": 80, "targetPort": 8080, "nodePort": 30080}]);
+    let (mut tables, _) = tables(&[service(json!({"type": "NodePort", "ports": ports}))]);
+    let kinds = |steps: Vec<Step>| -> Vec<String> {
+        let kind = |step: &Step| match step {
+            Step::NodeAddresses(own) => format!("own {own:?}"),
+            Step::Delete(_) => "front end goes".to_owned(),
+            Step::Write(_) => "front end comes".to_owned(),
+            other => format!("{other:?}"),
+        };
+        steps.iter().map(kind).collect()
+    };
+    let (first, second) = ("10.0.1.11".parse().unwrap(), "10.0.1.12".parse().unwrap());
+    kinds(tables.set_addresses([first].into()));
+    let more = kinds(tables.set_addresses([first, second].into()));
+    assert_eq!(more, ["front end comes", "own {10.0.1.11, 10.0.1.12}", "Epoch"]);
+    let less = kinds(tables.set_addresses([second].into()));
+    assert_eq!(less, ["own {10.0.1.12}", "front end goes", "own {10.0.1.12}", "Epoch"]);
+    assert_eq!(kinds(tables.set_addresses([second].into())), [""; 0]);
+}
+
+#[test]
+fn a_flow_to_what_becomes_a_front_end_is_judged_again() {
+    let (mut tables, _) = tables(&[]);
+    let epochs = |steps: &[Step]| steps.iter().filter(|step| matches!(step, Step::Epoch)).count();
+    let ports = json!([{"port": 53, "protocol": "UDP"}]);
+    let web = json!({"ports": ports, "externalIPs": ["1.2.3.4"]});
+    assert_eq!(epochs(&tables.apply(&object(&service(web)))), 1);
+    // Pods come and go all the time; a flow that has a back end keeps it.
+    let back_end = pod("a", "here", "10.0.9.1", json!({}));
+    assert_eq!(epochs(&tables.apply(&object(&back_end))), 0);
+}
+
+#[test]
 fn a_list_is_written_before_the_flip_and_removed_after_a_grace_period() {
     let (mut tables, _) = tables(&[service(json!({})), pod("a", "here", "10.0.9.1", json!({}))]);
     let steps = tables.apply(&object(&pod("b", "here", "10.0.9.2", json!({}))));
@@ -321,7 +355,7 @@ fn a_list_that_finds_no_room_leaves_the_old_one_and_is_told() {
     };
     let mut tables = ServiceTables::new(own(), &Found::default());
     let steps = tables.reset(&[object(&service(json!({}))), many(0)]);
-    assert_eq!(steps.len(), 150_001);
+    assert_eq!(steps.len(), 150_002);
     assert_eq!(tables.apply(&many(1)), [], "both lists together are too long");
     let [told] = tables.diagnostics().try_into().unwrap();
     assert!(told.message.contains("no room"), "{told}");

@@ -126,6 +126,7 @@ impl Maps {
                 assert!(self.back_ends.remove(key).is_some(), "{key:?}");
             }
             Step::Grace => self.readers.clear(),
+            Step::NodeAddresses(_) | Step::Epoch => {}
             other => panic!("no step of Services: {other:?}"),
         }
     }
