@@ -200,7 +200,10 @@ pub struct Index {
     groups_by_address: FastMap<IpAddr, BTreeSet<SecurityGroupId>>,
     /// Addresses that the node gave its pods, before the API says so.
     attached: BTreeMap<PodKey, Attached>,
-    /// Live pods that share an address with its owner (a moment in which the API is behind).
+    /// Which of those pods has an address.
+    given_to: FastMap<IpAddr, PodKey>,
+    /// Pods that have an address in their status which is not theirs: an object that stays after its pod, or that is
+    /// behind.
     contested: FastMap<IpAddr, Vec<PodId>>,
     entries: FastMap<IpAddr, Entry>,
     locals: BTreeMap<PodKey, Local>,
@@ -265,6 +268,7 @@ impl Index {
             groups: SecurityGroups::default(),
             groups_by_address: FastMap::default(),
             attached: BTreeMap::new(),
+            given_to: FastMap::default(),
             contested: FastMap::default(),
             entries: FastMap::default(),
             locals: BTreeMap::new(),
@@ -420,14 +424,29 @@ impl Index {
     /// yet.
     pub fn attach(&mut self, pod: PodKey, addresses: Vec<IpAddr>) {
         let id = self.cluster.pod_id(&pod.namespace, &pod.name);
-        let status = match (self.attached.remove(&pod), id) {
-            (Some(before), _) => before.status,
-            (None, Some(id)) => self.cluster.pod(id).addresses.to_vec(),
-            (None, None) => Vec::new(),
+        let (status, before) = match (self.attached.remove(&pod), id) {
+            (Some(before), _) => (before.status, before.given),
+            (None, Some(id)) => (self.cluster.pod(id).addresses.to_vec(), Vec::new()),
+            (None, None) => (Vec::new(), Vec::new()),
         };
+        for address in &addresses {
+            self.given_to.insert(*address, pod.clone());
+        }
+        let left: Vec<IpAddr> = before.into_iter().filter(|a| !addresses.contains(a)).collect();
+        self.take_back(&pod, &left);
         self.attached.insert(pod, Attached { given: addresses.clone(), status });
         if let Some(id) = id {
-            self.set_addresses(id, addresses.into());
+            self.set_addresses(id, addresses.clone().into());
+        }
+        addresses.iter().chain(&left).for_each(|address| self.settle_owner(*address));
+    }
+
+    /// The pod has these addresses no more.
+    fn take_back(&mut self, pod: &PodKey, addresses: &[IpAddr]) {
+        for address in addresses {
+            if self.given_to.get(address) == Some(pod) {
+                self.given_to.remove(address);
+            }
         }
     }
 
@@ -440,11 +459,12 @@ impl Index {
         {
             local.held = false;
         }
-        if let Some(attached) = self.attached.remove(pod)
-            && let Some(id) = self.cluster.pod_id(&pod.namespace, &pod.name)
-        {
+        let Some(attached) = self.attached.remove(pod) else { return };
+        self.take_back(pod, &attached.given);
+        if let Some(id) = self.cluster.pod_id(&pod.namespace, &pod.name) {
             self.set_addresses(id, attached.status.into());
         }
+        attached.given.iter().for_each(|address| self.settle_owner(*address));
     }
 
     /// The rule numbers that decisions name.
@@ -463,7 +483,8 @@ impl Index {
     #[must_use]
     pub fn pod_uid(&self, pod: &PodKey) -> Option<Option<&str>> {
         let id = self.cluster.pod_id(&pod.namespace, &pod.name)?;
-        Some(self.cluster.pod(id).uid.as_deref())
+        let pod = self.cluster.pod(id);
+        Some(pod.uid.as_deref().filter(|_| pod.local))
     }
 
     /// The security groups that pods choose, and those that they had and keep until these are known: what a resolver

@@ -84,8 +84,10 @@ pub enum By {
     },
     /// No NetworkPolicy selects the pod, on a strict node.
     Strict,
-    /// Groups were asked for that are no ids.
+    /// Groups were asked for that are no ids, or by a policy of which it is not known whom it selects.
     InvalidGroups,
+    /// What EC2's security groups do not filter.
+    Unfiltered,
     /// The pod's groups are not known yet, and it never had any: it is closed.
     Unknown,
 }
@@ -119,6 +121,8 @@ pub struct Oracle<'a> {
     group_policies: Vec<&'a SecurityGroupPolicy>,
     groups: &'a SecurityGroups,
     enforcing: Enforcing,
+    /// See [`Oracle::attached`].
+    attached: Option<&'a BTreeMap<PodKey, Vec<IpAddr>>>,
     /// See [`Oracle::holding`].
     held: Option<&'a BTreeMap<PodKey, Chosen>>,
 }
@@ -184,6 +188,7 @@ impl<'a> Oracle<'a> {
             group_policies: Vec::new(),
             groups,
             enforcing: Enforcing::default(),
+            attached: None,
             held: None,
         };
         for object in objects {
@@ -207,6 +212,12 @@ impl<'a> Oracle<'a> {
     pub fn enforcing(mut self, enforcing: Enforcing) -> Self {
         self.enforcing = enforcing;
         self
+    }
+
+    /// As the node judges that gave its pods these addresses: whatever other pods' objects say, they are theirs.
+    #[must_use]
+    pub fn attached(self, attached: &'a BTreeMap<PodKey, Vec<IpAddr>>) -> Self {
+        Self { attached: Some(attached), ..self }
     }
 
     /// As a node judges that goes on asking for groups that are not known: until they are, a pod has those that it
@@ -263,12 +274,38 @@ impl<'a> Oracle<'a> {
                 };
                 Party { address: pod.and_then(of_family), pod: pod.filter(|pod| is_subject(pod)) }
             }
-            End::Address(address) => {
-                let owner =
-                    self.pods.iter().find(|pod| is_subject(pod) && pod.addresses.contains(address));
-                Party { address: Some(*address), pod: owner.copied() }
+            End::Address(address) => Party { address: Some(*address), pod: self.owner(*address) },
+        }
+    }
+
+    /// Who has an address. The object of a pod that is gone may still name it, where the pod is stuck in its deletion.
+    fn owner(&self, address: IpAddr) -> Option<&'a Pod> {
+        let mut given = self.attached.into_iter().flatten();
+        let given = given.find(|(_, addresses)| addresses.contains(&address)).map(|(pod, _)| pod);
+        let mut owner: Option<&Pod> = None;
+        for pod in self.pods.iter().filter(|pod| is_subject(pod)) {
+            if !pod.addresses.contains(&address) {
+                continue;
+            }
+            if let Some(given) = given {
+                if (&given.namespace, &given.name) == (&pod.namespace, &pod.name) {
+                    return Some(pod);
+                }
+                continue;
+            }
+            let better = owner.is_none_or(|owner| {
+                if pod.deleting != owner.deleting {
+                    return owner.deleting;
+                }
+                let order = pod.created.cmp(&owner.created).then(pod.uid.cmp(&owner.uid));
+                let name = |pod: &'a Pod| (&pod.namespace, &pod.name);
+                order.then(name(pod).cmp(&name(owner))).is_gt()
+            });
+            if better {
+                owner = Some(pod);
             }
         }
+        owner
     }
 
     /// What one end's policies and security groups say: both must allow.

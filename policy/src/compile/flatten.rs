@@ -1,7 +1,12 @@
 //! Flattening: which rules hold for a pod in a direction, in the order in which they are asked.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
+use ipnet::IpNet;
 use veni_core::{config::Enforcing, id::SecurityGroupId};
 
 use super::{
@@ -12,7 +17,7 @@ use crate::{
     change::Direction,
     index::{
         atom::{Atoms, Namespaces, Question},
-        cluster::{Chosen, Identity, NamespaceState},
+        cluster::{Chosen, Identity, Invalid, NamespaceState},
     },
     object::{
         Action, ClusterNetworkPolicy, ClusterPeer, ClusterProtocol, ClusterRule, NetworkPolicy,
@@ -21,6 +26,18 @@ use crate::{
     rule::{RuleIndex, RuleKind, RuleRef, RuleRegistry, RuleTier},
     security_group::{GroupPeer, GroupProtocol, GroupRule, GroupState, SecurityGroups},
 };
+
+/// Amazon DNS, Time Sync and instance metadata: EC2's security groups filter nothing to or from them
+/// (docs.aws.amazon.com/vpc/latest/userguide/vpc-security-groups.html, "Security group basics"). So is the VPC's
+/// resolver at its base address plus two, which nothing here tells.
+const UNFILTERED: [IpAddr; 6] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 253)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 123)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x253)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x123)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+];
 
 /// What flattening reads and numbers.
 #[derive(Debug)]
@@ -141,13 +158,17 @@ impl Flattener<'_> {
     }
 
     fn security_groups(&mut self, case: Case<'_>, rules: &mut Vec<FlatRule>) -> Groups {
-        let Chosen { any, ids, .. } = case.chosen;
+        let Chosen { any, ids, invalid } = case.chosen;
         if !any {
             return Groups::Absent;
         }
+        let names =
+            ids.iter().map(SecurityGroupId::as_str).chain(invalid.iter().map(Invalid::name));
+        let names: Vec<&str> = names.collect();
         if let Some(reason) = denial(self.groups, case.chosen) {
-            return Groups::Deny(self.no_group_rule(case.direction, ids, Some(reason)));
+            return Groups::Deny(self.no_group_rule(case.direction, &names, Some(reason)));
         }
+        rules.push(self.unfiltered(case.direction));
         for id in ids.iter() {
             let Some(group) = self.groups.groups.get(id) else { continue };
             let list = match case.direction {
@@ -156,20 +177,41 @@ impl Flattener<'_> {
             };
             self.group_rules(case.direction, id, list, rules);
         }
-        Groups::Rules(self.no_group_rule(case.direction, ids, None))
+        Groups::Rules(self.no_group_rule(case.direction, &names, None))
+    }
+
+    /// What passes whatever the groups say.
+    fn unfiltered(&mut self, direction: Direction) -> FlatRule {
+        let atoms = UNFILTERED.map(|address| {
+            let cidr = IpNet::from(address);
+            self.atoms.number(Question::Block { cidr, except: Vec::new() })
+        });
+        let number = self.registry.number(&RuleRef {
+            kind: RuleKind::SecurityGroup,
+            namespace: String::new(),
+            name: "EC2".to_owned(),
+            tier: RuleTier::SecurityGroup,
+            direction,
+            rule: RuleIndex::GroupRule("not filtered".to_owned()),
+            reason: Some(
+                "security groups do not filter Amazon DNS, Time Sync and instance metadata"
+                    .to_owned(),
+            ),
+        });
+        let peers = Some(unique(atoms.to_vec()));
+        FlatRule { stage: Stage::Group, verb: Verb::Allow, number, peers, ports: None }
     }
 
     fn no_group_rule(
         &mut self,
         direction: Direction,
-        ids: &[SecurityGroupId],
+        names: &[&str],
         reason: Option<String>,
     ) -> u32 {
-        let ids: Vec<&str> = ids.iter().map(SecurityGroupId::as_str).collect();
         self.registry.number(&RuleRef {
             kind: RuleKind::SecurityGroup,
             namespace: String::new(),
-            name: ids.join(","),
+            name: names.join(","),
             tier: RuleTier::SecurityGroup,
             direction,
             rule: RuleIndex::None,
@@ -237,7 +279,7 @@ fn denial(groups: &SecurityGroups, chosen: &Chosen) -> Option<String> {
 /// Why the groups deny everything whatever the others among them turn out to be.
 fn certain_denial(groups: &SecurityGroups, chosen: &Chosen) -> Option<String> {
     if let Some(item) = chosen.invalid.first() {
-        return Some(format!("{item:?} is not a security group's id"));
+        return Some(item.to_string());
     }
     chosen.ids.iter().find_map(|id| match groups.state(id) {
         Some(GroupState::Unresolved { reason }) => Some(format!("{id}: {reason}")),

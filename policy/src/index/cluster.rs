@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
     sync::Arc,
 };
@@ -67,7 +68,42 @@ pub(crate) struct Identity {
 pub(crate) struct Chosen {
     pub(crate) any: bool,
     pub(crate) ids: Vec<SecurityGroupId>,
-    pub(crate) invalid: Vec<Arc<str>>,
+    pub(crate) invalid: Vec<Invalid>,
+}
+
+/// What denies a pod everything in place of a security group.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Invalid {
+    /// An item of a list of groups that is no id.
+    Item(Arc<str>),
+    /// A SecurityGroupPolicy that may select the pod or not.
+    Policy { name: Arc<str>, why: Arc<str> },
+}
+
+impl Invalid {
+    /// The item, or which policy.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Item(name) | Self::Policy { name, .. } => name,
+        }
+    }
+
+    /// What is wrong with it.
+    pub(crate) fn why(&self) -> &str {
+        match self {
+            Self::Item(_) => "not a security group's id",
+            Self::Policy { why, .. } => why,
+        }
+    }
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Item(item) => write!(f, "{item:?} is {}", self.why()),
+            Self::Policy { name, why } => write!(f, "{name}: {why}"),
+        }
+    }
 }
 
 /// A pod that is neither finished nor on its node's network.
@@ -78,6 +114,8 @@ pub(crate) struct PodState {
     pub(crate) identity: IdentityId,
     pub(crate) addresses: Box<[IpAddr]>,
     pub(crate) uid: Option<Box<str>>,
+    pub(crate) created: Option<u64>,
+    pub(crate) deleting: bool,
     pub(crate) local: bool,
 }
 
@@ -235,7 +273,7 @@ impl Cluster {
         if let Some(groups) = &key.groups {
             chosen.any = true;
             chosen.ids.extend(groups.0.iter().cloned());
-            chosen.invalid.extend(groups.1.iter().map(|item| Arc::from(item.as_str())));
+            chosen.invalid.extend(groups.1.iter().map(|item| Invalid::Item(item.as_str().into())));
         }
         let label = |wanted: &str| {
             let found = key.labels.binary_search_by(|label| (*label.0).cmp(wanted)).ok()?;
@@ -245,7 +283,13 @@ impl Cluster {
             if policy.pods.matches_by(label) {
                 chosen.any = true;
                 chosen.ids.extend(policy.groups.iter().cloned());
-                chosen.invalid.extend(policy.invalid_groups.iter().map(|i| Arc::from(i.as_str())));
+                let items = policy.invalid_groups.iter().map(|item| item.as_str().into());
+                chosen.invalid.extend(items.map(Invalid::Item));
+                chosen.invalid.extend(policy.undecided.as_ref().map(|why| Invalid::Policy {
+                    name:
+                        format!("SecurityGroupPolicy {}/{}", policy.namespace, policy.name).into(),
+                    why: why.as_str().into(),
+                }));
             }
         }
         chosen.ids.sort();

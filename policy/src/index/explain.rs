@@ -99,7 +99,7 @@ pub struct PodExplanation {
 /// A security group of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PodGroup {
-    /// Its id, or the annotation's item that is none.
+    /// Its id, or the item that is none, or the SecurityGroupPolicy of which it is not known whether it selects the pod.
     pub id: String,
     /// Why its rules are not known: it denies everything, or, on a node, keeps a new pod closed.
     pub unresolved: Option<String>,
@@ -276,8 +276,8 @@ impl Index {
             },
         });
         let invalid = identity.chosen.invalid.iter().map(|item| PodGroup {
-            id: item.to_string(),
-            unresolved: Some("not a security group's id".to_owned()),
+            id: item.name().to_owned(),
+            unresolved: Some(item.why().to_owned()),
         });
         known.chain(invalid).collect()
     }

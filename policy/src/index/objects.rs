@@ -119,10 +119,22 @@ impl Index {
                 let namespace = self.cluster.namespace(&pod.namespace);
                 let name = pod.name.as_str().into();
                 let addresses = Box::default();
-                let state = PodState { name, namespace, identity, addresses, uid: None, local };
-                self.cluster.insert_pod(state)
+                let (uid, created, deleting) = (None, None, false);
+                self.cluster.insert_pod(PodState {
+                    name,
+                    namespace,
+                    identity,
+                    addresses,
+                    uid,
+                    created,
+                    deleting,
+                    local,
+                })
             }
         };
+        let state = self.cluster.pods[id as usize].as_mut().expect("just put there");
+        state.uid = pod.uid.as_deref().map(Into::into);
+        (state.created, state.deleting) = (pod.created, pod.deleting);
         let key = PodKey::new(&*pod.namespace, &*pod.name);
         let addresses = match self.attached.get_mut(&key) {
             Some(attached) => {
@@ -133,8 +145,6 @@ impl Index {
         };
         if local {
             self.cluster.identity_mut(identity).local += 1;
-            let state = self.cluster.pods[id as usize].as_mut().expect("just put there");
-            state.uid = pod.uid.as_deref().map(Into::into);
             let absent = Local { pod: None, sets: None, held: false, chosen: None };
             let state = self.locals.entry(key.clone()).or_insert(absent);
             (state.pod, state.held) = (Some(id), false);
@@ -191,41 +201,66 @@ impl Index {
         self.leave_identity(pod.identity);
     }
 
-    /// The newest owner of an address has it.
+    /// What the pod says that its addresses are. Whose they are is [`Index::settle_owner`]'s.
     pub(super) fn set_addresses(&mut self, id: PodId, addresses: Box<[IpAddr]>) {
         let state = self.cluster.pods[id as usize].as_mut().expect("it is known");
         let old = std::mem::replace(&mut state.addresses, addresses.clone());
         for address in old.iter().filter(|address| !addresses.contains(address)) {
             self.dirty.addresses.insert(*address);
-            let others = self.contested.get_mut(address);
-            let heir = others.and_then(|others| {
+            if let Some(others) = self.contested.get_mut(address) {
                 others.retain(|other| *other != id);
-                others.last().copied()
-            });
+            }
             if let Some(entry) = self.entries.get_mut(address)
                 && entry.pod == Some(id)
             {
-                entry.pod = heir;
+                entry.pod = None;
                 if self.complete {
                     // What an earlier daemon knew of it was of the pod that leaves.
                     entry.origin = 0;
                 }
-                if let (Some(heir), Some(others)) = (heir, self.contested.get_mut(address)) {
-                    others.retain(|other| *other != heir);
-                }
             }
-            if self.contested.get(address).is_some_and(Vec::is_empty) {
-                self.contested.remove(address);
-            }
+            self.settle_owner(*address);
         }
-        for address in addresses.iter().filter(|address| !old.contains(address)) {
-            self.dirty.addresses.insert(*address);
-            let blocks = self.regions.blocks_at(*address);
-            let absent = Entry { pod: None, blocks, extra: 0, class: region::ABSENT, origin: 0 };
-            let entry = self.entries.entry(*address).or_insert(absent);
-            if let Some(before) = entry.pod.replace(id) {
-                self.contested.entry(*address).or_default().push(before);
+        for address in addresses {
+            if !old.contains(&address) {
+                self.contested.entry(address).or_default().push(id);
             }
+            self.settle_owner(address);
         }
+    }
+
+    /// Gives an address to the pod whose it is: what this node gave, nobody else has; of other pods that claim it, one
+    /// that is not being deleted has it before one that is, and then the newest. The rest makes all nodes say the same
+    /// whatever they heard first.
+    pub(super) fn settle_owner(&mut self, address: IpAddr) {
+        let mut claimants = self.contested.remove(&address).unwrap_or_default();
+        let before = self.entries.get(&address).and_then(|entry| entry.pod);
+        claimants.extend(before);
+        let owner = match self.given_to.get(&address) {
+            Some(pod) => {
+                let given = self.cluster.pod_id(&pod.namespace, &pod.name);
+                given.filter(|id| claimants.contains(id))
+            }
+            None => claimants.iter().copied().max_by(|one, other| {
+                let (one, other) = (self.cluster.pod(*one), self.cluster.pod(*other));
+                self.claim(one).cmp(&self.claim(other))
+            }),
+        };
+        claimants.retain(|id| Some(*id) != owner);
+        if !claimants.is_empty() {
+            self.contested.insert(address, claimants);
+        }
+        if owner == before {
+            return;
+        }
+        self.dirty.addresses.insert(address);
+        let blocks = self.regions.blocks_at(address);
+        let absent = Entry { pod: None, blocks, extra: 0, class: region::ABSENT, origin: 0 };
+        self.entries.entry(address).or_insert(absent).pod = owner;
+    }
+
+    fn claim<'a>(&'a self, pod: &'a PodState) -> impl Ord + 'a {
+        let namespace = &*self.cluster.namespace_state(pod.namespace).name;
+        (!pod.deleting, pod.created, pod.uid.as_deref(), namespace, &*pod.name)
     }
 }

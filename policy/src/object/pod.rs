@@ -31,8 +31,10 @@ pub struct Pod {
     pub finished: bool,
     /// `status.conditions` has `Ready: True`, or says nothing of readiness.
     pub ready: bool,
-    /// Has a deletion timestamp.
+    /// Has a deletion timestamp: it is about to go, or stuck on the way (its node is dead, a finalizer stays).
     pub deleting: bool,
+    /// `metadata.creationTimestamp`, as the number that its digits make (20251121093000): later is greater.
+    pub created: Option<u64>,
     /// Ports of containers and of sidecars (init containers with `restartPolicy: Always`), in their order.
     pub ports: Vec<ContainerPort>,
     /// `spec.serviceAccountName`.
@@ -129,6 +131,7 @@ impl Pod {
             finished: matches!(phase, Some("Succeeded" | "Failed")),
             ready: root.noted(is_ready(&status)).unwrap_or(false),
             deleting: !metadata.get("deletionTimestamp").is_absent(),
+            created: root.noted(timestamp(&metadata.get("creationTimestamp"))).flatten(),
             ports: container_ports(&spec),
             service_account: account
                 .filter(|name| !name.is_empty())
@@ -137,6 +140,22 @@ impl Pod {
             security_groups: security_groups(&metadata),
             diagnostics: root.taken(),
         }
+    }
+}
+
+/// The form in which the API server writes times (`metav1.Time`): RFC 3339, whole seconds of UTC.
+fn timestamp(at: &Reader<'_>) -> Read<Option<u64>> {
+    const FORM: &[u8] = b"0000-00-00T00:00:00Z";
+    let Some(text) = at.text()? else { return Ok(None) };
+    let fits = |(found, wanted): (u8, &u8)| match wanted {
+        b'0' => found.is_ascii_digit(),
+        wanted => found == *wanted,
+    };
+    let sound = text.len() == FORM.len() && text.bytes().zip(FORM).all(fits);
+    let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+    match digits.parse().ok().filter(|_| sound) {
+        Some(number) => Ok(Some(number)),
+        None => Err(at.invalid(format!("{} is not a time like 2025-11-21T09:30:00Z", at.shown()))),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Security groups: allow-only, any rule of any of a pod's groups allows.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use veni_core::id::SecurityGroupId;
 
@@ -37,6 +37,9 @@ impl Oracle<'_> {
         let unresolved: BTreeSet<By> = unresolved.map(|(id, _)| by(id, None)).collect();
         if !unresolved.is_empty() {
             return Some(Half { allowed: false, rules: unresolved });
+        }
+        if flow.peer.address.is_some_and(is_unfiltered) {
+            return Some(Half::new(true, By::Unfiltered));
         }
         let mut allowing = BTreeSet::new();
         for group in resolved.into_iter().flatten() {
@@ -89,7 +92,8 @@ impl Oracle<'_> {
             if policy.namespace == pod.namespace && matches(&policy.pods, &pod.labels) {
                 chosen.any = true;
                 chosen.ids.extend(policy.groups.iter().cloned());
-                chosen.invalid |= !policy.invalid_groups.is_empty();
+                // One that may select the pod or not gives nothing and denies.
+                chosen.invalid |= !policy.invalid_groups.is_empty() || policy.undecided.is_some();
             }
         }
         chosen
@@ -126,6 +130,20 @@ impl Oracle<'_> {
             }
         }
     }
+}
+
+/// "Security groups do not filter traffic destined to and from": the VPC user guide's list, as far as it has addresses
+/// that are the same everywhere.
+fn is_unfiltered(address: IpAddr) -> bool {
+    let names = [
+        "169.254.169.253", // Amazon DNS
+        "fd00:ec2::253",
+        "169.254.169.254", // instance metadata
+        "fd00:ec2::254",
+        "169.254.169.123", // Time Sync
+        "fd00:ec2::123",
+    ];
+    names.contains(&address.to_string().as_str())
 }
 
 fn name(pod: &Pod) -> PodKey {

@@ -416,8 +416,8 @@ fn a_pod() -> impl Strategy<Value = Value> {
     let groups = prop_oneof![40 => Just(vec![]), 8 => group_ids(), 1 => bad];
     let place = (namespace_name(), 0..PODS, 0..NODES);
     let age = (any::<bool>(), select(vec![None, Some(0), Some(1)]), select(vec![None, Some("u")]));
-    (place, kind, families, labels(), container_ports(), groups, age)
-        .prop_map(|((namespace, index, node), kind, families, labels, ports, groups, age)| {
+    (place, kind, families, labels(), container_ports(), groups, age).prop_map(
+        |((namespace, index, node), kind, families, labels, ports, groups, age)| {
             let addresses = match kind {
                 "own" => pod_addresses(namespace, index),
                 "host" => node_addresses(node),
@@ -444,7 +444,8 @@ fn a_pod() -> impl Strategy<Value = Value> {
                     json!({"vpc.amazonaws.com/security-groups": groups.join(",")});
             }
             pod
-        })
+        },
+    )
 }
 
 fn a_namespace() -> impl Strategy<Value = Value> {
