@@ -30,6 +30,8 @@ use crate::{
     error::{Context as _, Error, Result, make_dir},
 };
 
+/// What the names of applied files begin with in the folder.
+pub const APPLIED: &str = "apply-";
 /// The namespace of pods that are not told another.
 pub const NAMESPACE: &str = "lab";
 /// The range of the cluster's Services.
@@ -255,7 +257,7 @@ impl Cluster {
 
 /// The user's files come before the lab's.
 fn applied(file_name: &str) -> String {
-    format!("apply-{file_name}")
+    format!("{APPLIED}{file_name}")
 }
 
 /// The revision that a node's daemon has in force.

@@ -167,8 +167,23 @@ fn policy_comes_and_goes(name: &str) {
     let applied = lab(name, &["apply", "-f", path]);
     assert!(applied.starts_with("1 objects in force on every node after"), "{applied}");
     assert!(!ping("1"), "a policy that denies everything lets a ping through");
+    let again = dir.path().join("then.yaml");
+    std::fs::write(&again, policy).unwrap();
+    for args in [
+        &["apply", "-f", again.to_str().unwrap()][..],
+        &["apply", "-f", path, "-f", again.to_str().unwrap()],
+    ] {
+        let shadowed = lab(name, args);
+        assert!(
+            shadowed.contains("then.yaml") && shadowed.contains("is already defined in"),
+            "{shadowed}"
+        );
+        assert!(shadowed.contains("close.yaml, document 1"), "{shadowed}");
+        let counted = if args.len() > 3 { "1 objects" } else { "0 objects" };
+        assert!(shadowed.contains(&format!("{counted} in force on every node")), "{shadowed}");
+    }
     let gone = lab(name, &["delete", "-f", dir.path().to_str().unwrap()]);
-    assert!(gone.starts_with("1 files gone on every node after"), "{gone}");
+    assert!(gone.starts_with("2 files gone on every node after"), "{gone}");
     assert!(ping("1"), "the policy is gone and the path is closed");
     assert!(refused(name, &["delete", "-f", path]).contains("never applied"));
     assert!(refused(name, &["add", "node-1", "Web"]).contains("lower-case"));

@@ -22,6 +22,9 @@ pub struct Diagnostic {
     pub field: String,
     /// What is wrong with which value, and what follows.
     pub message: String,
+    /// Of an object that is left out because another file, or this one, defines it first: which file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadowed_by: Option<Arc<str>>,
 }
 
 impl Diagnostic {
@@ -34,6 +37,7 @@ impl Diagnostic {
             object: String::new(),
             field: String::new(),
             message,
+            shadowed_by: None,
         }
     }
 
@@ -51,6 +55,7 @@ impl Diagnostic {
             object: what.key.to_string(),
             field: what.field.clone(),
             message: what.message.clone(),
+            shadowed_by: None,
         }
     }
 }

@@ -200,6 +200,7 @@ pub(crate) fn claim(places: &mut Places, file: &Arc<str>, placed: &Placed) -> Op
                 object: entry.key().to_string(),
                 field: String::new(),
                 message,
+                shadowed_by: Some(Arc::clone(first)),
             })
         }
     }

@@ -1,7 +1,7 @@
 //! `add`, `apply`, `delete`: what the lab's API server has.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
-use veni_lab::{PodSpec, cluster::PodPort};
+use veni_lab::{
+    PodSpec,
+    cluster::{APPLIED, PodPort},
+};
 
 use super::{
     Name,
@@ -58,27 +61,46 @@ pub(super) fn add(lab: &str, node: String, pod: &str, spec: Spec) -> anyhow::Res
 }
 
 pub(super) fn apply(files: &Files) -> anyhow::Result<ExitCode> {
-    let mut objects = 0;
-    for path in &files.files {
-        // What the daemons cannot read at all is refused here; what is wrong with an object is theirs to judge.
-        let manifests = veni_manifests::read(path)
-            .with_context(|| format!("{} is not applied", path.display()))?;
-        objects += manifests.objects.len();
-        for diagnostic in &manifests.diagnostics {
-            print::note(format!("{diagnostic}"));
-        }
-    }
     let texts = files.read(|path| {
         let text = std::fs::read_to_string(path);
         text.map(Some).with_context(|| format!("cannot read {}", path.display()))
     })?;
+    // What the daemons cannot read at all is refused here; what is wrong with an object is theirs to judge.
+    let paths = files.by_name()?;
+    let manifests = veni_manifests::read_all(paths.iter().map(PathBuf::as_path))
+        .context("nothing is applied")?;
+    for diagnostic in &manifests.diagnostics {
+        print::note(format!("{diagnostic}"));
+    }
+    let names: BTreeSet<String> = texts.keys().cloned().collect();
     let (replaced, micros) = change(&files.lab.name, texts)?;
     for name in replaced {
         print::note(format!("{name}: in place of what was applied under this name before"));
     }
+    let shadowed = beside(&veni_lab::place::of(&files.lab.name).join("manifests"), &names)?;
+    let objects = manifests.objects.len().saturating_sub(shadowed);
     let took = print::millis(Duration::from_micros(micros));
     print::line(format!("{objects} objects in force on every node after {took}"));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells which objects are in one of these files and in another that was applied before: of two, the first by file name
+/// is in force. Returns how many of these files' are not.
+fn beside(folder: &Path, names: &BTreeSet<String>) -> anyhow::Result<usize> {
+    let all = veni_manifests::read(folder).context("cannot read what was applied")?;
+    let is_ours = |file: &str| {
+        let name = file.rsplit('/').next().unwrap_or(file);
+        name.strip_prefix(APPLIED).is_some_and(|name| names.contains(name))
+    };
+    let mut shadowed = 0;
+    for diagnostic in &all.diagnostics {
+        let Some(first) = &diagnostic.shadowed_by else { continue };
+        if is_ours(&diagnostic.file) != is_ours(first) {
+            print::note(format!("{diagnostic}"));
+            shadowed += usize::from(is_ours(&diagnostic.file));
+        }
+    }
+    Ok(shadowed)
 }
 
 pub(super) fn delete(files: &Files) -> anyhow::Result<ExitCode> {
@@ -119,6 +141,16 @@ fn pairs(texts: &[String], option: &str) -> anyhow::Result<BTreeMap<String, Stri
 // === impl Files ===
 
 impl Files {
+    /// Every file in the order of their names, which decides between two definitions of an object.
+    fn by_name(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let mut all = Vec::new();
+        for path in &self.files {
+            all.extend(files_of(path)?);
+        }
+        all.sort_by_key(|path| path.file_name().map(ToOwned::to_owned));
+        Ok(all)
+    }
+
     /// Every file by its name, with what `read` makes of it.
     fn read(
         &self,

@@ -175,6 +175,11 @@ fn of_two_definitions_the_first_is_in_force() {
         .map(|d| (d.file.rsplit('/').next().unwrap(), d.document, d.object.as_str()))
         .collect();
     assert_eq!(places, [("1.yaml", 2, "Pod x/a"), ("2.yaml", 1, "Pod x/a")]);
+    for diagnostic in &manifests.diagnostics {
+        let first = diagnostic.shadowed_by.as_deref().unwrap();
+        assert!(first.ends_with("/1.yaml"), "{first}");
+        assert!(diagnostic.message.contains(first), "{diagnostic}");
+    }
 }
 
 #[test]
