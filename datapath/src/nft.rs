@@ -34,6 +34,8 @@ use crate::error::{Error, Result};
 
 /// The table's name; its family is `ip`.
 pub const TABLE: &str = "veni";
+/// How many of the chains are base chains.
+const HOOKS: usize = 3;
 /// The chain that says of a new connection whether it leaves the VPC.
 const LEAVES_VPC: &str = "leaves_vpc";
 /// How many of our latest `nft` processes are remembered.
@@ -163,6 +165,7 @@ pub fn ruleset(config: &NftConfig) -> Value {
     json!({"nftables": commands})
 }
 
+/// Those that hook first ([`HOOKS`]).
 fn chains() -> [Value; 4] {
     [
         chain("node_port", "filter", "prerouting", -150),
@@ -172,23 +175,27 @@ fn chains() -> [Value; 4] {
     ]
 }
 
-/// `ruleset` with the removal of all else that is in the table `found`; `None` when a chain of ours is there as another.
+/// `ruleset` with the removal of all else that is in the table `found`; `None` when a chain that hooks is there as
+/// another, or is not there.
 fn change(ruleset: &Value, found: &Value) -> Option<Value> {
-    let mut foreign = Vec::new();
+    let chains = chains();
+    let (mut ours, mut foreign) = (Vec::new(), Vec::new());
     for object in found["nftables"].as_array()?.iter().filter_map(Value::as_object) {
         for (kind, object) in object {
-            let ours =
-                chains().iter().any(|chain| kind == "chain" && chain["name"] == object["name"]);
+            let own = kind == "chain" && chains.iter().any(|chain| chain["name"] == object["name"]);
             match kind.as_str() {
                 "metainfo" | "table" | "rule" => {}
-                "chain" if ours && !chains().contains(object) => return None,
-                "chain" if ours => {}
+                _ if own => ours.push(object),
                 kind => {
                     let name = json!({"family": "ip", "table": TABLE, "name": object["name"]});
                     foreign.push(json!({"delete": {kind: name}}));
                 }
             }
         }
+    }
+    // The kernel lists them in the order in which they came; who compares listings has the same one again.
+    if ours.len() < HOOKS || ours.iter().zip(&chains).any(|(ours, chain)| *ours != chain) {
+        return None;
     }
     let mut commands = ruleset["nftables"].as_array()?.clone();
     // What refers to another was listed after it, and rules have gone by then.

@@ -12,58 +12,27 @@ use std::{
 };
 
 use veni_datapath::bpf::{
-    Action, Counter, Direction, DropReason, FlowFlags, SettingFlags, Write,
+    Action, Counter, Direction, DropReason, SettingFlags, Write,
     table::{ServiceKeyV4, ServiceValue},
 };
 
 #[path = "support/front_ends.rs"]
 mod front_ends;
+#[path = "support/given.rs"]
+mod given;
 #[path = "support/node.rs"]
 mod node;
 #[path = "support/world.rs"]
 mod world;
 
+use given::{at, front, served, sound};
 use world::{
-    ACK, End, FIN, HOST_MAC, NODE, OPEN, OTHER, OTHER_V6, PEER, PEER_V6, POD, POD_MAC, POD_V6, RST,
-    Rule, SCTP, SYN, TCP, UDP, VIP, VIP_V6, World, assert_sound, ends, fragment, icmp, icmp6, ip4,
-    tcp, tcp6, udp, udp6,
+    ACK, End, FIN, NODE, OPEN, OTHER, OTHER_V6, PEER, PEER_V6, POD, POD_V6, RST, Rule, SYN, TCP,
+    UDP, VIP, VIP_V6, World, assert_sound, ends, icmp, tcp, tcp6, udp, udp6,
 };
 
 const NODE_PORT: u16 = 30_080;
 const HAIRPIN: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-
-fn at(address: impl Into<IpAddr>, port: u16) -> (IpAddr, u16) {
-    (address.into(), port)
-}
-
-fn front(address: impl Into<IpAddr>, port: u16, protocol: u8) -> (IpAddr, u16, u8) {
-    (address.into(), port, protocol)
-}
-
-/// VIP:80 and VIP:53/UDP lead to PEER:8080 and PEER:5353; the Service range is known.
-fn served(directory: &std::path::Path) -> World {
-    let world = World::new(directory);
-    world.configure(|s| {
-        (s.service_v4, s.service_mask_v4) = ([172, 20, 0, 0], [255, 255, 0, 0]);
-        s.service_v6 = Ipv6Addr::new(0xfd00, 0x7172, 0, 0, 0, 0, 0, 0).octets();
-        s.service_mask_v6 = Ipv6Addr::new(0xffff, 0xffff, 0, 0, 0, 0, 0, 0).octets();
-    });
-    world.class(PEER, 5);
-    world.class(PEER_V6, 5);
-    world.class(OTHER, 6);
-    world.class(OTHER_V6, 6);
-    world.service(front(VIP, 80, TCP), 1, &[at(PEER, 8080)], 0);
-    world.service(front(VIP, 53, UDP), 2, &[at(PEER, 5353)], 0);
-    world.service(front(VIP_V6, 80, TCP), 3, &[at(PEER_V6, 8080)], 0);
-    world.service(front(VIP_V6, 53, UDP), 4, &[at(PEER_V6, 5353)], 0);
-    world
-}
-
-#[track_caller]
-fn sound(frame: &[u8], from: End, to: End) {
-    assert_eq!(ends(frame), (from, to));
-    assert_sound(frame);
-}
 
 #[test]
 fn a_flow_to_a_service_is_translated_both_ways() {
@@ -321,12 +290,107 @@ fn datagrams_leave_over_ipv6_and_the_pod_itself_too() {
     });
 }
 
+/// kube-proxy rejects: an open pod's connection fails at once, and nothing of it stays.
 #[test]
-fn a_service_without_back_ends_is_refused_with_its_reason() {
+fn a_service_without_back_ends_is_left_to_kube_proxy_only_for_the_open() {
     node::in_node(|directory| {
-        let world = served(directory);
+        let mut world = served(directory);
         world.service(front(VIP, 80, TCP), 5, &[], 0);
-        world.egress("no back end", &tcp((POD, 4000), (VIP, 80), SYN), Err(DropReason::NoBackend));
+        world.service(front(VIP, 53, UDP), 6, &[], 0);
+        let (syn, query) = (tcp((POD, 4000), (VIP, 80), SYN), udp((POD, 4000), (VIP, 53)));
+        assert_eq!(world.egress("open", &syn, Ok(())), syn, "as it is");
+        assert_eq!(world.egress("a datagram", &query, Ok(())), query, "as it is");
+        assert_eq!(world.counter(Counter::LeftToProxy), 2);
+        assert_eq!(world.filter.flow_counts().unwrap(), (0, 0));
+        assert_eq!(world.events(), []);
+        world.set(1, 9, &[]);
+        world.isolate(1, OPEN);
+        let rejected = icmp(NODE, POD, 3, 3, &[0; 4], &syn[14..42]);
+        let told = world.verdict_from(Direction::Ingress, &rejected, 0).map(drop);
+        assert_eq!(told, Ok(()), "kube-proxy's answer");
+        world.service(front(VIP, 53, UDP), 7, &[at(PEER, 5353)], 0);
+        assert_eq!(ends(&world.egress("a back end, now", &query, Ok(()))).1, (PEER, 5353));
+        world.set(2, 8, &[Rule(5, TCP, 1, 65535, 22)]);
+        world.isolate(OPEN, 2);
+        world.events();
+        world.egress("isolated", &syn, Err(DropReason::NoBackend));
+        let event = world.events()[0];
+        assert_eq!((event.remote[..4].to_vec(), event.remote_port), (VIP.octets().to_vec(), 80));
+        assert_eq!(
+            (u32::from(event.reason), event.decision.rule()),
+            (DropReason::NoBackend.slot(), 0)
+        );
+        world.service(front(VIP, 80, TCP), 8, &[at(PEER, 8080)], 0);
+        assert_eq!(ends(&world.egress("a back end, now", &syn, Ok(()))).1, (PEER, 8080));
+    });
+}
+
+/// A SYN sent again to a Service that became known after the first: by its back end, not as the first went.
+#[test]
+fn a_syn_sent_again_goes_by_the_service_that_is_known_now() {
+    node::in_node(|directory| {
+        let mut world = served(directory);
+        let syn = tcp((POD, 4000), (VIP, 81), SYN);
+        assert_eq!(world.egress("not known", &syn, Ok(())), syn);
+        world.service(front(VIP, 81, TCP), 5, &[at(PEER, 8080)], 0);
+        assert_eq!(ends(&world.egress("known", &syn, Ok(()))).1, (PEER, 8080));
+        let back = world.ingress("its answer", &tcp((PEER, 8080), (POD, 4000), SYN | ACK), Ok(()));
+        sound(&back, (VIP, 81), (POD, 4000));
+        let syn = tcp((POD, 4001), (VIP, 82), SYN);
+        world.egress("not known", &syn, Ok(()));
+        world.service(front(VIP, 82, TCP), 6, &[at(OTHER, 8080)], 0);
+        world.set(2, 8, &[Rule(5, TCP, 1, 65535, 22)]);
+        world.isolate(OPEN, 2);
+        world.egress("known, and not allowed", &syn, Err(DropReason::EgressDenied));
+    });
+}
+
+/// An external or a load balancer's address may be a machine's as well. What comes from there is no answer of the Service.
+#[test]
+fn what_comes_from_a_services_own_address_is_not_of_its_flow() {
+    node::in_node(|directory| {
+        let mut world = served(directory);
+        world.set(1, 9, &[Rule(6, TCP, 4001, 4001, 7)]);
+        world.set(2, 8, &[Rule(5, TCP, 1, 65535, 1), Rule(5, UDP, 1, 65535, 1)]);
+        world.service(front(OTHER, 80, TCP), 5, &[at(PEER, 8080)], 0);
+        world.service(front(OTHER, 53, UDP), 6, &[at(PEER, 5353)], 0);
+        let denied = Err(DropReason::IngressDenied);
+        // Isolated; where a rule lets it in; open.
+        for (ingress, port, expect) in [(1, 4000, denied), (1, 4001, Ok(())), (OPEN, 4002, Ok(()))]
+        {
+            world.isolate(ingress, 2);
+            let real = |flags| tcp((OTHER, 80), (POD, port), flags);
+            let out = |flags| tcp((POD, port), (OTHER, 80), flags);
+            world.egress("SYN", &out(SYN), Ok(()));
+            world.ingress("of the machine, half open", &real(ACK), expect);
+            world.ingress("its answer", &real(SYN | ACK), expect);
+            world.ingress("its SYN", &real(SYN), expect);
+            world.ingress("its reset", &real(RST | ACK), expect);
+            let back = tcp((PEER, 8080), (POD, port), SYN | ACK);
+            sound(&world.ingress("the back end's answer", &back, Ok(())), (OTHER, 80), (POD, port));
+            sound(&world.egress("ACK", &out(ACK), Ok(())), (POD, port), (PEER, 8080));
+            for flags in [ACK, SYN, FIN | ACK, RST | ACK] {
+                assert_eq!(
+                    world.ingress("established", &real(flags), expect).is_empty(),
+                    expect.is_err()
+                );
+            }
+            sound(&world.egress("it goes on", &out(ACK), Ok(())), (POD, port), (PEER, 8080));
+        }
+        world.isolate(OPEN, 2);
+        world.egress("a query", &udp((POD, 4000), (OTHER, 53)), Ok(()));
+        let real = udp((OTHER, 53), (POD, 4000));
+        assert_eq!(world.ingress("the machine's datagram", &real, Ok(())), real, "as it is");
+        assert_eq!(
+            ends(&world.egress("a query", &udp((POD, 4000), (OTHER, 53)), Ok(()))).1,
+            (PEER, 5353)
+        );
+        assert_eq!(world.filter.flow_counts().unwrap(), (6, 2), "the machine's are no answers");
+        sound(
+            &world.ingress("an answer", &udp((PEER, 5353), (POD, 4000)), Ok(())),
+            (OTHER, 53),
+            (POD, 4000),
+        );
     });
 }
 
@@ -428,177 +492,6 @@ fn a_pod_over_its_share_of_half_open_flows_still_reaches_services() {
     });
 }
 
-/// Either end's close frees the ports of both views: the pod may use them for a connection straight to the back end.
-#[test]
-fn the_end_of_a_flow_to_a_service_frees_its_ports() {
-    for end in [FIN, RST] {
-        for by_pod in [true, false] {
-            node::in_node(move |directory| {
-                let world = served(directory);
-                world.egress("SYN", &tcp((POD, 4000), (VIP, 80), SYN), Ok(()));
-                let answer = tcp((PEER, 8080), (POD, 4000), SYN | ACK);
-                world.ingress("SYN ACK", &answer, Ok(()));
-                world.egress("ACK", &tcp((POD, 4000), (VIP, 80), ACK), Ok(()));
-                let straight = tcp((POD, 4000), (PEER, 8080), SYN);
-                world.egress("while it is open", &straight, Err(DropReason::PortCollision));
-                if by_pod {
-                    world.egress("end", &tcp((POD, 4000), (VIP, 80), end | ACK), Ok(()));
-                } else {
-                    world.ingress("end", &tcp((PEER, 8080), (POD, 4000), end | ACK), Ok(()));
-                }
-                world.egress("straight, by the same ports", &straight, Ok(()));
-            });
-        }
-    }
-}
-
-#[test]
-fn a_pod_reaches_itself_by_its_service_over_ipv6_and_by_datagrams() {
-    node::in_node(|directory| {
-        let mut world = served(directory);
-        world.service(front(VIP_V6, 80, TCP), 5, &[at(POD_V6, 8080)], 0);
-        world.service(front(VIP, 53, UDP), 6, &[at(POD, 5353)], 0);
-        world.set(2, 8, &[]);
-        world.isolate(2, 2);
-        let turned = |what: &str, frame: &[u8]| {
-            let outcome = world.verdict(Direction::Egress, frame).unwrap();
-            assert_eq!(outcome.action, Action::TurnRound, "{what}");
-            assert_sound(&outcome.frame);
-            assert_eq!(world.ingress(what, &outcome.frame, Ok(())), outcome.frame);
-            outcome.frame
-        };
-        let hairpin = Ipv6Addr::from(world.filter.settings().unwrap().hairpin_v6);
-        let there = turned("SYN", &tcp6((POD_V6, 4000), (VIP_V6, 80), SYN));
-        assert_eq!((&there[22..38], &there[38..54]), (&hairpin.octets()[..], &POD_V6.octets()[..]));
-        assert_eq!(there[56..58], 8080u16.to_be_bytes());
-        let back = turned("SYN ACK", &tcp6((POD_V6, 8080), (hairpin, 4000), SYN | ACK));
-        assert_eq!(
-            (&back[22..38], &back[54..56]),
-            (&VIP_V6.octets()[..], &80u16.to_be_bytes()[..])
-        );
-        let there = turned("a query", &udp((POD, 4000), (VIP, 53)));
-        assert_eq!(ends(&there), ((HAIRPIN, 4000), (POD, 5353)));
-        let back = turned("its answer", &udp((POD, 5353), (HAIRPIN, 4000)));
-        assert_eq!(ends(&back), ((VIP, 53), (POD, 4000)));
-    });
-}
-
-#[test]
-fn a_pod_reaches_itself_by_its_service() {
-    node::in_node(|directory| {
-        let mut world = served(directory);
-        world.service(front(VIP, 80, TCP), 5, &[at(POD, 8080)], 0);
-        world.set(2, 8, &[]);
-        world.isolate(2, 2);
-        let turned = |what: &str, frame: &[u8]| {
-            let outcome = world.verdict(Direction::Egress, frame).unwrap();
-            assert_eq!(outcome.action, Action::TurnRound, "{what}");
-            assert_eq!(outcome.frame[..12], [&POD_MAC[..], &HOST_MAC].concat(), "{what}: the MACs");
-            outcome.frame
-        };
-        let there = turned("SYN", &tcp((POD, 4000), (VIP, 80), SYN));
-        sound(&there, (HAIRPIN, 4000), (POD, 8080));
-        assert_eq!(world.ingress("the pod's server gets it", &there, Ok(())), there);
-        let back = turned("SYN ACK", &tcp((POD, 8080), (HAIRPIN, 4000), SYN | ACK));
-        sound(&back, (VIP, 80), (POD, 4000));
-        assert_eq!(world.ingress("the pod's client gets it", &back, Ok(())), back);
-        let there = turned("ACK", &tcp((POD, 4000), (VIP, 80), ACK));
-        sound(&there, (HAIRPIN, 4000), (POD, 8080));
-        let event = world.events()[0];
-        assert_eq!(event.flags & FlowFlags::HAIRPIN, FlowFlags::HAIRPIN);
-    });
-}
-
-#[test]
-fn a_port_that_is_taken_on_the_wire_is_changed() {
-    node::in_node(|directory| {
-        let world = served(directory);
-        world.service(front(VIP, 8000, TCP), 5, &[at(PEER, 8080)], 0);
-        world.egress("by one Service", &tcp((POD, 4000), (VIP, 80), SYN), Ok(()));
-        let out = world.egress(
-            "by another, same ports on the wire",
-            &tcp((POD, 4000), (VIP, 8000), SYN),
-            Ok(()),
-        );
-        let (from, to) = ends(&out);
-        assert_eq!(to, (PEER, 8080));
-        assert_ne!(from, (POD, 4000));
-        assert_sound(&out);
-        assert_eq!(world.counter(Counter::PortChanged), 1);
-        let back = world.ingress("the other's answer", &tcp((PEER, 8080), from, SYN | ACK), Ok(()));
-        sound(&back, (VIP, 8000), (POD, 4000));
-        let back = world.ingress("the one's", &tcp((PEER, 8080), (POD, 4000), SYN | ACK), Ok(()));
-        sound(&back, (VIP, 80), (POD, 4000));
-        world.egress(
-            "straight, by the same ports",
-            &tcp((POD, 4000), (PEER, 8080), SYN),
-            Err(DropReason::PortCollision),
-        );
-        world.ingress("the one is reset", &tcp((PEER, 8080), (POD, 4000), RST), Ok(()));
-        world.egress("straight, then", &tcp((POD, 4000), (PEER, 8080), SYN), Ok(()));
-    });
-}
-
-#[test]
-fn sctp_is_translated_where_ports_are_equal() {
-    node::in_node(|directory| {
-        let mut world = served(directory);
-        let init = |from: u16, port: u16| {
-            let ports = [from.to_be_bytes(), port.to_be_bytes()].concat();
-            ip4(POD, VIP, SCTP, &[&ports[..], &[0; 24]].concat())
-        };
-        world.service(front(VIP, 38412, SCTP), 5, &[at(PEER, 38412)], 0);
-        world.service(front(VIP, 38413, SCTP), 6, &[at(PEER, 9999)], 0);
-        let out = world.egress("equal", &init(4000, 38412), Ok(()));
-        sound(&out, (POD, 4000), (PEER, 38412));
-        let out = world.egress("left to kube-proxy", &init(4000, 38413), Ok(()));
-        sound(&out, (POD, 4000), (VIP, 38413));
-        assert_eq!(world.counter(Counter::LeftToProxy), 1);
-        world.set(2, 8, &[Rule(5, SCTP, 1, 65535, 21)]);
-        world.isolate(OPEN, 2);
-        world.egress("refused", &init(4001, 38413), Err(DropReason::SctpPort));
-        let event = *world.events().last().unwrap();
-        assert_eq!(u32::from(event.reason), DropReason::SctpPort.slot(), "and told");
-        // Begun before the pod was isolated: where kube-proxy leads it cannot be known.
-        world.egress("left to kube-proxy, once", &init(4000, 38413), Err(DropReason::Revoked));
-        let out = world.egress("equal, still", &init(4000, 38412), Ok(()));
-        sound(&out, (POD, 4000), (PEER, 38412));
-    });
-}
-
-/// No port of SCTP ever changes, as its CRC32c covers them: not the source port either, when it is taken.
-#[test]
-fn sctp_whose_source_port_is_taken_is_refused() {
-    node::in_node(|directory| {
-        let world = served(directory);
-        let other = Ipv4Addr::new(172, 20, 0, 11);
-        let init = |to: Ipv4Addr| ip4(POD, to, SCTP, &[&[15, 160, 150, 12][..], &[0; 24]].concat());
-        for (list, vip) in [(5, VIP), (6, other)] {
-            world.service(front(vip, 38412, SCTP), list, &[at(PEER, 38412)], 0);
-        }
-        world.egress("by one Service", &init(VIP), Ok(()));
-        world.egress("by another, to the same", &init(other), Err(DropReason::PortCollision));
-        world.service(front(other, 38412, SCTP), 7, &[at(OTHER, 38412)], 0);
-        world.egress("by another, elsewhere", &init(other), Ok(()));
-    });
-}
-
-#[test]
-fn sctp_is_translated_over_ipv6() {
-    node::in_node(|directory| {
-        let world = served(directory);
-        world.service(front(VIP_V6, 38412, SCTP), 5, &[at(PEER_V6, 38412)], 0);
-        let chunk =
-            |from: u16, to: u16| [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0; 24]].concat();
-        let out = world::ip6(POD_V6, VIP_V6, SCTP, &chunk(4000, 38412));
-        let out = world.egress("INIT", &out, Ok(()));
-        assert_eq!(out[38..54], PEER_V6.octets());
-        let back = world::ip6(PEER_V6, POD_V6, SCTP, &chunk(38412, 4000));
-        let back = world.ingress("INIT ACK", &back, Ok(()));
-        assert_eq!((&back[22..38], &back[54..]), (&VIP_V6.octets()[..], &chunk(38412, 4000)[..]));
-    });
-}
-
 #[test]
 fn the_middle_of_a_tcp_flow_is_not_given_a_back_end() {
     node::in_node(|directory| {
@@ -613,65 +506,6 @@ fn the_middle_of_a_tcp_flow_is_not_given_a_back_end() {
             &tcp((POD, 4001), (VIP, 80), ACK),
             Err(DropReason::UnknownService),
         );
-    });
-}
-
-#[test]
-fn errors_about_translated_flows_are_translated() {
-    node::in_node(|directory| {
-        let world = served(directory);
-        let query = world.egress("a query", &udp((POD, 4000), (VIP, 53)), Ok(()));
-        let router = Ipv4Addr::new(10, 9, 9, 9);
-        for (source, seen) in [(router, router), (PEER, VIP)] {
-            let error = icmp(source, POD, 3, 3, &[0; 4], &query[14..42]);
-            let told = world.ingress("unreachable", &error, Ok(()));
-            assert_eq!(Ipv4Addr::new(told[26], told[27], told[28], told[29]), seen);
-            let quoted = [&[0; 14], &told[42..]].concat();
-            assert_eq!(ends(&quoted), ((POD, 4000), (VIP, 53)));
-            assert_eq!(world::checksum(&[&told[42..62]]), 0, "the quoted header's");
-            assert_sound(&told);
-        }
-        world.ingress("an answer", &udp((PEER, 5353), (POD, 4000)), Ok(()));
-        // The pod's client is gone: its error quotes what the pod saw.
-        let error = icmp(POD, VIP, 3, 3, &[0; 4], &udp((VIP, 53), (POD, 4000))[14..42]);
-        let told = world.egress("port unreachable", &error, Ok(()));
-        assert_eq!(Ipv4Addr::new(told[30], told[31], told[32], told[33]), PEER);
-        assert_eq!(ends(&[&[0; 14], &told[42..]].concat()), ((PEER, 5353), (POD, 4000)));
-        assert_sound(&told);
-    });
-}
-
-#[test]
-fn errors_about_translated_flows_are_translated_over_ipv6() {
-    node::in_node(|directory| {
-        let world = served(directory);
-        let query = world.egress("a query", &udp6((POD_V6, 4000), (VIP_V6, 53)), Ok(()));
-        for (source, seen) in [(OTHER_V6, OTHER_V6), (PEER_V6, VIP_V6)] {
-            let error = icmp6(source, POD_V6, 1, 4, &[0; 4], &query[14..62]);
-            let told = world.ingress("unreachable", &error, Ok(()));
-            assert_eq!(told[22..38], seen.octets());
-            assert_eq!(told[62 + 24..62 + 40], VIP_V6.octets(), "the quoted destination");
-            assert_eq!(told[62 + 42..62 + 44], 53u16.to_be_bytes());
-            assert_sound(&told);
-        }
-    });
-}
-
-#[test]
-fn fragments_of_translated_datagrams_follow() {
-    node::in_node(|directory| {
-        let world = served(directory);
-        let whole = udp((POD, 4000), (VIP, 53));
-        let first = world.egress("first", &fragment(&whole, 7, true, 0), Ok(()));
-        assert_eq!(ends(&first).1, (PEER, 5353));
-        let later = world.egress("later", &fragment(&whole, 7, false, 64), Ok(()));
-        assert_eq!(later[30..34], PEER.octets());
-        assert_eq!(world::checksum(&[&later[14..34]]), 0);
-        let answer = udp((PEER, 5353), (POD, 4000));
-        let first = world.ingress("the answer's first", &fragment(&answer, 9, true, 0), Ok(()));
-        assert_eq!(ends(&first).0, (VIP, 53));
-        let later = world.ingress("later", &fragment(&answer, 9, false, 64), Ok(()));
-        assert_eq!(later[26..30], VIP.octets());
     });
 }
 

@@ -63,7 +63,7 @@ fn a_table_that_is_right_is_left_alone_and_any_other_is_not_taken_for_it() {
 }
 
 /// nft's commands that make the table another.
-const BY_HAND: [&str; 15] = [
+const BY_HAND: [&str; 17] = [
     "delete table ip veni",
     "flush table ip veni",
     "flush chain ip veni leaves_vpc",
@@ -79,6 +79,8 @@ const BY_HAND: [&str; 15] = [
     "add counter ip veni c; add quota ip veni q { over 1 mbytes; }; add rule ip veni connmark counter name c",
     "add counter ip veni c; add map ip veni counted { type ipv4_addr : counter; elements = { 10.0.0.1 : \"c\" }; }",
     "add chain ip veni connmark { policy drop; }",
+    "flush chain ip veni connmark; delete chain ip veni connmark",
+    "flush table ip veni; delete chain ip veni leaves_vpc",
     "delete table ip veni; add table ip veni; add chain ip veni connmark { type filter hook forward priority 5; }",
     "delete table ip veni; add table ip veni; add chain ip veni egress_snat",
 ];

@@ -227,7 +227,7 @@ fn sources_of_new_connections(
     over: &AtomicBool,
 ) -> BTreeMap<Option<IpAddr>, u32> {
     let server = node::within(&world.router, || UdpSocket::bind((address, 53)).unwrap());
-    server.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let _inside = world.pod.enter().unwrap();
     let mut seen = BTreeMap::new();
     let mut ports = (1024 + first..u16::MAX).step_by(2).cycle();
@@ -245,6 +245,9 @@ fn sources_of_new_connections(
 fn no_new_connection_meets_a_table_that_is_half_replaced() {
     node::in_node(|directory| {
         let world = world(directory, |_| {}, |_| {});
+        // Neighbours are known before anything is counted.
+        assert_eq!(seen_at(&world, vpc::NEIGHBOUR), vpc::pod().address);
+        assert_eq!(seen_at(&world, vpc::INTERNET), node::NODE);
         let over = AtomicBool::new(false);
         let tables = ["100.64.0.0/16", "100.65.0.0/16"].map(|more| {
             let mut config = vpc::nft_config();
