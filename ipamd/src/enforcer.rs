@@ -250,9 +250,7 @@ impl<P: Plane> Enforcer<P> {
         for object in apply {
             if let Object::Pod(pod) = &object {
                 let key = PodKey::new(&pod.namespace, &pod.name);
-                if !pod.host_network && !pod.finished {
-                    self.owners.extend(pod.addresses.iter().map(|address| (*address, key.clone())));
-                }
+                self.own_up(&key, pod);
                 self.unlabelled.recognise(&key);
                 if self.wirings.of(&key).next().is_some() {
                     self.memory.learn(pod, now);
@@ -405,6 +403,16 @@ impl<P: Plane> Enforcer<P> {
             self.index.detach(&pod);
         }
         self.settle(now);
+    }
+
+    /// The pod's addresses are those of its object, and no others but what this node gave it.
+    fn own_up(&mut self, key: &PodKey, pod: &Pod) {
+        let former = self.pods.get(key).map(|former| former.addresses.clone()).unwrap_or_default();
+        self.disown(key, former.into_iter());
+        let given = self.wirings.addresses(key);
+        let has = !pod.host_network && !pod.finished;
+        let told = pod.addresses.iter().filter(|_| has).chain(&given);
+        self.owners.extend(told.map(|address| (*address, key.clone())));
     }
 
     fn disown(&mut self, pod: &PodKey, addresses: impl Iterator<Item = IpAddr>) {

@@ -96,6 +96,10 @@ fn enforcer<C: Cloud>(
         memory: Memory::open(Path::new(&config.state_dir).join(LABELS)),
         found: found(filter, pods)?,
         groups: Arc::new(move || asked.status().into_iter().map(group).collect()),
+        foreign: {
+            let plane = FilterPlane(filter.clone());
+            Arc::new(move || plane.foreign())
+        },
         want: Box::new(move |groups| wanted.want(groups)),
     })
     .context("starting the policy thread")?;

@@ -49,8 +49,6 @@ pub trait Plane: Send + 'static {
     fn drops(&self) -> BTreeMap<String, u64>;
     /// What the programs count beside drops, by name.
     fn counters(&self) -> BTreeMap<String, u64>;
-    /// Others' programs where pods' packets are judged, and where ours are missing.
-    fn foreign(&self) -> Vec<ForeignView>;
 }
 
 /// The loaded programs.
@@ -109,8 +107,12 @@ impl Plane for FilterPlane {
         let counters = self.0.counters().unwrap_or_default();
         counters.into_iter().map(|(counter, count)| (counter.name().to_owned(), count)).collect()
     }
+}
 
-    fn foreign(&self) -> Vec<ForeignView> {
+impl FilterPlane {
+    /// Others' programs where pods' packets are judged, and where ours are missing. Takes calls for each interface.
+    #[must_use]
+    pub fn foreign(&self) -> Vec<ForeignView> {
         let found = self.0.foreign().unwrap_or_else(|error| {
             tracing::warn!(error = chain(&error), "others' programs not looked for");
             Vec::new()

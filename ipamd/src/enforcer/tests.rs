@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use veni_core::wire::inspect::policy::ForeignView;
+use veni_core::wire::inspect::policy::{ForeignView, Standing};
 use veni_datapath::bpf::PodIdentity;
 use veni_ebpf_common::{
     Event,
@@ -94,10 +94,6 @@ impl Plane for FakePlane {
 
     fn counters(&self) -> BTreeMap<String, u64> {
         [("events_lost".to_owned(), 2)].into()
-    }
-
-    fn foreign(&self) -> Vec<ForeignView> {
-        vec![ForeignView { what: "a TCX program".to_owned(), bypasses: true }]
     }
 }
 
@@ -231,7 +227,8 @@ fn a_pod_without_labels_is_waited_for_and_then_stays_closed_until_they_come() {
     answered.try_recv().unwrap_err();
     bench.pass(Duration::from_millis(1));
     assert_eq!(answered.try_recv(), Ok(Judged::Otherwise(JudgedBy::Closed)));
-    let standing = bench.enforcer.standing(bench.now);
+    let foreign = vec![ForeignView { what: "a TCX program".to_owned(), bypasses: true }];
+    let standing = Standing { foreign, ..bench.enforcer.standing(bench.now) };
     assert_eq!(standing.unlabelled.len(), 1);
     assert_eq!(standing.unlabelled[0].reason, "there is no object of this name");
     assert_eq!(standing.unlabelled_adds[&JudgedBy::Closed], 1);
@@ -502,6 +499,25 @@ fn flows_are_named_by_the_pod_that_has_the_slot_now() {
     assert_eq!(bench.told(8, 1).as_deref(), Some("x/a"));
     assert_eq!(bench.told(8, 0), None, "an earlier pod's");
     assert_eq!(bench.told(7, 1), None, "it is gone");
+}
+
+#[test]
+fn an_address_that_a_pod_has_no_more_is_nobodys_in_events() {
+    let mut bench = Bench::new();
+    let at = |address: &str| {
+        let mut pod = pod("u1");
+        pod["metadata"]["name"] = json!("b");
+        pod["status"] = json!({"podIP": address, "podIPs": [{"ip": address}]});
+        pod
+    };
+    for round in 0..100 {
+        bench.objects(&[at(&format!("10.0.1.{round}"))]);
+    }
+    assert_eq!(bench.enforcer.owners.len(), 1, "{:?}", bench.enforcer.owners);
+    bench.attach(7, Some("u1")).try_recv().unwrap_err();
+    bench.objects(&[at("10.0.2.1")]);
+    let given = IpAddr::from([10, 0, 0, 1]);
+    assert_eq!(bench.enforcer.owners.get(&given), Some(&PodKey::new("x", "a")));
 }
 
 /// An earlier daemon's set that denies everything, as an entry of each of these interfaces.

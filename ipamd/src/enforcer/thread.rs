@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use veni_core::{
     config::Enforcing,
     id::SecurityGroupId,
-    wire::inspect::policy::{Applied, Diagnostic, GroupStanding, Standing},
+    wire::inspect::policy::{Applied, Diagnostic, ForeignView, GroupStanding, Standing},
 };
 use veni_ebpf_common::Event;
 use veni_policy::{
@@ -78,6 +78,7 @@ pub enum Input {
 pub struct Handle {
     inputs: Sender<Input>,
     groups: Arc<dyn Fn() -> Vec<GroupStanding> + Send + Sync>,
+    foreign: Arc<dyn Fn() -> Vec<ForeignView> + Send + Sync>,
 }
 
 /// What the thread starts from.
@@ -96,6 +97,8 @@ pub struct Sources<P> {
     pub want: Box<dyn Fn(BTreeSet<SecurityGroupId>) + Send>,
     /// How they stand.
     pub groups: Arc<dyn Fn() -> Vec<GroupStanding> + Send + Sync>,
+    /// Looks for others' programs. Not on the thread: each interface costs calls.
+    pub foreign: Arc<dyn Fn() -> Vec<ForeignView> + Send + Sync>,
 }
 
 impl std::fmt::Debug for Input {
@@ -123,11 +126,11 @@ impl Handle {
     /// When no thread can be made.
     pub fn start<P: Plane>(sources: Sources<P>) -> std::io::Result<Self> {
         let (inputs, received) = channel();
-        let groups = sources.groups.clone();
+        let (groups, foreign) = (sources.groups.clone(), sources.foreign.clone());
         std::thread::Builder::new()
             .name("policy".to_owned())
             .spawn(move || run(sources, &received))?;
-        Ok(Self { inputs, groups })
+        Ok(Self { inputs, groups, foreign })
     }
 
     /// How the pods' security groups stand.
@@ -140,8 +143,9 @@ impl Handle {
     pub async fn standing(&self) -> Option<Standing> {
         let (reply, answer) = oneshot::channel();
         self.tell(Input::Standing(reply));
-        let security_groups = self.groups();
-        Some(Standing { security_groups, ..answer.await.ok()? })
+        let (security_groups, look) = (self.groups(), self.foreign.clone());
+        let foreign = tokio::task::spawn_blocking(move || look()).await.unwrap_or_default();
+        Some(Standing { security_groups, foreign, ..answer.await.ok()? })
     }
 
     /// Tells the thread.
@@ -153,7 +157,7 @@ impl Handle {
 }
 
 fn run<P: Plane>(sources: Sources<P>, inputs: &Receiver<Input>) {
-    let Sources { plane, own, enforcing, memory, found, want, groups: _ } = sources;
+    let Sources { plane, own, enforcing, memory, found, want, groups: _, foreign: _ } = sources;
     let mut enforcer = Enforcer::new(plane, own, enforcing, memory, &found);
     let mut wanted = BTreeSet::new();
     loop {

@@ -126,7 +126,8 @@ impl<P: Plane> Enforcer<P> {
         })
     }
 
-    /// How policy stands, but for the security groups, of which others know.
+    /// How policy stands, but for the security groups and others' programs: the former others know, the latter are looked
+    /// for where no pod waits.
     pub fn standing(&self, now: Instant) -> Standing {
         let sizes = self.index.sizes();
         let progress = &self.progress;
@@ -159,7 +160,7 @@ impl<P: Plane> Enforcer<P> {
             counters: self.plane.counters(),
             events_missed: progress.events_missed,
             security_groups: Vec::new(),
-            foreign: self.plane.foreign(),
+            foreign: Vec::new(),
         }
     }
 
