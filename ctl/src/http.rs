@@ -2,7 +2,14 @@
 //!
 //! Invariant: one that hangs is told from one that computes, because it does not answer for its health either.
 
-use std::{fmt, fmt::Write as _, io, sync::mpsc, thread, time::Duration};
+use std::{
+    fmt,
+    fmt::Write as _,
+    io::{self, Read},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow, bail};
 use serde::de::DeserializeOwned;
@@ -19,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const HASTE: Duration = Duration::from_secs(3);
 /// For its health, which it answers for from memory.
 const PULSE: Duration = Duration::from_secs(2);
+/// How long nothing may come before the daemon is asked for its health.
+const SILENCE: Duration = Duration::from_secs(10);
 /// The longest document: the matrix of some thousand pods.
 const MAX_DOCUMENT_BYTES: u64 = 1 << 30;
 /// The longest reason of a refusal that is worth reading.
@@ -29,6 +38,13 @@ const MAX_REASON_BYTES: u64 = 4096;
 pub(crate) struct Unserved {
     address: String,
     why: String,
+}
+
+/// What comes without end: where nothing comes, the daemon is asked for its health.
+struct Watched {
+    address: String,
+    chunks: mpsc::Receiver<io::Result<Vec<u8>>>,
+    rest: io::Cursor<Vec<u8>>,
 }
 
 /// A request on its way.
@@ -71,7 +87,23 @@ pub(crate) fn lines(
     parameters: &[(&str, String)],
 ) -> anyhow::Result<impl io::BufRead + use<>> {
     let response = get(address, path, parameters, false)?;
-    Ok(io::BufReader::new(response.into_body().into_with_config().limit(u64::MAX).reader()))
+    let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
+    let (sender, chunks) = mpsc::channel();
+    thread::spawn(move || {
+        let mut chunk = [0; 8192];
+        loop {
+            let read = body.read(&mut chunk).map(|length| chunk[..length].to_vec());
+            let is_last = read.as_ref().map_or(true, Vec::is_empty);
+            if sender.send(read).is_err() || is_last {
+                return;
+            }
+        }
+    });
+    Ok(io::BufReader::new(Watched {
+        address: address.to_owned(),
+        chunks,
+        rest: io::Cursor::default(),
+    }))
 }
 
 /// What a daemon says that starts and has no socket yet; `None` when it does not say that.
@@ -159,6 +191,33 @@ fn refused(address: &str, path: &str, response: Response<Body>) -> anyhow::Resul
                 write!(sentence, ": {reason}")?;
             }
             bail!(sentence)
+        }
+    }
+}
+
+// === impl Watched ===
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = self.rest.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            match self.chunks.recv_timeout(SILENCE) {
+                Ok(chunk) => {
+                    let chunk = chunk?;
+                    if chunk.is_empty() {
+                        return Ok(0);
+                    }
+                    self.rest = io::Cursor::new(chunk);
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) if is_alive(&self.address) => {}
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, hangs(&self.address)));
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(0),
+            }
         }
     }
 }

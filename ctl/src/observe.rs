@@ -1,6 +1,6 @@
 //! `venictl observe`: flows as they happen.
 
-use std::io::{BufRead, Write};
+use std::io::{BufRead, ErrorKind, Write};
 
 use clap::{Args, ValueEnum};
 use veni_core::wire::inspect::policy::{FlowEvent, Verdict};
@@ -62,7 +62,10 @@ fn follow(
         if left == Some(0) {
             return Ok(());
         }
-        let line = line.map_err(|error| anyhow::anyhow!("ipamd has ended: {error}"))?;
+        let line = line.map_err(|error| match error.kind() {
+            ErrorKind::TimedOut => anyhow::anyhow!("{error}"),
+            _ => anyhow::anyhow!("ipamd has ended: {error}"),
+        })?;
         if line.is_empty() {
             continue;
         }
@@ -78,7 +81,7 @@ fn follow(
             Format::Json => serde_json::to_string(&event)?,
         };
         match writeln!(out, "{shown}").and_then(|()| out.flush()) {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
             written => written?,
         }
         left = left.map(|left| left - 1);

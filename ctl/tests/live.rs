@@ -256,6 +256,26 @@ fn a_daemon_that_hangs_is_told_within_seconds() {
 }
 
 #[test]
+fn a_daemon_that_hangs_while_it_is_observed_is_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = listener.local_addr().expect("bound").to_string();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("venictl connects");
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\n\n\r\n";
+        stream.write_all(head.as_bytes()).expect("venictl reads");
+        // Both stay open, and nobody answers any more.
+        (listener, stream)
+    });
+    let start = Instant::now();
+    let output = venictl(&address, &["observe"]);
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("venictl: ipamd hangs") && said.contains("restart it"), "{said}");
+    drop(server.join().expect("the daemon was asked"));
+}
+
+#[test]
 fn where_http_is_off_the_variable_is_named() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let socket = dir.path().join("s");
