@@ -47,7 +47,7 @@ use crate::{
         set::{Lists, Set},
     },
     intern::{FastMap, FastSet},
-    object::{ClusterNetworkPolicy, Key, Kind, Namespace, Node, Object},
+    object::{ClusterNetworkPolicy, Key, Kind, Node, Object},
     rule::{RuleIndex, RuleKind, RuleRef, RuleRegistry, RuleTier},
     security_group::SecurityGroups,
 };
@@ -78,7 +78,8 @@ pub struct Change {
 }
 
 /// Something that was refused because a map is full; every later change tries again. A rule set: the pods keep what
-/// they had ([`PodSets::CLOSED`] when that is nothing). Addresses: rules know them only by the blocks that they lie in.
+/// they had ([`PodSets::CLOSED`] when that is nothing). Addresses: rules know them only by the blocks that they lie in, and
+/// those of ClusterNetworkPolicies that deny or pass on pods or nodes deny every address of which nothing is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The pods; none for addresses of something else.
@@ -109,7 +110,7 @@ impl fmt::Display for Refusal {
         }
         write!(
             f,
-            "addresses of {pods} do not fit: {map} has room for {capacity} entries; rules know these addresses by blocks (ipBlock, networks) only, not by selectors"
+            "addresses of {pods} do not fit: {map} has room for {capacity} entries; rules know these addresses by blocks (ipBlock, networks) only, not by selectors, and where a ClusterNetworkPolicy denies or passes on pods, namespaces or nodes, every address of which nothing is known is denied meanwhile"
         )
     }
 }
@@ -121,6 +122,8 @@ pub struct Sizes {
     pub pods: usize,
     /// Pods with rule sets.
     pub local_pods: usize,
+    /// Places for namespaces, those that are free included.
+    pub namespaces: usize,
     /// Pods that are alike counted once.
     pub identities: usize,
     /// Addresses with an entry.
@@ -206,6 +209,8 @@ pub struct Index {
     /// behind.
     contested: FastMap<IpAddr, Vec<PodId>>,
     entries: FastMap<IpAddr, Entry>,
+    /// Whether addresses have found no room in their map, of IPv4 and of IPv6.
+    left_out: [bool; 2],
     locals: BTreeMap<PodKey, Local>,
     atoms: atom::Atoms,
     /// Those that ask about addresses themselves.
@@ -271,6 +276,7 @@ impl Index {
             given_to: FastMap::default(),
             contested: FastMap::default(),
             entries: FastMap::default(),
+            left_out: [false; 2],
             locals: BTreeMap::new(),
             atoms: atom::Atoms::default(),
             extra_atoms: Vec::new(),
@@ -339,11 +345,13 @@ impl Index {
             Kind::NetworkPolicy => {
                 if state.policies.remove(&key.name).is_some() {
                     self.dirty.rules.extend(state.identities.iter().copied());
+                    self.cluster.release_namespace(namespace);
                 }
             }
             Kind::SecurityGroupPolicy => {
                 if state.group_policies.remove(&key.name).is_some() {
                     self.choose_groups(namespace);
+                    self.cluster.release_namespace(namespace);
                 }
             }
             _ => self.delete_cluster_wide(key),
@@ -352,9 +360,7 @@ impl Index {
 
     fn delete_cluster_wide(&mut self, key: &Key) {
         match key.kind {
-            Kind::Namespace if self.cluster.namespace_id(&key.name).is_some() => {
-                self.apply_namespace(Namespace::named(&key.name));
-            }
+            Kind::Namespace => self.remove_namespace(&key.name),
             Kind::Node => self.remove_node(&key.name),
             Kind::ClusterNetworkPolicy => {
                 self.dirty.all_rules |= self.cluster_policies.remove(&key.name).is_some();
@@ -377,7 +383,9 @@ impl Index {
     fn keys(&self) -> Vec<Key> {
         let mut keys = Vec::new();
         for state in &self.cluster.namespaces {
-            keys.push(Key::new(Kind::Namespace, "", &*state.name));
+            if state.known {
+                keys.push(Key::new(Kind::Namespace, "", &*state.name));
+            }
             let mut add = |kind, name: &str| keys.push(Key::new(kind, &*state.name, name));
             state.pods.keys().for_each(|name| add(Kind::Pod, name));
             state.policies.keys().for_each(|name| add(Kind::NetworkPolicy, name));
@@ -528,6 +536,7 @@ impl Index {
         Sizes {
             pods: self.cluster.pods.iter().flatten().count(),
             local_pods: self.locals.len(),
+            namespaces: self.cluster.namespaces.len(),
             identities: self.cluster.live_identities().count(),
             addresses: self.entries.len(),
             prefixes: self.regions.by_net.len(),

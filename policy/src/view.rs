@@ -241,7 +241,10 @@ impl<'a, J: Judge> View<'a, J> {
         match end {
             End::Address(address) => {
                 let has = |pod: &&Pod| pod.is_live() && pod.addresses.contains(address);
-                Ok(self.pods.values().copied().find(has).ok_or(*address))
+                // As the index ranks those that claim one address.
+                let claim = |pod: &&'a Pod| (!pod.deleting, pod.created, pod.uid.as_deref());
+                let owner = self.pods.values().copied().filter(has).max_by_key(claim);
+                Ok(owner.ok_or(*address))
             }
             End::Pod { namespace, name } => {
                 let pod = self.pod(namespace, name)?;
@@ -285,7 +288,18 @@ impl<'a, J: Judge> View<'a, J> {
                 Ok(Ok(pod)) => of_pod(pod, address),
                 _ => outside(address),
             };
-            let flow = self.flow(source, destination, protocol, port);
+            let mut flow = self.flow(source, destination, protocol, port);
+            if address == own {
+                // The programs turn it round at the pod's own veth. NetworkPolicy leaves open whether it holds for
+                // that; ClusterNetworkPolicy would, and is not asked either.
+                let turned = || {
+                    Decision::because(
+                        DefaultVerdict::Allow,
+                        "self: no policy is asked, a ClusterNetworkPolicy neither",
+                    )
+                };
+                flow.decided_by = DecidedBy { egress: turned(), ingress: turned() };
+            }
             Flow { service: Some(service.clone()), ..flow }
         });
         flows.collect()

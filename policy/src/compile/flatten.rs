@@ -48,6 +48,8 @@ pub(crate) struct Flattener<'a> {
     /// All, by tier, priority and name.
     pub(crate) cluster_policies: &'a [Arc<ClusterNetworkPolicy>],
     pub(crate) enforcing: Enforcing,
+    /// Whether addresses have found no room in their map, of IPv4 and of IPv6.
+    pub(crate) left_out: [bool; 2],
 }
 
 /// The pod that rules are flattened for, and the direction.
@@ -128,9 +130,31 @@ impl Flattener<'_> {
                     rule: RuleIndex::Index(index),
                     reason: None,
                 });
-                rules.push(cluster_rule(self.atoms, stage, number, rule, case));
+                let flat = cluster_rule(self.atoms, stage, number, rule, case);
+                let suspects = self.suspects(rule, &flat);
+                rules.extend([Some(flat), suspects].into_iter().flatten());
             }
         }
+    }
+
+    /// A rule that denies or passes on who somebody is misses those whose addresses found no room. It then denies all of
+    /// whom nothing is known: those would be let through, by a later rule or by none.
+    fn suspects(&mut self, rule: &ClusterRule, flat: &FlatRule) -> Option<FlatRule> {
+        let asks =
+            |peer: &ClusterPeer| matches!(peer, ClusterPeer::Pods(_) | ClusterPeer::Nodes(_));
+        if self.left_out == [false; 2]
+            || rule.action == Action::Accept
+            || flat.peers.is_none()
+            || !rule.peers.iter().any(asks)
+        {
+            return None;
+        }
+        let families = [false, true].into_iter().filter(|v6| self.left_out[usize::from(*v6)]);
+        let atoms = families.map(|v6| self.atoms.number(Question::Unlisted { v6 })).collect();
+        // Which port a name stands for is not known of them either.
+        let named = |port: &FlatPort| matches!(port, FlatPort::Named { .. });
+        let ports = flat.ports.clone().filter(|ports| !ports.iter().any(named));
+        Some(FlatRule { verb: Verb::Deny, peers: Some(unique(atoms)), ports, ..flat.clone() })
     }
 
     /// The number of "isolated and no rule matched"; `None` when nothing isolates.
@@ -168,7 +192,6 @@ impl Flattener<'_> {
         if let Some(reason) = denial(self.groups, case.chosen) {
             return Groups::Deny(self.no_group_rule(case.direction, &names, Some(reason)));
         }
-        rules.push(self.unfiltered(case.direction));
         for id in ids.iter() {
             let Some(group) = self.groups.groups.get(id) else { continue };
             let list = match case.direction {
@@ -177,6 +200,8 @@ impl Flattener<'_> {
             };
             self.group_rules(case.direction, id, list, rules);
         }
+        // After the groups' own rules: those name better why.
+        rules.push(self.unfiltered(case.direction));
         Groups::Rules(self.no_group_rule(case.direction, &names, None))
     }
 

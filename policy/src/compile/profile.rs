@@ -34,6 +34,10 @@ pub(crate) struct Profiles {
     numbers: FastMap<Body, u32>,
     profiles: Vec<Option<Numbered>>,
     free: Vec<u32>,
+    /// Numbers that were in the map until a change of late: a program that began before may still ask for them.
+    resting: Vec<u32>,
+    /// A number was wanted, and only resting ones were left.
+    starved: bool,
     /// Numbers given since the last [`Profiles::settle`].
     fresh: Vec<u32>,
     /// Numbers whose last user left since then.
@@ -41,6 +45,9 @@ pub(crate) struct Profiles {
     /// Prefixes in `PORTS`, all profiles together.
     prefixes: usize,
 }
+
+/// Numbers that rest before a grace is asked for them alone.
+const RESTING: usize = 1024;
 
 /// A map is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +150,7 @@ impl Profiles {
             None => {
                 let number = u32::try_from(self.profiles.len()).unwrap_or(u32::MAX) + 1;
                 if number >= capacity::PROFILES {
+                    self.starved = !self.resting.is_empty();
                     return Err(Full { map: "PROFILES", capacity: capacity::PROFILES });
                 }
                 self.profiles.push(None);
@@ -185,8 +193,19 @@ impl Profiles {
         }
     }
 
-    /// Writes of profiles that came into use, and what to delete after the last grace. The idle ones' numbers are free
-    /// for the next batch.
+    /// Whether numbers rest that are wanted, or many: a grace is due.
+    pub(crate) fn want_grace(&self) -> bool {
+        self.starved || self.resting.len() >= RESTING
+    }
+
+    /// A grace followed the last use of every number.
+    pub(crate) fn rested(&mut self) {
+        self.starved = false;
+        self.free.append(&mut self.resting);
+    }
+
+    /// Writes of profiles that came into use, and what to delete after the last grace. The idle ones' numbers rest until
+    /// [`Profiles::rested`].
     pub(crate) fn settle(&mut self) -> (Vec<Step>, Vec<Step>) {
         let (mut writes, mut deletes) = (Vec::new(), Vec::new());
         let fresh = std::mem::take(&mut self.fresh);
@@ -206,7 +225,7 @@ impl Profiles {
                 continue;
             }
             let slot = self.profiles[number as usize - 1].take();
-            let Numbered { body, written, .. } = slot.expect("just seen");
+            let Numbered { body, used, written, .. } = slot.expect("just seen");
             let prefixes = body.prefixes(number);
             self.prefixes -= prefixes.len();
             if written {
@@ -219,7 +238,7 @@ impl Profiles {
             if self.numbers.get(&body) == Some(&number) {
                 self.numbers.remove(&body);
             }
-            self.free.push(number);
+            if used { self.resting.push(number) } else { self.free.push(number) }
         }
         (writes, deletes)
     }

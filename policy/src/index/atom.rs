@@ -18,6 +18,9 @@ pub(crate) enum Question {
     Nodes(Selector),
     /// Is it a member of the security group?
     Group(SecurityGroupId),
+    /// Is it an address of the family of which nothing is known? Asked while known ones have found no room in the map
+    /// of addresses, which makes them such.
+    Unlisted { v6: bool },
 }
 
 /// Which namespaces.

@@ -85,6 +85,8 @@ pub(crate) struct Classes {
     pub(crate) by_number: FastMap<u32, Class>,
     pub(crate) by_shape: FastMap<Shape, u32>,
     pub(crate) numbers: Numbers,
+    /// Numbers that slots had until a change of late: a program that began before may still ask for them.
+    resting: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -120,6 +122,18 @@ impl Classes {
             by_number: [(NO_CLASS, empty)].into_iter().collect(),
             by_shape: [(Shape::default(), NO_CLASS)].into_iter().collect(),
             numbers: Numbers::from(NO_CLASS + 1),
+            resting: Vec::new(),
+        }
+    }
+
+    pub(crate) fn rest(&mut self, numbers: Vec<u32>) {
+        self.resting.extend(numbers);
+    }
+
+    /// A grace followed the last use of every number.
+    pub(crate) fn rested(&mut self) {
+        for number in self.resting.drain(..) {
+            self.numbers.give_back(number);
         }
     }
 

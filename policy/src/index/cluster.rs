@@ -31,7 +31,10 @@ pub(crate) type SharedLabels = Arc<[(Arc<str>, Arc<str>)]>;
 /// A namespace, or what is known of one that is not among the objects.
 #[derive(Debug)]
 pub(crate) struct NamespaceState {
+    /// Empty where the place is free.
     pub(crate) name: Arc<str>,
+    /// Whether it is among the objects.
+    pub(crate) known: bool,
     pub(crate) labels: Labels,
     pub(crate) identities: BTreeSet<IdentityId>,
     pub(crate) pods: FastMap<Box<str>, PodId>,
@@ -125,6 +128,7 @@ pub(crate) struct Cluster {
     strings: Strings,
     pub(crate) namespaces: Vec<NamespaceState>,
     namespace_ids: FastMap<Arc<str>, NamespaceId>,
+    free_namespaces: Vec<NamespaceId>,
     pub(crate) identities: Vec<Option<Identity>>,
     identity_ids: FastMap<Arc<IdentityKey>, IdentityId>,
     free_identities: Vec<IdentityId>,
@@ -135,6 +139,26 @@ pub(crate) struct Cluster {
 }
 
 impl NamespaceState {
+    fn new(name: Arc<str>, labels: Labels) -> Self {
+        Self {
+            name,
+            known: false,
+            labels,
+            identities: BTreeSet::new(),
+            pods: FastMap::default(),
+            policies: BTreeMap::new(),
+            group_policies: BTreeMap::new(),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        !self.known
+            && self.identities.is_empty()
+            && self.pods.is_empty()
+            && self.policies.is_empty()
+            && self.group_policies.is_empty()
+    }
+
     pub(crate) fn matches(&self, selector: &Selector) -> bool {
         selector.matches(&self.labels)
     }
@@ -157,18 +181,25 @@ impl Cluster {
             return *id;
         }
         let shared = self.strings.share(name);
-        self.namespaces.push(NamespaceState {
-            name: Arc::clone(&shared),
-            labels: Namespace::named(name).labels,
-            identities: BTreeSet::new(),
-            pods: FastMap::default(),
-            policies: BTreeMap::new(),
-            group_policies: BTreeMap::new(),
-        });
-        let id =
-            NamespaceId::try_from(self.namespaces.len() - 1).expect("namespaces fit in memory");
+        let state = NamespaceState::new(Arc::clone(&shared), Namespace::named(name).labels);
+        let id = if let Some(id) = self.free_namespaces.pop() {
+            self.namespaces[id as usize] = state;
+            id
+        } else {
+            self.namespaces.push(state);
+            NamespaceId::try_from(self.namespaces.len() - 1).expect("namespaces fit in memory")
+        };
         self.namespace_ids.insert(shared, id);
         id
+    }
+
+    /// Forgets a namespace of which nothing is left.
+    pub(crate) fn release_namespace(&mut self, id: NamespaceId) {
+        let state = &mut self.namespaces[id as usize];
+        if state.is_idle() && self.namespace_ids.remove(&state.name).is_some() {
+            *state = NamespaceState::new(Arc::from(""), Labels::new());
+            self.free_namespaces.push(id);
+        }
     }
 
     pub(crate) fn namespace_id(&self, name: &str) -> Option<NamespaceId> {

@@ -8,7 +8,7 @@ use veni_ebpf_common::table::{ANY_CLASS, NO_CLASS, OPEN_SET, VerdictKey};
 use super::{
     Change, Index, Refusal,
     class::{Class, Move, Route, Slot},
-    plan::{Copies, Patch, Plan},
+    plan::{Copies, Patch, Plan, Targets},
     region::ABSENT,
 };
 use crate::{
@@ -21,10 +21,20 @@ impl Index {
     #[must_use]
     pub fn change(&mut self) -> Change {
         let mut refused = Vec::new();
-        let mut targets = self.targets(&mut refused);
-        let regions_changed = self.refresh_vectors() | std::mem::take(&mut self.dirty.regions);
-        let mut moves = self.moves(regions_changed);
-        self.withhold(&mut moves, &mut refused);
+        let (mut targets, mut moves) = self.wanted(&mut refused, false);
+        let left_out = self.withhold(&mut moves, &mut refused);
+        if left_out != self.left_out {
+            // Rules that deny or pass on pods say otherwise now: all is asked once more, with the moves of before.
+            self.left_out = left_out;
+            self.dirty.all_rules = true;
+            self.dirty.addresses.extend(moves.iter().filter_map(|step| match step.slot {
+                Slot::Address(address) => Some(address),
+                Slot::Prefix(_) => None,
+            }));
+            refused.clear();
+            (targets, moves) = self.wanted(&mut refused, true);
+            self.withhold(&mut moves, &mut refused);
+        }
         let mut copies = Copies::default();
         let plan = loop {
             let mut numbers = self.classes.numbers.clone();
@@ -54,6 +64,14 @@ impl Index {
         let steps = self.execute(&plan, &moves);
         self.sweep();
         Change { steps, refused }
+    }
+
+    /// The sets that pods are to have, and every slot whose shape changes.
+    fn wanted(&mut self, refused: &mut Vec<Refusal>, again: bool) -> (Targets, Vec<Move>) {
+        let targets = self.targets(refused);
+        let regions = self.refresh_vectors() | std::mem::take(&mut self.dirty.regions);
+        let moves = self.moves(regions || again);
+        (targets, moves)
     }
 
     fn users_of(&self, set: u32) -> Vec<crate::change::PodKey> {
@@ -94,17 +112,18 @@ impl Index {
         self.drop_sets(&mut deletes);
         let (writes, profile_deletes) = self.profiles.settle();
         deletes.extend(profile_deletes);
-        for number in freed {
-            self.classes.numbers.give_back(number);
-        }
+        self.classes.rest(freed);
         steps.splice(0..0, writes);
         if !late.is_empty() {
             steps.push(Step::Grace);
             steps.extend(late);
         }
-        if !deletes.is_empty() {
+        if !deletes.is_empty() || self.profiles.want_grace() {
+            // What the deletes take is out of use already, so this follows the last use of every number.
             steps.push(Step::Grace);
             steps.extend(deletes);
+            self.profiles.rested();
+            self.classes.rested();
         }
         steps
     }
@@ -349,7 +368,7 @@ impl Index {
         for entry in self.entries.values() {
             atoms.extend([entry.blocks, entry.extra]);
         }
-        atoms.extend(self.regions.by_net.values().map(|region| region.blocks));
+        atoms.extend(self.regions.lists());
         for class in self.classes.by_number.values() {
             let shape = class.shape;
             atoms.extend([shape.pod, shape.blocks, shape.extra]);

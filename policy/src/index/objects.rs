@@ -42,12 +42,21 @@ impl Index {
     pub(super) fn apply_namespace(&mut self, namespace: Namespace) {
         let id = self.cluster.namespace(&namespace.name);
         let state = &mut self.cluster.namespaces[id as usize];
+        state.known = true;
         if state.labels == namespace.labels {
             return;
         }
         state.labels = namespace.labels;
         self.dirty.atoms.extend(state.identities.iter().copied());
         self.dirty.rules.extend(state.identities.iter().copied());
+    }
+
+    /// Its pods and policies stay until they are deleted themselves.
+    pub(super) fn remove_namespace(&mut self, name: &str) {
+        let Some(id) = self.cluster.namespace_id(name) else { return };
+        self.apply_namespace(Namespace::named(name));
+        self.cluster.namespaces[id as usize].known = false;
+        self.cluster.release_namespace(id);
     }
 
     pub(super) fn apply_node(&mut self, node: Node) {
@@ -199,6 +208,7 @@ impl Index {
         }
         let pod = self.cluster.remove_pod(id);
         self.leave_identity(pod.identity);
+        self.cluster.release_namespace(pod.namespace);
     }
 
     /// What the pod says that its addresses are. Whose they are is [`Index::settle_owner`]'s.

@@ -121,7 +121,7 @@ impl Index {
             let new = Shape {
                 pod: identity.map_or(0, |identity| identity.atoms),
                 ports: identity.map_or(0, |identity| identity.ports),
-                blocks: entry.blocks,
+                blocks: if goes { self.regions.blocks_around(address) } else { entry.blocks },
                 extra: entry.extra,
                 origin: entry.origin,
             };
@@ -138,8 +138,13 @@ impl Index {
     }
 
     /// Leaves out addresses that no map has room for: they keep the class of the block that they lie in, and every
-    /// later change tries again.
-    pub(super) fn withhold(&mut self, moves: &mut Vec<Move>, refused: &mut Vec<Refusal>) {
+    /// later change tries again. Returns whether there are any, of IPv4 and of IPv6.
+    pub(super) fn withhold(
+        &mut self,
+        moves: &mut Vec<Move>,
+        refused: &mut Vec<Refusal>,
+    ) -> [bool; 2] {
+        let mut any = [false; 2];
         for (v6, map) in [(false, "CLASS_V4"), (true, "CLASS_V6")] {
             let new = |step: &Move| match step.slot {
                 Slot::Address(address) => address.is_ipv6() == v6 && !step.in_map && !step.goes,
@@ -173,7 +178,9 @@ impl Index {
             pods.dedup();
             refused.push(Refusal { pods, direction: None, map, capacity: capacity::CLASS });
             self.dirty.addresses.extend(left_out);
+            any[usize::from(v6)] = true;
         }
+        any
     }
 
     fn region_moves(&self, moves: &mut Vec<Move>) {

@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::{
     compile::{AtomId, Shape},
@@ -21,8 +21,10 @@ pub(crate) const ABSENT: u32 = u32::MAX;
 pub(crate) struct Region {
     /// Blocks and exceptions that name it; 0: about to go.
     users: u32,
-    /// Blocks that hold it.
+    /// Blocks that hold it, and [`Regions::unlisted`].
     pub(crate) blocks: u32,
+    /// Blocks alone: what an address with an entry of its own is in.
+    known: u32,
     /// Its class in the map, or [`ABSENT`].
     pub(crate) class: u32,
     /// See [`Shape::origin`].
@@ -46,8 +48,15 @@ pub(crate) struct Regions {
     lengths: Lengths,
     blocks: FastMap<IpNet, Vec<Block>>,
     block_lengths: Lengths,
+    /// Atoms that every prefix of their family matches, and no address with an entry of its own.
+    unlisted: FastSet<AtomId>,
     /// Blocks that came or went since [`Regions::refresh`].
     changed: FastSet<IpNet>,
+}
+
+/// All addresses of a family.
+pub(crate) fn whole(v6: bool) -> IpNet {
+    if v6 { Ipv6Net::default().into() } else { Ipv4Net::default().into() }
 }
 
 impl Region {
@@ -104,7 +113,8 @@ impl Regions {
             if let Some(region) = self.by_net.get_mut(net) {
                 region.users += 1;
             } else {
-                self.by_net.insert(*net, Region { users: 1, blocks: 0, class: ABSENT, origin: 0 });
+                let region = Region { users: 1, blocks: 0, known: 0, class: ABSENT, origin: 0 };
+                self.by_net.insert(*net, region);
                 self.lengths.add(*net);
             }
         }
@@ -126,9 +136,21 @@ impl Regions {
         }
     }
 
+    /// An atom that every address of the family matches, but those with an entry of their own.
+    pub(crate) fn add_unlisted(&mut self, atom: AtomId, v6: bool) {
+        self.unlisted.insert(atom);
+        self.add_block(atom, whole(v6), &[]);
+    }
+
+    pub(crate) fn remove_unlisted(&mut self, atom: AtomId, v6: bool) {
+        self.unlisted.remove(&atom);
+        self.remove_block(atom, whole(v6), &[]);
+    }
+
     /// A prefix that an earlier daemon left in the map. It stays until [`Regions::release`].
     pub(crate) fn hold(&mut self, net: IpNet, class: u32) {
-        self.by_net.insert(net, Region { users: 1, blocks: 0, class, origin: class + 1 });
+        let region = Region { users: 1, blocks: 0, known: 0, class, origin: class + 1 };
+        self.by_net.insert(net, region);
         self.lengths.add(net);
     }
 
@@ -162,8 +184,11 @@ impl Regions {
             .collect();
         for net in affected {
             let atoms = self.blocks_of(net);
+            let known: Vec<AtomId> =
+                atoms.iter().filter(|atom| !self.unlisted.contains(atom)).copied().collect();
             if let Some(region) = self.by_net.get_mut(&net) {
                 region.blocks = lists.number(&atoms);
+                region.known = lists.number(&known);
             }
         }
         true
@@ -189,10 +214,21 @@ impl Regions {
             .find(|region| found(region))
     }
 
-    /// The blocks that hold an address.
+    /// The blocks that hold an address with an entry of its own.
     pub(crate) fn blocks_at(&self, address: IpAddr) -> u32 {
         let net = IpNet::from(address);
+        self.longest(net, net.prefix_len(), Region::wanted).map_or(0, |region| region.known)
+    }
+
+    /// What an address without one is in.
+    pub(crate) fn blocks_around(&self, address: IpAddr) -> u32 {
+        let net = IpNet::from(address);
         self.longest(net, net.prefix_len(), Region::wanted).map_or(0, |region| region.blocks)
+    }
+
+    /// The lists that regions refer to.
+    pub(crate) fn lists(&self) -> impl Iterator<Item = u32> {
+        self.by_net.values().flat_map(|region| [region.blocks, region.known])
     }
 
     /// The class that the map of prefixes gives an address now.

@@ -13,6 +13,7 @@ use super::{
     atom::Question,
     cluster::{Chosen, IdentityId},
     plan::Targets,
+    region,
 };
 use crate::{
     change::{CLOSED_SET, Direction, PodKey, PodSets},
@@ -142,6 +143,7 @@ impl Index {
                 groups: &self.groups,
                 cluster_policies: &batch.policies,
                 enforcing: self.enforcing,
+                left_out: self.left_out,
             };
             flattener.content(direction, namespace, identity, chosen)
         });
@@ -171,12 +173,14 @@ impl Index {
     fn make_room(&self, content: &Content, fresh: &mut FastSet<IpNet>) -> Result<(), Full> {
         let mut more: FastSet<IpNet> = FastSet::default();
         for atom in content.atoms() {
-            let Some(Question::Block { cidr, except }) = self.atoms.question(atom) else {
-                continue;
+            let (cidr, except) = match self.atoms.question(atom) {
+                Some(Question::Block { cidr, except }) => (*cidr, except.as_slice()),
+                Some(Question::Unlisted { v6 }) => (region::whole(*v6), [].as_slice()),
+                _ => continue,
             };
-            let unknown = |net: &&IpNet| !self.regions.by_net.contains_key(*net);
-            let nets = std::iter::once(cidr).chain(except).filter(unknown);
-            more.extend(nets.copied().filter(|net| !fresh.contains(net)));
+            let unknown =
+                |net: &IpNet| !self.regions.by_net.contains_key(net) && !fresh.contains(net);
+            more.extend(std::iter::once(cidr).chain(except.iter().copied()).filter(unknown));
         }
         for (v6, map) in [(false, "CIDR_V4"), (true, "CIDR_V6")] {
             let of_family = |nets: &FastSet<IpNet>| {

@@ -18,13 +18,17 @@ impl Index {
     pub(super) fn refresh_vectors(&mut self) -> bool {
         let (added, removed) = self.atoms.settle();
         for (atom, question) in &removed {
-            if let Question::Block { cidr, except } = &**question {
-                self.regions.remove_block(*atom, *cidr, except);
+            match &**question {
+                Question::Block { cidr, except } => self.regions.remove_block(*atom, *cidr, except),
+                Question::Unlisted { v6 } => self.regions.remove_unlisted(*atom, *v6),
+                _ => {}
             }
         }
         for (atom, question) in &added {
-            if let Question::Block { cidr, except } = &**question {
-                self.regions.add_block(*atom, *cidr, except);
+            match &**question {
+                Question::Block { cidr, except } => self.regions.add_block(*atom, *cidr, except),
+                Question::Unlisted { v6 } => self.regions.add_unlisted(*atom, *v6),
+                _ => {}
             }
         }
         let asks_addresses =
@@ -53,7 +57,7 @@ impl Index {
                     let members = self.groups.members.get(id);
                     self.dirty.addresses.extend(members.into_iter().flatten().copied());
                 }
-                Question::Pods { .. } | Question::Block { .. } => {}
+                Question::Pods { .. } | Question::Block { .. } | Question::Unlisted { .. } => {}
             }
         }
     }
@@ -169,7 +173,7 @@ impl Index {
                     self.nodes.get(name).is_some_and(|node| selector.matches(&node.labels))
                 }),
                 Question::Group(id) => groups.is_some_and(|groups| groups.contains(id)),
-                Question::Pods { .. } | Question::Block { .. } => false,
+                Question::Pods { .. } | Question::Block { .. } | Question::Unlisted { .. } => false,
             };
             if yes {
                 atoms.push(*atom);
@@ -214,7 +218,9 @@ fn matching<'a>(
             let members = live.filter(move |(_, id)| id.chosen.ids.binary_search(group).is_ok());
             Box::new(members.map(|(id, _)| id))
         }
-        Question::Block { .. } | Question::Nodes(_) => Box::new(std::iter::empty()),
+        Question::Block { .. } | Question::Nodes(_) | Question::Unlisted { .. } => {
+            Box::new(std::iter::empty())
+        }
     }
 }
 
@@ -229,6 +235,6 @@ fn matches(cluster: &Cluster, identity: &Identity, question: &Question) -> bool 
             in_namespace && identity.matches(pods)
         }
         Question::Group(group) => identity.chosen.ids.binary_search(group).is_ok(),
-        Question::Block { .. } | Question::Nodes(_) => false,
+        Question::Block { .. } | Question::Nodes(_) | Question::Unlisted { .. } => false,
     }
 }

@@ -4,6 +4,7 @@ mod cluster_policy;
 mod compiled;
 mod e2e;
 mod generate;
+mod golden;
 mod model;
 mod network_policy;
 mod property;

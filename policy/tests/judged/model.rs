@@ -20,6 +20,11 @@ pub(crate) struct Model {
     profiles: HashMap<u32, Profile>,
     ports: HashMap<(u32, PortKey), Decision>,
     pub(crate) endpoints: BTreeMap<PodKey, PodSets>,
+    graces: u32,
+    /// How many graces were waited for when a look-up was last led to a profile that it is not led to any more.
+    left_profiles: HashMap<u32, u32>,
+    /// As `left_profiles`, of classes.
+    left_classes: HashMap<u32, u32>,
 }
 
 /// Which verdicts a step can have touched.
@@ -66,15 +71,81 @@ impl Model {
         {
             return Err(format!("{step:?}: no such profile"));
         }
+        self.check_grace(step)?;
+        self.leave(step);
         Ok(match step {
+            Step::Grace => {
+                self.graces += 1;
+                Touched::Nothing
+            }
             Step::Write(write) => self.write(write),
             Step::Endpoint { pod, sets } => {
                 self.endpoints.insert(pod.clone(), *sets);
                 Touched::Pod(pod.clone())
             }
-            Step::Epoch | Step::Grace | Step::NodeAddresses(_) => Touched::Nothing,
+            Step::Epoch | Step::NodeAddresses(_) => Touched::Nothing,
             Step::Delete(remove) => self.remove(remove),
         })
+    }
+
+    /// An error: a number stands for something else while a program that began before may still hold it.
+    fn check_grace(&self, step: &Step) -> Result<(), String> {
+        let held = |left: &HashMap<u32, u32>, number| left.get(&number) == Some(&self.graces);
+        match step {
+            Step::Write(Write::Profile { number, profile })
+                if held(&self.left_profiles, *number)
+                    && self.profiles.get(number) != Some(profile) =>
+            {
+                Err(format!("{step:?}: no grace since the profile was in use"))
+            }
+            Step::Write(Write::Verdict { key, profile })
+                if held(&self.left_classes, key.class)
+                    && self.judges(key.set)
+                    && !self.has_slots(key.class)
+                    && self.verdict(key) != Some(*profile) =>
+            {
+                Err(format!("{step:?}: no grace since the class was in use"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers what a step leads look-ups away from.
+    fn leave(&mut self, step: &Step) {
+        let (verdict, class) = match step {
+            Step::Write(Write::Verdict { key, .. }) | Step::Delete(Remove::Verdict(key)) => {
+                (Some(*key), None)
+            }
+            Step::Write(Write::ClassV4 { address, .. })
+            | Step::Delete(Remove::ClassV4(address)) => {
+                (None, Some(self.class_of((*address).into())))
+            }
+            Step::Write(Write::ClassV6 { address, .. })
+            | Step::Delete(Remove::ClassV6(address)) => {
+                (None, Some(self.class_of((*address).into())))
+            }
+            Step::Write(Write::CidrV4 { net, .. }) | Step::Delete(Remove::CidrV4(net)) => {
+                (None, self.nets.get(&IpNet::V4(*net)).copied())
+            }
+            Step::Write(Write::CidrV6 { net, .. }) | Step::Delete(Remove::CidrV6(net)) => {
+                (None, self.nets.get(&IpNet::V6(*net)).copied())
+            }
+            _ => (None, None),
+        };
+        self.left_classes.extend(class.map(|class| (class, self.graces)));
+        let reached = |key: &VerdictKey| {
+            self.judges(key.set) && (key.class == ANY_CLASS || self.has_slots(key.class))
+        };
+        let profile = verdict.filter(reached).and_then(|key| self.verdict(&key));
+        self.left_profiles.extend(profile.map(|profile| (profile, self.graces)));
+    }
+
+    fn judges(&self, set: u32) -> bool {
+        self.endpoints.values().any(|sets| sets.ingress == set || sets.egress == set)
+    }
+
+    fn has_slots(&self, class: u32) -> bool {
+        class == NO_CLASS || self.addresses.values().chain(self.nets.values()).any(|c| *c == class)
     }
 
     fn write(&mut self, write: &Write) -> Touched {

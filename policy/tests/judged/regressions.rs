@@ -117,3 +117,20 @@ fn an_address_that_goes_is_not_judged_by_what_its_class_becomes() {
     let one = a_pod("n1", "p0", &json!({}), "10.0.1.0", &served);
     check(&[&[Apply(policy), Apply(both)], &[Apply(one)]]);
 }
+
+/// Each time the peer's class becomes another's in place, so that nothing is deleted and no grace is needed for that.
+#[test]
+fn a_profiles_number_is_used_again_only_after_a_grace() {
+    let peer = |app: &str| a_pod("n0", "p1", &json!({"app": app}), "10.0.0.1", &json!([]));
+    let rule = |app: &str, port: u16| json!({"from": [{"podSelector": {"matchLabels": {"app": app}}}], "ports": [{"port": port}]});
+    let rules = json!([rule("a", 80), rule("b", 81), rule("c", 443), rule("d", 444)]);
+    let server = a_pod("n0", "p0", &json!({"app": "s"}), "10.0.0.0", &json!([]));
+    let policy =
+        network_policy("n0", "q0", &json!({"matchLabels": {"app": "s"}}), Some(rules), None);
+    check(&[
+        &[Apply(policy), Apply(server), Apply(peer("a"))],
+        &[Apply(peer("b"))],
+        &[Apply(peer("c"))],
+        &[Apply(peer("d"))],
+    ]);
+}
