@@ -15,7 +15,7 @@ mod reader;
 mod report;
 mod variables;
 
-pub use policy::{Enforcing, Established, FlowEvents, MetadataAccess, PolicySettings};
+pub use policy::{Enforcing, Established, FlowEvents, MetadataAccess, NodePorts, PolicySettings};
 pub use report::{ConfigError, Warning};
 pub use variables::{Support, VARIABLES, Variable, find};
 

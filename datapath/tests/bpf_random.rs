@@ -14,8 +14,8 @@ use std::{
 };
 
 use veni_datapath::bpf::{
-    Action, Direction, Skb,
-    table::{ANY_CLASS, VerdictKey},
+    Action, Direction, Remove, Skb, Write,
+    table::{ServiceKeyV4, ServiceKeyV6, ServiceValue},
 };
 
 #[path = "support/model.rs"]
@@ -25,13 +25,15 @@ mod node;
 #[path = "support/world.rs"]
 mod world;
 
-use model::{Expected, Model};
+use model::{Expected, Model, Service};
 use world::{
     ICMP, ICMPV6, IFINDEX, NODE, OTHER, OTHER_V6, PEER, PEER_V6, POD, POD_MAC, POD_V6, Rule, SCTP,
     TCP, UDP, VIP, VIP_V6, World, ip4, ip6,
 };
 
-/// Back ends, which no other packet goes to.
+/// Another address that the node may have.
+const NODE_2: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 11);
+/// Back ends.
 const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 0, 4, 4);
 const BACKEND_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 4, 0, 0, 0, 0, 0, 4);
 
@@ -72,7 +74,8 @@ fn in_service_range(address: IpAddr) -> bool {
 /// The same policy for the programs and for the model.
 fn policy(directory: &std::path::Path) -> (World, Model) {
     let mut world = World::new(directory);
-    let mut model = Model::new((POD, POD_V6, POD_MAC), NODE.into(), in_service_range);
+    let nodes = [IpAddr::from(NODE)].into();
+    let mut model = Model::new((POD, POD_V6, POD_MAC), nodes, in_service_range);
     world.configure(|s| {
         (s.service_v4, s.service_mask_v4) = ([172, 20, 0, 0], [255, 255, 0, 0]);
         s.service_v6 = Ipv6Addr::new(0xfd00, 0x7172, 0, 0, 0, 0, 0, 0).octets();
@@ -102,13 +105,9 @@ fn policy(directory: &std::path::Path) -> (World, Model) {
     ];
     for (set, rules) in [(1, &ingress[..]), (2, &egress[..])] {
         world.set(set, 9, rules);
-        model.profiles.insert(VerdictKey { set, class: ANY_CLASS }, Vec::new());
         for rule in rules {
-            model
-                .profiles
-                .entry(VerdictKey { set, class: rule.0 })
-                .or_default()
-                .push((rule.1, rule.2, rule.3));
+            let allowed = model.allowed.entry((set, rule.0)).or_default();
+            allowed.push((rule.1, rule.2, rule.3));
         }
     }
     let classes: [(IpAddr, u32); 6] = [
@@ -123,20 +122,53 @@ fn policy(directory: &std::path::Path) -> (World, Model) {
         world.class(address, class);
         model.classes.insert(address, class);
     }
-    let services: [(Front, (IpAddr, u16)); 4] = [
-        ((VIP.into(), 80, TCP), (BACKEND.into(), 8080)),
-        ((VIP.into(), 53, UDP), (BACKEND.into(), 5353)),
-        ((VIP_V6.into(), 80, TCP), (BACKEND_V6.into(), 8080)),
-        ((NODE.into(), 9000, TCP), (BACKEND.into(), 8081)),
-    ];
-    for (list, (front, backend)) in (1u32..).zip(services) {
-        world.service(front, list, &[backend], 0);
-        model.services.insert(front, backend);
+    for (list, (front, ends)) in (1u32..).zip(services()) {
+        serve(&world, &mut model, front, list, ends[0]);
     }
-    model.sets = (1, 2);
+    model.sets = (Some(1), Some(2));
     world.isolate(1, 2);
     model.epoch += 1;
     (world, model)
+}
+
+/// Front ends, and what each may lead to. No two have a back end in common: that flows share one is the matter of
+/// other tests.
+fn services() -> [(Front, [Service; 4]); 6] {
+    let to = |address: IpAddr, port| Service::To(address, port);
+    let (v4, v6, node) = (IpAddr::from(BACKEND), IpAddr::from(BACKEND_V6), IpAddr::from(NODE));
+    let (none, proxys) = (Service::Empty, Service::Proxys);
+    [
+        ((VIP.into(), 80, TCP), [to(v4, 8080), to(node, 8080), none, proxys]),
+        ((VIP.into(), 53, UDP), [to(v4, 5353), to(v4, 53), none, proxys]),
+        ((VIP_V6.into(), 80, TCP), [to(v6, 8080), to(v6, 81), none, proxys]),
+        ((NODE.into(), 9000, TCP), [to(v4, 8081), to(v4, 9000), none, proxys]),
+        ((VIP.into(), 443, UDP), [to(node, 443), to(v4, 443), none, proxys]),
+        ((OTHER.into(), 1000, UDP), [to(v4, 1000), to(node, 1000), none, proxys]),
+    ]
+}
+
+fn serve(world: &World, model: &mut Model, front: Front, list: u32, service: Service) {
+    match service {
+        Service::To(address, port) => world.service(front, list, &[(address, port)], 0),
+        Service::Empty => world.service(front, list, &[], 0),
+        Service::Proxys => {
+            let count = ServiceValue::OF_PROXY;
+            let value = ServiceValue { backends: 0, count, affinity_secs: 0, service: 9 };
+            world.write(&[match key(front) {
+                Ok(key) => Write::ServiceV4 { key, value },
+                Err(key) => Write::ServiceV6 { key, value },
+            }]);
+        }
+    }
+    model.services.insert(front, service);
+}
+
+fn key(front: Front) -> Result<ServiceKeyV4, ServiceKeyV6> {
+    let (port, protocol, reserved) = (front.1.to_be_bytes(), front.2, 0);
+    match front.0 {
+        IpAddr::V4(a) => Ok(ServiceKeyV4 { address: a.octets(), port, protocol, reserved }),
+        IpAddr::V6(a) => Err(ServiceKeyV6 { address: a.octets(), port, protocol, reserved }),
+    }
 }
 
 fn transport(random: &mut Random, protocol: u8, out: bool) -> Vec<u8> {
@@ -172,11 +204,24 @@ fn packet4(random: &mut Random, out: bool) -> Vec<u8> {
             VIP,
             VIP,
             NODE,
+            NODE,
+            NODE_2,
+            BACKEND,
             Ipv4Addr::new(172, 20, 9, 9),
             Ipv4Addr::new(1, 1, 1, 1),
         ])
     } else {
-        random.one(&[PEER, OTHER, BACKEND, BACKEND, NODE, Ipv4Addr::new(1, 1, 1, 1)])
+        random.one(&[
+            PEER,
+            OTHER,
+            BACKEND,
+            BACKEND,
+            NODE,
+            NODE,
+            NODE_2,
+            VIP,
+            Ipv4Addr::new(1, 1, 1, 1),
+        ])
     };
     let (from, to) = if out { (POD, remote) } else { (remote, POD) };
     let protocol = random.one(&[TCP, TCP, TCP, UDP, UDP, ICMP, SCTP, 99, 58]);
@@ -222,11 +267,12 @@ fn packet6(random: &mut Random, out: bool) -> Vec<u8> {
             OTHER_V6,
             VIP_V6,
             VIP_V6,
+            BACKEND_V6,
             link,
             Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1),
         ])
     } else {
-        random.one(&[PEER_V6, OTHER_V6, BACKEND_V6, link])
+        random.one(&[PEER_V6, OTHER_V6, BACKEND_V6, VIP_V6, link])
     };
     let own = if random.chance(10) { link } else { POD_V6 };
     let (from, to) = if out { (own, remote) } else { (remote, own) };
@@ -305,6 +351,29 @@ fn remote_end(frame: &[u8], out: bool) -> (IpAddr, Option<u16>) {
     }
 }
 
+/// What answers a TCP segment or a datagram whose header is at its usual place.
+fn answer(frame: &[u8]) -> Option<Vec<u8>> {
+    let (protocol, address, length, ports) = match frame[12..14] {
+        [8, 0] if frame[14] == 0x45 => (frame[23], 26, 4, 34),
+        [0x86, 0xdd] => (*frame.get(20)?, 22, 16, 54),
+        _ => return None,
+    };
+    if !matches!(protocol, TCP | UDP | SCTP) || frame.len() < ports + 20 {
+        return None;
+    }
+    let swapped =
+        |from: usize, n: usize| [&frame[from + n..from + 2 * n], &frame[from..from + n]].concat();
+    let mut answer = frame.to_vec();
+    answer[..12].copy_from_slice(&swapped(0, 6));
+    answer[address..address + 2 * length].copy_from_slice(&swapped(address, length));
+    answer[ports..ports + 4].copy_from_slice(&swapped(ports, 2));
+    if protocol == TCP {
+        // A SYN is answered; what is not a SYN stays what it is.
+        answer[ports + 13] |= if answer[ports + 13] & 0x12 == 0x02 { 0x10 } else { 0 };
+    }
+    Some(answer)
+}
+
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().map_or(otherwise, |value| value.parse().expect("a number"))
 }
@@ -331,46 +400,98 @@ struct Run {
     random: Random,
     seed: u64,
     ends: BTreeMap<&'static str, u64>,
+    /// Of the next list of back ends.
+    list: u32,
+    /// Some that passed, with their direction, and what would answer them.
+    recent: Vec<(bool, Vec<u8>)>,
 }
 
 impl Run {
     fn new(directory: &std::path::Path, seed: u64) -> Self {
         let (world, model) = policy(directory);
         let random = Random(seed.wrapping_mul(2).wrapping_add(1));
-        Self { world, model, random, seed, ends: BTreeMap::new() }
+        Self { world, model, random, seed, ends: BTreeMap::new(), list: 100, recent: Vec::new() }
     }
 
     fn all(mut self, packets: u64) {
         let mut run = 0;
         while run < packets {
-            if self.random.chance(1) && self.random.chance(20) {
-                self.change_class();
+            if self.random.chance(1) && self.random.chance(40) {
+                self.change();
             }
             run += u64::from(self.one(run));
         }
         println!("{:?}, at the end {:?}", self.ends, self.model.flows());
-        for (end, share) in [("passed", 10), ("dropped", 10), ("translated", 1000)] {
+        for (end, share) in [("passed", 10), ("dropped", 10), ("translated", 500)] {
             assert!(self.ends.get(end).is_some_and(|n| *n > packets / share), "{end}");
         }
     }
 
-    fn change_class(&mut self) {
-        let class = self.random.one(&[5, 6, 99]);
-        self.world.class(PEER, class);
-        self.model.classes.insert(PEER.into(), class);
-        self.world.filter.raise_epoch().unwrap();
-        self.model.epoch += 1;
+    /// A change of policy, of Services, or of the node's addresses, each with its epoch.
+    fn change(&mut self) {
+        let Self { world, model, random, .. } = self;
+        match random.below(4) {
+            0 => {
+                let class = random.one(&[5, 6, 99]);
+                world.class(PEER, class);
+                model.classes.insert(PEER.into(), class);
+            }
+            1 => {
+                let sets = (random.one(&[Some(1), Some(1), None]), random.one(&[Some(2), None]));
+                model.sets = sets;
+                world.policy.ingress_set = sets.0.unwrap_or(world::OPEN);
+                world.policy.egress_set = sets.1.unwrap_or(world::OPEN);
+                world.filter.pod_policy(IFINDEX, world.policy).unwrap();
+            }
+            2 => {
+                let (front, ends) = random.one(&services());
+                if random.chance(25) {
+                    let remove = match key(front) {
+                        Ok(key) => Remove::ServiceV4(key),
+                        Err(key) => Remove::ServiceV6(key),
+                    };
+                    world.filter.tables().remove(&[remove]).unwrap();
+                    model.services.remove(&front);
+                } else {
+                    self.list += 1;
+                    serve(world, model, front, self.list, ends[random.one(&[0, 0, 0, 1, 1, 2, 3])]);
+                }
+            }
+            _ => {
+                let all = [IpAddr::from(NODE), IpAddr::from(NODE_2)];
+                model.nodes =
+                    random.one(&[&all[..1], &all[..], &all[1..]]).iter().copied().collect();
+                world.filter.set_node_addresses(&model.nodes).unwrap();
+            }
+        }
+        world.filter.raise_epoch().unwrap();
+        model.epoch += 1;
+    }
+
+    fn keep(&mut self, out: bool, frame: Vec<u8>) {
+        const RECENT: usize = 200;
+        if self.recent.len() < RECENT {
+            self.recent.push((out, frame));
+        } else {
+            self.recent[self.random.below(RECENT)] = (out, frame);
+        }
     }
 
     /// One packet; `false` when the kernel refuses to run it (some cut ones, EINVAL), before any program.
     fn one(&mut self, number: u64) -> bool {
         let random = &mut self.random;
-        let out = random.chance(50);
+        let (out, frame) = if !self.recent.is_empty() && random.chance(40) {
+            self.recent[random.below(self.recent.len())].clone()
+        } else {
+            let out = random.chance(50);
+            let mut frame =
+                if random.chance(65) { packet4(random, out) } else { packet6(random, out) };
+            if random.chance(30) {
+                mutate(random, &mut frame);
+            }
+            (out, frame)
+        };
         let direction = if out { Direction::Egress } else { Direction::Ingress };
-        let mut frame = if random.chance(65) { packet4(random, out) } else { packet6(random, out) };
-        if random.chance(30) {
-            mutate(random, &mut frame);
-        }
         let came_in = random.one(&[2, 2, 0, IFINDEX]);
         let skb = Skb { ifindex: IFINDEX, ingress_ifindex: came_in, mark: 0 };
         let Ok(outcome) = self.world.filter.run(direction, &frame, skb, 1) else {
@@ -389,6 +510,13 @@ impl Run {
             "{expected:?}, and again {:?}: {about}",
             self.world.verdict_from(direction, &frame, came_in).map(|outcome| outcome.action),
         );
+        self.model.see(&outcome.frame);
+        if action == Action::Pass {
+            self.keep(out, frame);
+            if let Some(answer) = answer(&outcome.frame) {
+                self.keep(!out, answer);
+            }
+        }
         *self.ends.entry(if action == Action::Drop { "dropped" } else { "passed" }).or_default() +=
             1;
         if let Expected::Pass(Some((address, port))) = expected {

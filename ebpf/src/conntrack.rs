@@ -62,7 +62,7 @@ pub(crate) fn glance<F: Family>(
     let plain = entry.kind == FlowKind::DIRECT
         && entry.flags & (FlowFlags::CLOSING | FlowFlags::RESET) == 0
         && entry.incarnation == env.pod.incarnation
-        && entry.epoch == env.settings.epoch
+        && entry.epoch == env.epoch
         && age < limit;
     // By the node's own flow goes only what the node made.
     let made_here =
@@ -100,7 +100,9 @@ fn alive<F: Family>(env: &Env, work: &Work<F>, entry: &Flow) -> bool {
 pub(crate) fn find<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     let error = work.packet.kind == Kind::Error;
     // The pod's own SYN to its own Service comes back from the address that stands for it.
-    let turned = !work.is_egress() && F::same(&work.packet.source, &F::hairpin(env.settings));
+    let turned = !work.is_egress()
+        && env.skb.ingress_ifindex() == env.skb.ifindex()
+        && F::same(&work.packet.source, &F::hairpin(env.settings));
     if !error && work.is_syn() && !turned {
         return 0;
     }
@@ -117,8 +119,7 @@ pub(crate) fn find<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     } else {
         return 0;
     }
-    let exempt = work.entry.flags & FlowFlags::EXEMPT != 0;
-    let foreign = exempt && !error && !work.is_egress() && came_in(env, work);
+    let foreign = !error && !work.is_egress() && is_foreign(env, work);
     if foreign || !alive(env, work, &work.entry) {
         work.place = Place::Nowhere;
         return 0;
@@ -129,12 +130,28 @@ pub(crate) fn find<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
         && work.entry.kind == FlowKind::REVERSE
         && work.entry.flags & FlowFlags::HAIRPIN == 0;
     if collides {
-        if work.entry.flags & (FlowFlags::CLOSING | FlowFlags::RESET) == 0 {
+        let closing = work.entry.flags & (FlowFlags::CLOSING | FlowFlags::RESET) != 0;
+        // A datagram's sender cannot choose another port: `track` makes room for it.
+        if work.packet.protocol == TCP && !closing {
+            work.event = true;
             work.refuse(DropReason::PortCollision);
         }
         work.place = Place::Nowhere;
     }
     u32::from(work.place != Place::Nowhere)
+}
+
+/// Whether a packet into the pod only looks like one of the flow's: it has to be judged as what it is, and says nothing
+/// about the flow.
+#[inline(always)]
+fn is_foreign<F: Family>(env: &Env, work: &Work<F>) -> bool {
+    let flags = work.entry.flags;
+    if flags & FlowFlags::HAIRPIN != 0 {
+        // What is turned round comes from the pod's own interface.
+        return env.skb.ingress_ifindex() != env.skb.ifindex();
+    }
+    // The pod's view is on no wire: this comes from a machine that has the Service's address.
+    work.entry.kind == FlowKind::FORWARD || (flags & FlowFlags::EXEMPT != 0 && came_in(env, work))
 }
 
 /// Whether a packet into the pod was made neither by the node nor by the pod: after masquerading it may carry the
@@ -177,6 +194,29 @@ pub(crate) fn rejudge<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
         }
         work.entry.flags &= !FlowFlags::EXEMPT;
     }
+    let isolated = set_of(env.pod, work.entry.origin) != veni_ebpf_common::table::OPEN_SET;
+    let direct = work.entry.kind == FlowKind::DIRECT;
+    // It began while the pod was open, when nobody asked for whom it is.
+    if began_here && isolated && F::is_node(&remote) {
+        match policy::at_node(env, work, protocol, direct) {
+            end::EXEMPT
+                if work.packet.kind != Kind::Error && !work.is_egress() && came_in(env, work) =>
+            {
+                work.place = Place::Nowhere;
+                work.rejudged = false;
+                return 0;
+            }
+            end::EXEMPT => {
+                work.entry.flags |= FlowFlags::EXEMPT;
+                work.decision = Decision::allow(0);
+                return 0;
+            }
+            _ => {
+                work.refuse(DropReason::Revoked);
+                return 0;
+            }
+        }
+    }
     work.judged_direction = work.entry.origin;
     work.judged_port = if is_icmp::<F>(protocol) {
         F::ECHO
@@ -187,10 +227,7 @@ pub(crate) fn rejudge<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     };
     work.judge = true;
     // Through kube-proxy, then: where it ends cannot be known.
-    let restricted = began_here
-        && work.entry.kind == FlowKind::DIRECT
-        && set_of(env.pod, work.entry.origin) != veni_ebpf_common::table::OPEN_SET;
-    if restricted {
+    if began_here && isolated && direct {
         let front_end = has_ports(protocol) && F::service(&remote, remote_port, protocol).is_some();
         if front_end || F::in_service_range(env.settings, &remote) {
             work.refuse(DropReason::Revoked);
@@ -227,9 +264,16 @@ pub(crate) fn release<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
 
 #[inline(always)]
 fn remove<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
+    work.reverse = work.entry;
+    remove_views(env, work)
+}
+
+/// Takes both views of the flow in [`Work::reverse`] out of the tables, that of [`Work::key`] and its other.
+#[inline(never)]
+fn remove_views<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     let mut gone = 0;
-    if work.entry.kind != FlowKind::DIRECT {
-        work.other = twin::<F>(env.pod, &work.entry, protocol(work));
+    if work.reverse.kind != FlowKind::DIRECT {
+        work.other = twin::<F>(env.pod, &work.reverse, protocol(work));
         gone += u32::from(F::flows().remove(&work.other).is_ok());
         gone += u32::from(F::half_open().remove(&work.other).is_ok());
         gone += u32::from(F::overflow().remove(&work.other).is_ok());
@@ -237,7 +281,7 @@ fn remove<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     gone += u32::from(F::flows().remove(&work.key).is_ok());
     gone += u32::from(F::overflow().remove(&work.key).is_ok());
     if F::half_open().remove(&work.key).is_ok() {
-        half_open::leave(env, work.now, work.entry.seen, work.entry.origin);
+        half_open::leave(env, work.now, work.reverse.seen, work.reverse.origin);
         gone += 1;
     }
     gone
@@ -261,13 +305,14 @@ pub(crate) fn note<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     let Some(found) = found else { return 0 };
     // SAFETY: a valid entry; see the module.
     let entry = unsafe { &mut *found };
+    // An error says nothing about the flow that it quotes.
+    if work.packet.kind == Kind::Error {
+        return 1;
+    }
     if work.rejudged {
         entry.epoch = work.epoch;
         entry.decision = work.decision;
-        entry.flags &= work.entry.flags | !FlowFlags::EXEMPT;
-    }
-    if work.packet.kind == Kind::Error {
-        return 1;
+        entry.flags = (entry.flags & !FlowFlags::EXEMPT) | (work.entry.flags & FlowFlags::EXEMPT);
     }
     let before = entry.seen;
     if work.now.wrapping_sub(before) > REFRESH {
@@ -428,8 +473,9 @@ pub(crate) fn begin<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
 const FREE: u32 = 0;
 /// Another, living flow has the key.
 const TAKEN: u32 = 1;
-/// The flow itself is there, half open.
-const KNOWN: u32 = 2;
+/// It passes, and what is there stays: the flow itself, half open; or a flow that a packet into the pod has nothing to
+/// do with.
+const KEPT: u32 = 2;
 
 /// Writes a new flow's entries.
 #[inline(never)]
@@ -447,7 +493,7 @@ pub(crate) fn track<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
             work.refuse(DropReason::PortCollision);
             return 0;
         }
-        KNOWN => {
+        KEPT => {
             work.event = false;
             return 0;
         }
@@ -463,37 +509,62 @@ pub(crate) fn track<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     1
 }
 
-/// Clears the key of what an earlier flow left there.
+/// Clears the key of what an earlier flow left there, both views of it.
 #[inline(always)]
-fn clear<F: Family>(env: &Env, work: &Work<F>) -> u32 {
+fn clear<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     if let Some(found) = F::flows().get_ptr(&work.key) {
         // SAFETY: a valid entry; see the module.
-        let old = unsafe { &*found };
-        let closing = old.flags & (FlowFlags::CLOSING | FlowFlags::RESET) != 0;
-        if old.kind == FlowKind::REVERSE && !closing && alive(env, work, old) {
-            return TAKEN;
+        work.reverse = unsafe { *found };
+        let claim = claim(env, work);
+        if claim != FREE {
+            return claim;
         }
-        // Gone already: the LRU was faster.
-        let _gone = F::flows().remove(&work.key);
+        if alive(env, work, &work.reverse) {
+            remove_views(env, work);
+        } else {
+            // Gone already: the LRU was faster.
+            let _gone = F::flows().remove(&work.key);
+        }
     }
     let Some((found, _)) = half_open::get::<F>(env, work.now, &work.key) else { return FREE };
     // SAFETY: a valid entry; see the module.
     let old = unsafe { &mut *found };
-    if !alive(env, work, old) {
-        return FREE;
+    work.reverse = *old;
+    let claim = claim(env, work);
+    if claim != FREE || !alive(env, work, &work.reverse) {
+        return claim;
     }
-    let closing = old.flags & (FlowFlags::CLOSING | FlowFlags::RESET) != 0;
-    if old.kind == FlowKind::REVERSE && !closing {
-        return TAKEN;
-    }
-    let same = old.kind == FlowKind::DIRECT && old.origin == work.direction;
-    if same && !closing && is_syn(&work.packet) {
+    let closing = work.reverse.flags & (FlowFlags::CLOSING | FlowFlags::RESET) != 0;
+    let same = work.reverse.kind == FlowKind::DIRECT && work.reverse.origin == work.direction;
+    if same && !closing && !work.translated && is_syn(&work.packet) {
         old.seen = work.now;
         old.epoch = work.entry.epoch;
         old.decision = work.decision;
-        return KNOWN;
+        old.flags = (old.flags & !FlowFlags::EXEMPT) | (work.entry.flags & FlowFlags::EXEMPT);
+        return KEPT;
+    }
+    if work.reverse.kind != FlowKind::DIRECT {
+        remove_views(env, work);
     }
     FREE
+}
+
+/// Whether a flow that has the key of a new one ([`Work::reverse`]) leaves it free.
+#[inline(never)]
+fn claim<F: Family>(env: &Env, work: &Work<F>) -> u32 {
+    let old = &work.reverse;
+    if old.kind == FlowKind::DIRECT || !alive(env, work, old) {
+        return FREE;
+    }
+    if old.kind == FlowKind::FORWARD {
+        // Nobody but the pod ends what the pod began.
+        return if work.is_egress() { FREE } else { KEPT };
+    }
+    let closing = old.flags & (FlowFlags::CLOSING | FlowFlags::RESET) != 0;
+    // The port of a datagram's sender may be bound for good: what the pod says last holds.
+    let bound =
+        work.is_egress() && work.packet.protocol != TCP && old.flags & FlowFlags::HAIRPIN == 0;
+    if closing || bound { FREE } else { TAKEN }
 }
 
 /// Writes both views of a translated flow.

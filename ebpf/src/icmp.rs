@@ -14,12 +14,10 @@ use crate::{
 /// any other, judged by its type and code.
 #[inline(never)]
 pub(crate) fn quote<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
+    // What cannot be followed there (a later fragment, a message that is no echo, a cut header) opens nothing.
     work.quoted = match F::quoted(env.skb, usize::from(work.packet.transport)) {
         Ok(quoted) => quoted,
-        Err(reason) => {
-            work.refuse(reason);
-            return 0;
-        }
+        Err(_) => return 0,
     };
     let own = if work.is_egress() { work.quoted.destination } else { work.quoted.source };
     if !F::same(&own, &F::of_pod(env.pod)) {

@@ -138,6 +138,13 @@ pub(crate) static BACKENDS: HashMap<BackendKey, BackendValue> =
 pub(crate) static MEMBERS: HashMap<MemberKey, u32> =
     HashMap::with_max_entries(capacity::BACKENDS, BPF_F_NO_PREALLOC);
 
+/// The policy's epoch, as it is now: `SETTINGS` is written while programs run.
+#[inline(always)]
+pub(crate) fn epoch(settings: &Settings) -> u32 {
+    // SAFETY: a valid, aligned field. Volatile, so that it is read here, and not where it is used.
+    unsafe { core::ptr::read_volatile(&raw const settings.epoch) }
+}
+
 /// Counts a dropped packet.
 #[inline(always)]
 pub(crate) fn count_drop(reason: DropReason) {

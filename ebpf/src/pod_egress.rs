@@ -10,6 +10,7 @@ use veni_ebpf_common::{
     Direction, DropReason, FlowKind, PodValue,
     frame::{self, Carries},
     packet::{self, Bytes as _, Head, Kind, Packet},
+    table::Decision,
 };
 
 use crate::{
@@ -17,31 +18,37 @@ use crate::{
     end::finish,
     events,
     family::{Family, V4, V6, is_unspecified, same16},
-    maps::{PODS, SCRATCH_POD, SETTINGS, count_drop},
+    maps::{PODS, SCRATCH_POD, SETTINGS, count_drop, epoch},
     skb::Skb,
-    work::{End, Env, NO_REASON, PASS, Place, key_of, refuse},
+    work::{End, Env, NO_REASON, PASS, Place, ends, key_of, refuse},
 };
 
 /// See the module.
 #[classifier]
 pub(crate) fn pod_egress(ctx: TcContext) -> i32 {
     let skb = Skb(ctx.skb.skb);
-    // SAFETY: an entry is replaced or removed as a whole; at worst the packet is judged by the entry that follows.
+    let Some(settings) = SETTINGS.get(0) else {
+        count_drop(DropReason::Settings);
+        return TC_ACT_SHOT;
+    };
+    // Before the entry: a change writes the entry first.
+    let epoch = epoch(settings);
+    // SAFETY: an entry stays readable, but is overwritten when it was replaced and another pod's is written next:
+    // `is_still` looks whether that happened before what was read counts.
     let Some(pod) = (unsafe { PODS.get(skb.ifindex()) }) else {
         count_drop(DropReason::UnknownInterface);
         return TC_ACT_SHOT;
     };
-    finish(&ctx, skb, pod, judge(skb, pod), true)
+    finish(&ctx, skb, pod, judge(&Env { skb, pod, settings, epoch }), true)
 }
 
 #[inline(always)]
-fn judge(skb: Skb, pod: &'static PodValue) -> End {
+fn judge(env: &Env) -> End {
+    let (skb, pod) = (env.skb, env.pod);
     // The kernel has taken the outer tag out of the frame by now (skb_vlan_untag before ingress filters).
     if skb.has_vlan() {
         return refuse(DropReason::Vlan);
     }
-    let Some(settings) = SETTINGS.get(0) else { return refuse(DropReason::Settings) };
-    let env = Env { skb, pod, settings };
     let head = match packet::head(&skb) {
         Ok(head) => head,
         Err(reason) => return refuse(reason),
@@ -54,8 +61,8 @@ fn judge(skb: Skb, pod: &'static PodValue) -> End {
         return refuse(reason);
     }
     match carried {
-        Carries::Ipv4 => ipv4(&env, &head),
-        Carries::Ipv6 => ipv6(&env, &head),
+        Carries::Ipv4 => ipv4(env, &head),
+        Carries::Ipv6 => ipv6(env, &head),
         Carries::Arp => match frame::arp(&skb, pod) {
             Ok(()) => PASS,
             Err(reason) => refuse(reason),
@@ -138,26 +145,40 @@ fn u128_of(words: &[u32; 4]) -> u128 {
     u128::from(low) | u128::from(high) << 64
 }
 
+/// Whether the entry is still the pod's whose address this is. One that was replaced is overwritten by the next write of
+/// any pod's entry, address first (`copy_map_value` copies upwards); so what was read before this is of one pod.
+#[inline(always)]
+fn is_still<F: Family>(env: &Env, own: &F::Address) -> bool {
+    // SAFETY: a valid, aligned entry. Volatile, so that it is read again.
+    F::same(&F::of_pod_now(env.pod), own)
+}
+
 /// The hot path, and what else there is.
 #[inline(always)]
 pub(crate) fn step<F: Family>(env: &Env, packet: Packet<F::Address>, direction: Direction) -> End {
     let now = events::now();
     let egress = direction as u8 == Direction::Egress as u8;
     let seen = glance::<F>(env, &packet, now, egress);
+    let own = if egress { packet.source } else { packet.destination };
     if seen == glance::PLAIN {
-        return PASS;
+        return if is_still::<F>(env, &own) { PASS } else { refuse(DropReason::UnknownInterface) };
     }
     let (Some(work), Some(pod)) = (F::scratch(), SCRATCH_POD.get_ptr_mut(0)) else {
         return refuse(DropReason::Settings);
     };
     // SAFETY: this CPU's own.
     unsafe { *pod = *env.pod };
+    if !is_still::<F>(env, &own) {
+        return refuse(DropReason::UnknownInterface);
+    }
     // SAFETY: this CPU's own, and of plain numbers; every field that is read below was written for this packet.
     let work = unsafe { &mut *work };
     work.key = key_of::<F>(env.pod, &packet, egress);
+    (work.remote, _, work.remote_port) = ends::<F>(&packet, egress);
     work.packet = packet;
+    work.decision = Decision::allow(0);
     work.now = now;
-    work.epoch = env.settings.epoch;
+    work.epoch = env.epoch;
     work.direction = direction as u8;
     work.class = 0;
     work.reason = NO_REASON;
@@ -167,6 +188,7 @@ pub(crate) fn step<F: Family>(env: &Env, packet: Packet<F::Address>, direction: 
     work.absent = seen == glance::ABSENT;
     work.judge = false;
     work.translated = false;
+    work.untracked = false;
     work.rejudged = false;
     work.event = false;
     work.establish = false;

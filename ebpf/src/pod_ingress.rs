@@ -4,7 +4,7 @@
 
 use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
 use veni_ebpf_common::{
-    Direction, DropReason, PodValue,
+    Direction, DropReason,
     frame::{self, Carries},
     packet::{self, Head, Kind},
 };
@@ -12,7 +12,7 @@ use veni_ebpf_common::{
 use crate::{
     end::finish,
     family::{V4, V6, is_unspecified, same16},
-    maps::{PODS, SETTINGS, count_drop},
+    maps::{PODS, SETTINGS, count_drop, epoch},
     pod_egress::{is_local, step},
     skb::Skb,
     work::{End, Env, PASS, refuse},
@@ -22,28 +22,34 @@ use crate::{
 #[classifier]
 pub(crate) fn pod_ingress(ctx: TcContext) -> i32 {
     let skb = Skb(ctx.skb.skb);
-    // SAFETY: an entry is replaced or removed as a whole; at worst the packet is judged by the entry that follows.
+    let Some(settings) = SETTINGS.get(0) else {
+        count_drop(DropReason::Settings);
+        return TC_ACT_SHOT;
+    };
+    // Before the entry: a change writes the entry first.
+    let epoch = epoch(settings);
+    // SAFETY: an entry stays readable, but is overwritten when it was replaced and another pod's is written next:
+    // `is_still` looks whether that happened before what was read counts.
     let Some(pod) = (unsafe { PODS.get(skb.ifindex()) }) else {
         count_drop(DropReason::UnknownInterface);
         return TC_ACT_SHOT;
     };
-    finish(&ctx, skb, pod, judge(skb, pod), false)
+    finish(&ctx, skb, pod, judge(&Env { skb, pod, settings, epoch }), false)
 }
 
 #[inline(always)]
-fn judge(skb: Skb, pod: &'static PodValue) -> End {
+fn judge(env: &Env) -> End {
+    let skb = env.skb;
     if skb.has_vlan() {
         return refuse(DropReason::Vlan);
     }
-    let Some(settings) = SETTINGS.get(0) else { return refuse(DropReason::Settings) };
-    let env = Env { skb, pod, settings };
     let head = match packet::head(&skb) {
         Ok(head) => head,
         Err(reason) => return refuse(reason),
     };
     match frame::carries(&head) {
-        Ok(Carries::Ipv4) => ipv4(&env, &head),
-        Ok(Carries::Ipv6) => ipv6(&env, &head),
+        Ok(Carries::Ipv4) => ipv4(env, &head),
+        Ok(Carries::Ipv6) => ipv6(env, &head),
         // The host asks for the pod's MAC, or answers it.
         Ok(Carries::Arp) => PASS,
         Err(reason) => refuse(reason),

@@ -133,8 +133,15 @@ pub(crate) fn to_node<F: Family>(env: &Env, work: &Work<F>) -> u32 {
         let unknown = !work.translated && F::in_service_range(env.settings, &work.remote);
         return if unknown { DropReason::UnknownService.slot() } else { end::JUDGE };
     }
-    let protocol = work.packet.protocol;
-    if work.packet.kind != Kind::Flow || !has_ports(protocol) {
+    let protocol = if work.packet.kind == Kind::Flow { work.packet.protocol } else { 0 };
+    at_node(env, work, protocol, !work.translated)
+}
+
+/// What an own address as the end of a pod's flow means: a reason's slot, or [`end::EXEMPT`]. `direct` is what no Service
+/// was translated of.
+#[inline(always)]
+pub(crate) fn at_node<F: Family>(env: &Env, work: &Work<F>, protocol: u8, direct: bool) -> u32 {
+    if !has_ports(protocol) {
         return end::EXEMPT;
     }
     if F::service(&work.remote, work.remote_port, protocol).is_some() {
@@ -143,7 +150,7 @@ pub(crate) fn to_node<F: Family>(env: &Env, work: &Work<F>) -> u32 {
     let settings = env.settings;
     let node_port =
         settings.node_port_first <= work.remote_port && work.remote_port <= settings.node_port_last;
-    if !work.translated && node_port {
+    if direct && node_port {
         return DropReason::UnknownService.slot();
     }
     end::EXEMPT

@@ -27,12 +27,7 @@ pub(crate) fn choose<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     let port = work.packet.destination_port;
     let Some(service) = F::service(&work.packet.destination, port, protocol) else { return 0 };
     if service.count == ServiceValue::OF_PROXY {
-        if work.isolated(env) {
-            work.event = true;
-            work.refuse(DropReason::UnknownService);
-        } else {
-            maps::count(Counter::LeftToProxy);
-        }
+        leave(env, work, DropReason::UnknownService);
         return 0;
     }
     // The middle of a TCP flow: it has a back end already, by kube-proxy if by anyone.
@@ -49,21 +44,29 @@ pub(crate) fn choose<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
         return 0;
     }
     if service.count == 0 || !pick(env, work, service) {
-        work.event = true;
-        work.refuse(DropReason::NoBackend);
+        // kube-proxy's answer tells the pod at once. Nothing is remembered: the next packet may find a back end.
+        work.untracked = true;
+        leave(env, work, DropReason::NoBackend);
         return 0;
     }
     if protocol == SCTP && work.remote_port != port {
-        if work.isolated(env) {
-            work.event = true;
-            work.refuse(DropReason::SctpPort);
-        } else {
-            maps::count(Counter::LeftToProxy);
-        }
+        leave(env, work, DropReason::SctpPort);
         return 0;
     }
     work.translated = true;
     1
+}
+
+/// What is not translated here: kube-proxy's, from a pod that may send anything anywhere; whom it sends it to is judged
+/// there. Where it leads is not known, so from any other pod it is refused.
+#[inline(always)]
+fn leave<F: Family>(env: &Env, work: &mut Work<F>, reason: DropReason) {
+    if work.isolated(env) {
+        work.event = true;
+        work.refuse(reason);
+    } else {
+        maps::count(Counter::LeftToProxy);
+    }
 }
 
 /// Whether the flow is there, half open: a SYN that is sent again keeps its back end.

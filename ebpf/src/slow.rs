@@ -41,7 +41,7 @@ fn start<F: Family>(ctx: &TcContext) -> i32 {
     };
     // SAFETY: this CPU's own; every field that is read was written for this packet.
     let work = unsafe { &mut *work };
-    let end = follow(&Env { skb, pod, settings }, work);
+    let end = follow(&Env { skb, pod, settings, epoch: work.epoch }, work);
     finish(ctx, skb, pod, end, work.is_egress())
 }
 
@@ -92,7 +92,7 @@ fn settle<F: Family>(env: &Env, work: &mut Work<F>) -> End {
             conntrack::establish(env, work);
         }
     } else if work.reason == NO_REASON {
-        if work.packet.kind == Kind::Flow {
+        if work.packet.kind == Kind::Flow && !work.untracked {
             conntrack::track(env, work);
         } else {
             work.event = false;

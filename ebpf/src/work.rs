@@ -48,6 +48,9 @@ pub(crate) struct Env {
     pub(crate) skb: Skb,
     pub(crate) pod: &'static PodValue,
     pub(crate) settings: &'static Settings,
+    /// The policy's epoch, read before the pod's entry was looked up: what is judged by an older entry or older tables
+    /// is then never taken for judged by newer ones.
+    pub(crate) epoch: u32,
 }
 
 /// What is known about a packet.
@@ -71,7 +74,7 @@ pub(crate) struct Work<F: Family> {
     pub(crate) class: u32,
     /// In ticks.
     pub(crate) now: u32,
-    /// The policy's, read before anything is looked up: what was judged by older tables is not taken for newer.
+    /// [`Env::epoch`].
     pub(crate) epoch: u32,
     /// A [`DropReason`]'s slot, or [`NO_REASON`].
     pub(crate) reason: u32,
@@ -90,6 +93,8 @@ pub(crate) struct Work<F: Family> {
     pub(crate) judge: bool,
     /// A Service was translated.
     pub(crate) translated: bool,
+    /// It passes, and nothing is remembered of it.
+    pub(crate) untracked: bool,
     /// The entry was judged again.
     pub(crate) rejudged: bool,
     /// It is to be told.

@@ -133,6 +133,8 @@ fn configure(settings: &mut Settings, config: &Config) {
     set(SettingFlags::METADATA_CLOSED, policy.metadata == MetadataAccess::Closed);
     set(SettingFlags::EVENTS_ALLOWED, policy.flow_events == FlowEvents::All);
     set(SettingFlags::EVENTS_DENIED, policy.flow_events != FlowEvents::None);
+    let node_ports = policy.node_ports;
+    (settings.node_port_first, settings.node_port_last) = (node_ports.first(), node_ports.last());
     // A mask of zeros matches nothing.
     let (net, mask) = policy
         .service_v4

@@ -25,6 +25,15 @@ pub struct PolicySettings {
     pub service_v4: Option<Ipv4Net>,
     /// `VENI_SERVICE_CIDRS`, the IPv6 range.
     pub service_v6: Option<Ipv6Net>,
+    /// `VENI_NODE_PORT_RANGE`.
+    pub node_ports: NodePorts,
+}
+
+/// The cluster's node ports, as the API server's `--service-node-port-range` has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodePorts {
+    first: u16,
+    last: u16,
 }
 
 /// What holds for pods that no policy selects, and whether policies hold at all. Security groups hold in every mode.
@@ -83,7 +92,30 @@ impl Default for PolicySettings {
             flow_events: FlowEvents::default(),
             service_v4: None,
             service_v6: None,
+            node_ports: NodePorts::default(),
         }
+    }
+}
+
+// === impl NodePorts ===
+
+impl NodePorts {
+    /// The first; never 0.
+    #[must_use]
+    pub fn first(self) -> u16 {
+        self.first
+    }
+
+    /// The last, not before the first.
+    #[must_use]
+    pub fn last(self) -> u16 {
+        self.last
+    }
+}
+
+impl Default for NodePorts {
+    fn default() -> Self {
+        Self { first: 30_000, last: 32_767 }
     }
 }
 
@@ -125,6 +157,7 @@ pub(super) fn settings(reader: &mut Reader) -> PolicySettings {
         ),
         service_v4,
         service_v6,
+        node_ports: node_ports(reader),
     }
 }
 
@@ -137,6 +170,22 @@ fn word<T: Copy + Default>(reader: &mut Reader, name: &str, words: &[(&str, T)])
     let allowed: Vec<_> = words.iter().map(|(word, _)| *word).collect();
     reader.fail(name, format!("expected one of {}", allowed.join(", ")));
     T::default()
+}
+
+/// An error, not the default, when it is none: in another range than the cluster's, an isolated pod would reach pods by
+/// node ports that are not known yet.
+fn node_ports(reader: &mut Reader) -> NodePorts {
+    const NAME: &str = "VENI_NODE_PORT_RANGE";
+    let Some(value) = reader.text(NAME) else { return NodePorts::default() };
+    let ends = value.split_once('-');
+    let ends = ends.map(|(first, last)| (first.trim().parse(), last.trim().parse()));
+    match ends {
+        Some((Ok(first), Ok(last))) if 0 < first && first <= last => NodePorts { first, last },
+        _ => {
+            reader.fail(NAME, "expected the first and the last port, such as 30000-32767");
+            NodePorts::default()
+        }
+    }
 }
 
 /// One range a family, as the API server's `--service-cluster-ip-range`.

@@ -364,9 +364,13 @@ fn policy_settings_are_words_and_ranges() {
         ("VENI_INSTANCE_METADATA", "closed"),
         ("VENI_ESTABLISHED_FLOWS", "keep"),
         ("VENI_SERVICE_CIDRS", "10.100.0.1/16, fd12::/108"),
+        ("VENI_NODE_PORT_RANGE", "20000-20100"),
         ("NETWORK_POLICY_ENFORCING_MODE", "strict"),
     ])
     .unwrap();
+    assert_eq!((policy.node_ports.first(), policy.node_ports.last()), (20_000, 20_100));
+    let default = read(&[]).unwrap().node_ports;
+    assert_eq!((default.first(), default.last()), (30_000, 32_767));
     assert_eq!(policy.enforcing, Enforcing::Strict);
     for (mode, expect) in [("none", Enforcing::None), ("standard", Enforcing::Standard)] {
         assert_eq!(read(&[("NETWORK_POLICY_ENFORCING_MODE", mode)]).unwrap().enforcing, expect);
@@ -381,6 +385,10 @@ fn policy_settings_are_words_and_ranges() {
         ("VENI_ESTABLISHED_FLOWS", "drop"),
         ("VENI_FLOW_EVENTS", "some"),
         ("VENI_SERVICE_CIDRS", "10.1.0.0/16,10.2.0.0/16"),
+        ("VENI_NODE_PORT_RANGE", "30000"),
+        ("VENI_NODE_PORT_RANGE", "0-32767"),
+        ("VENI_NODE_PORT_RANGE", "32767-30000"),
+        ("VENI_NODE_PORT_RANGE", "30000-65536"),
         ("VENI_MANIFEST_DIR", "manifests"),
         ("VENI_POLICY_WAIT_MILLIS", "60001"),
     ] {

@@ -153,6 +153,7 @@ pub static VARIABLES: &[Variable] = &[
     v("VENI_INSTANCE_METADATA", "open", Honoured, "instance metadata: open, or closed for pods that no rule opens it for"),
     v("VENI_FLOW_EVENTS", "all", Honoured, "which new flows venictl observe is told: all, denied or none"),
     v("VENI_SERVICE_CIDRS", "", Honoured, "the cluster's Service ranges, one a family: an isolated pod's packet to an address in them that no Service has (yet) is refused"),
+    v("VENI_NODE_PORT_RANGE", "30000-32767", Honoured, "the cluster's node ports (the API server's --service-node-port-range): an isolated pod's packet to one on its own node that no Service has (yet) is refused"),
     v("VENI_PROVIDER", "aws", Honoured, "the cloud: aws, or sim:<socket> for a simulator"),
     v("VENI_SIM_INSTANCE", "", Honoured, "the instance that this daemon runs on, with VENI_PROVIDER=sim:…"),
 ];

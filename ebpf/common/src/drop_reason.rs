@@ -55,7 +55,7 @@ reasons! {
     FragmentUnknown = 13, "fragment_unknown";
     /// Extension headers out of order, doubled, or more than are followed.
     ExtensionHeader = 14, "extension_header";
-    /// A Service without back ends.
+    /// A Service without back ends, from a pod whose egress is restricted.
     NoBackend = 15, "no_backend";
     /// An address of the Service range, or a node port, that no Service is known for, from a pod whose egress is restricted.
     UnknownService = 16, "unknown_service";

@@ -239,7 +239,7 @@ pub enum Counter {
     EventsLost = 10,
     /// Events over a pod's rate.
     EventsSuppressed = 11,
-    /// New flows to Services left to kube-proxy (SCTP with another port).
+    /// Packets to Services left to kube-proxy: SCTP with another port, no back end, what it alone can serve.
     LeftToProxy = 12,
     /// Flows of datagrams whose back end had left the Service, and that were given another.
     BackendGone = 13,

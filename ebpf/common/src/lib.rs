@@ -28,7 +28,7 @@ pub use settings::{SettingFlags, Settings};
 pub use write::{Remove, Write};
 
 /// The version of everything that is pinned. Maps of another version are not adopted.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Pods that the map can hold: above the densest instance type (15 ENIs × 49 secondary addresses) with room for
 /// entries of veths that are being deleted.

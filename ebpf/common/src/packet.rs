@@ -134,12 +134,14 @@ const fn low(word: u32) -> u16 {
     (u32::from_be(word) & 0xffff) as u16
 }
 
+/// An IPv6 address from its words, as they are in memory.
+#[must_use]
 #[inline(always)]
 #[expect(
     clippy::inline_always,
     reason = "a call in BPF costs the verifier's knowledge about its arguments"
 )]
-const fn join(a: u32, b: u32, c: u32, d: u32) -> [u8; 16] {
+pub const fn join(a: u32, b: u32, c: u32, d: u32) -> [u8; 16] {
     let (a, b, c, d) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes());
     [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
 }

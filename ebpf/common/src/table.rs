@@ -37,7 +37,7 @@ pub mod capacity {
     /// Prefixes of one family.
     pub const CIDR: u32 = 131_072;
     /// (set, class) pairs.
-    pub const VERDICTS: u32 = 262_144;
+    pub const VERDICTS: u32 = 524_288;
     /// Port profiles.
     pub const PROFILES: u32 = 16_384;
     /// Prefixes of ports over all profiles.
@@ -174,7 +174,8 @@ pub struct ServiceKeyV6 {
 pub struct ServiceValue {
     /// Their number in [`BackendKey`]; a changed list of back ends gets a new one, so that no reader sees a mixture.
     pub backends: u32,
-    /// How many. 0: the packet is refused ("no back end"), as kube-proxy does. See [`ServiceValue::OF_PROXY`].
+    /// How many. 0: left to kube-proxy, which answers that there is none, from a pod that nothing restricts; refused
+    /// without an answer from any other (see [`ServiceValue::OF_PROXY`]).
     pub count: u32,
     /// Session affinity by client address: seconds it holds, 0 for none.
     pub affinity_secs: u32,
