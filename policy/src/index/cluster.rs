@@ -101,10 +101,11 @@ impl Invalid {
 }
 
 impl fmt::Display for Invalid {
+    /// A policy's name is where the reason stands.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Item(item) => write!(f, "{item:?} is {}", self.why()),
-            Self::Policy { name, why } => write!(f, "{name}: {why}"),
+            Self::Policy { why, .. } => f.write_str(why),
         }
     }
 }

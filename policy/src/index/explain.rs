@@ -76,7 +76,7 @@ pub struct GroupHalf {
 pub struct PodExplanation {
     /// The pod.
     pub pod: PodKey,
-    /// Its addresses.
+    /// Its addresses, without those in its status that are another pod's.
     pub addresses: Vec<IpAddr>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
@@ -245,9 +245,12 @@ impl Index {
         let sets = self.pod_sets(pod);
         let members = self.members();
         let of = |direction| self.explain_set(self.set_in_force(pod, direction), &members);
+        let has = |address: &&IpAddr| {
+            self.entries.get(*address).is_some_and(|entry| entry.pod == Some(id))
+        };
         Some(PodExplanation {
             pod: pod.clone(),
-            addresses: state.addresses.to_vec(),
+            addresses: state.addresses.iter().filter(|address| has(address)).copied().collect(),
             labels: identity
                 .key
                 .labels

@@ -345,6 +345,8 @@ fn an_address_is_the_live_pods_whatever_came_last() {
                     let index = index(&all.collect::<Vec<_>>());
                     let said = judge(&index, B, A, "TCP", 80);
                     assert_eq!(said.allowed, allowed, "{ordered:?}, {name} may: {said:?}");
+                    let explained = index.explain(&PodKey::new("x", name)).expect("it is known");
+                    assert_eq!(!explained.addresses.is_empty(), allowed, "{explained:?}");
                 }
             }
         }
