@@ -102,6 +102,7 @@ impl Filter {
         mask: EniMarkMask,
         blocks: FilterBlocks,
     ) -> Result<Self> {
+        layout::discard_idle(bpf_dir, blocks)?;
         let load::Loaded { egress, ingress, followers, maps, adopted } = load::load(bpf_dir)?;
         let filter = Self {
             egress,

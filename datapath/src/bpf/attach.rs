@@ -65,6 +65,12 @@ pub(super) fn ensure(
     Ok(repairs)
 }
 
+/// The id of the program at work on what leaves pods.
+pub(super) fn at_work(blocks: FilterBlocks) -> Result<Option<u32>> {
+    let mut socket = Socket::open().map_err(Error::netlink("opening a netlink socket"))?;
+    attached(&mut socket, blocks.ingress)
+}
+
 /// Removes what keeps the blocks alive: without pods' veths, the blocks and their filters go with it.
 pub(super) fn remove_anchor() -> Result<()> {
     let mut socket = Socket::open().map_err(Error::netlink("opening a netlink socket"))?;

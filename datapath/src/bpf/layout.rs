@@ -5,7 +5,8 @@
 //! the node is copied once, so that the next daemon finds what it would find had nothing changed. Flows are copied
 //! before and, those that came in between, after the programs change. Meanwhile, and for a while when the old layout
 //! tracked no flows, TCP from the middle of a flow is taken in from either end ([`SettingFlags::LEARN`]). Only then are
-//! the old pins removed: a daemon that ends before leaves it all to the next.
+//! the old pins removed: a daemon that ends before leaves it all to the next, which begins anew: what it finds of its own
+//! layout is of another time when it is not what the filters at work use.
 //!
 //! A map whose keys or values changed is not copied; a layout that changes one converts it here.
 
@@ -16,10 +17,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use veni_core::wire::FilterBlocks;
 use veni_ebpf_common::{Flow, LAYOUT_VERSION, SettingFlags, Write};
 
 use super::{
-    Filter,
+    Filter, attach,
     map::{Map, Plain},
 };
 use crate::error::{Error, Result};
@@ -37,6 +39,21 @@ pub(super) enum Takeover {
     Begun(Vec<PathBuf>),
     /// Ours run; flows that nobody tracked are learned until then.
     Learning(Instant),
+}
+
+/// Removes the maps of this layout where another's programs are at work: a take-over that did not come to its end, and
+/// whatever happened since (a daemon of the other layout, for one) is not in them.
+pub(super) fn discard_idle(bpf_dir: &Path, blocks: FilterBlocks) -> Result<()> {
+    let ours = super::load::pins(bpf_dir);
+    if !ours.exists() || others(bpf_dir).is_empty() {
+        return Ok(());
+    }
+    let Some(program) = attach::at_work(blocks)? else { return Ok(()) };
+    if super::load::followers_pin(&ours, program).exists() {
+        return Ok(());
+    }
+    tracing::info!(maps = %ours.display(), "another layout is at work: ours is made anew from it");
+    remove_pins(bpf_dir, |path| path == ours)
 }
 
 impl Filter {

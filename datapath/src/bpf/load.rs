@@ -108,6 +108,11 @@ pub(super) fn pins(bpf_dir: &Path) -> PathBuf {
     bpf_dir.join(format!("v{LAYOUT_VERSION}"))
 }
 
+/// Where a load keeps its followers, by its program for what leaves a pod.
+pub(super) fn followers_pin(dir: &Path, egress: u32) -> PathBuf {
+    dir.join(format!("{FOLLOWERS}_{egress}"))
+}
+
 pub(super) fn load(bpf_dir: &Path) -> Result<Loaded> {
     let dir = pins(bpf_dir);
     bpffs::ensure_dir(&dir)?;
@@ -120,7 +125,7 @@ pub(super) fn load(bpf_dir: &Path) -> Result<Loaded> {
     let adopted = made.adopted;
     relocate(&mut object, &maps, &followers)?;
     let [egress, ingress, v4, v6] = load_programs(&object)?;
-    let pin = dir.join(format!("{FOLLOWERS}_{}", egress.id));
+    let pin = followers_pin(&dir, egress.id);
     let followers = Followers { fd: followers, programs: vec![v4, v6], pin };
     followers.fill()?;
     Ok(Loaded { egress, ingress, followers, maps, adopted })

@@ -19,8 +19,8 @@ use std::{
 use veni_core::{marks::EniMarkMask, wire::Wiring};
 use veni_datapath::{
     bpf::{
-        Action, DEFAULT_BLOCKS, Direction, Filter, Pod, PodEntry, PodPolicy, SettingFlags, Skb,
-        Write,
+        Action, DEFAULT_BLOCKS, Direction, Filter, Pod, PodEntry, PodPolicy, Remove, SettingFlags,
+        Skb, Write,
         table::{ANY_CLASS, Decision, PortRange, Profile, VerdictKey},
     },
     netns::NetNs,
@@ -361,6 +361,13 @@ fn the_next_layout_knows_what_the_last_one_knew_even_when_it_takes_two_attempts(
         assert_eq!(next.settings().map(|s| (s.epoch, s.flags)).unwrap(), (settings.epoch, expect));
         drop(next);
         assert!(old.exists(), "the old programs need them");
+        // As a daemon of the old layout does, before the next attempt.
+        let peer = wiring(2).address.octets();
+        last.tables().remove(&[Remove::ClassV4(wiring(1).address.octets())]).unwrap();
+        last.tables().apply(&[Write::ClassV4 { address: peer, class: 13 }]).unwrap();
+        last.pod_remove(wiring(3).host_ifindex).unwrap();
+        last.set_node_addresses(&[IpAddr::from(peer)].into()).unwrap();
+        last.raise_epoch().unwrap();
         // Flows that begin under the old programs, meanwhile: one more than the pod's share.
         let skb = Skb { ifindex: index, ingress_ifindex: 2, mark: 0 };
         let run = |filter: &Filter, direction, frame: &[u8]| {
@@ -370,8 +377,12 @@ fn the_next_layout_knows_what_the_last_one_knew_even_when_it_takes_two_attempts(
             assert_eq!(run(&last, Direction::Egress, &frame(true, port, 2)), Action::Pass);
         }
         let next = open(&pins);
-        assert!(next.adopted());
+        assert!(!next.adopted(), "what the first attempt knew is of another time");
+        assert_eq!((entries(&next), tables(&next)), (entries(&last), tables(&last)));
+        assert_eq!(next.node_addresses().unwrap(), [IpAddr::from(peer)].into());
+        assert_eq!(next.settings().unwrap().epoch, last.settings().unwrap().epoch);
         next.ensure_attached().unwrap();
+        assert!(open(&pins).adopted(), "ours are at work");
         assert!(!old.exists(), "the old pins are gone");
         assert_eq!(next.settings().unwrap().flags & SettingFlags::LEARN, 0);
         assert_eq!(next.flow_counts().unwrap(), last.flow_counts().unwrap());
