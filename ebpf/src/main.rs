@@ -36,6 +36,7 @@ mod policy;
 mod service;
 mod skb;
 mod slow;
+mod track;
 mod translate;
 mod work;
 

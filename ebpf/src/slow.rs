@@ -15,7 +15,7 @@ use crate::{
     maps::{SCRATCH_POD, SETTINGS, count_drop},
     policy, service,
     skb::Skb,
-    translate,
+    track, translate,
     work::{End, Env, NO_REASON, PASS, Place, Work, refuse_slot},
 };
 
@@ -93,7 +93,7 @@ fn settle<F: Family>(env: &Env, work: &mut Work<F>) -> End {
         }
     } else if work.reason == NO_REASON {
         if work.packet.kind == Kind::Flow && !work.untracked {
-            conntrack::track(env, work);
+            track::track(env, work);
         } else {
             work.event = false;
         }
