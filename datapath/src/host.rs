@@ -29,7 +29,7 @@ pub mod rule;
 pub use desired::{Desired, desired};
 pub use link::{Link, addresses, links};
 pub use reconcile::reconcile;
-pub use route::pods as pod_routes;
+pub use route::{on_links as routes_on_links, pods as pod_routes};
 
 /// `protocol` of every rule and route that is ours (`FRA_PROTOCOL`, `rtm_protocol`): unassigned in
 /// `include/uapi/linux/rtnetlink.h` and in iproute2's `rt_protos`.

@@ -59,7 +59,7 @@ pub enum Change {
     Addresses,
     /// A rule of ours went, or one of somebody else came.
     Rules,
-    /// A route of ours went, or one of somebody else came in `main`.
+    /// A route of ours went, or one of somebody else came in `main` or in a table of ours.
     Routes,
     /// The table `ip veni` was changed, not by us.
     Nft,
@@ -81,6 +81,8 @@ pub struct WatchConfig {
     /// Settings of links with this prefix are not reported: pods' veths are made with the system's defaults, which
     /// pods' traffic does not depend on.
     pub veth_prefix: String,
+    /// The first of our routing tables: routes of others in it, or in one of the 255 after it, are reported.
+    pub table_base: u32,
 }
 
 /// A running watch; dropping it ends the thread.
@@ -104,7 +106,7 @@ pub fn spawn(config: WatchConfig, notify: impl FnMut(Change) + Send + 'static) -
         .name("netlink-watch".to_owned())
         .spawn(move || {
             let mut reader = Reader {
-                routes: route::Reader::new(links, config.veth_prefix),
+                routes: route::Reader::new(links, config.veth_prefix, config.table_base),
                 netfilter: netfilter::Reader::new(config.nft_table),
                 buffer: vec![0; 64 * 1024],
                 notify,

@@ -373,7 +373,8 @@ fn other_programs_at_the_hooks_are_found() {
         let pod = node::wire(&wiring);
         assert_eq!(filter.foreign().unwrap(), []);
         let (sender, changes) = std::sync::mpsc::channel();
-        let config = WatchConfig { nft_table: "veni".into(), veth_prefix: "eni".into() };
+        let config =
+            WatchConfig { nft_table: "veni".into(), veth_prefix: "eni".into(), table_base: 7600 };
         let _watch = watch::spawn(config, move |change| drop(sender.send(change))).unwrap();
         let heard = |expect: &Change| {
             let next = || changes.recv_timeout(Duration::from_secs(2)).expect("a notification");

@@ -33,7 +33,8 @@ fn kinds(report: &Report) -> BTreeSet<RepairKind> {
 
 fn watch() -> (Watch, Receiver<Change>) {
     let (sender, receiver) = channel();
-    let config = WatchConfig { nft_table: nft::TABLE.into(), veth_prefix: "eni".into() };
+    let config =
+        WatchConfig { nft_table: nft::TABLE.into(), veth_prefix: "eni".into(), table_base: 7600 };
     let watch = watch::spawn(config, move |change| drop(sender.send(change))).unwrap();
     (watch, receiver)
 }
@@ -123,11 +124,23 @@ fn what_is_removed_by_hand_is_noticed_and_comes_back() {
         vpc::settle(&config, &pods);
         let (_watch, changes) = watch();
         // The last address of a link takes the link's routes with it.
-        let cases: [(&str, &str, Change, &[RepairKind]); 10] = [
+        let cases: [(&str, &str, Change, &[RepairKind]); 12] = [
             ("ip", "rule del priority 1536", Change::Rules, &[RepairKind::Rule]),
             ("ip", "rule flush", Change::Rules, &[RepairKind::Rule]),
             ("ip", "route flush table 7602", Change::Routes, &[RepairKind::Route]),
             ("ip", "route flush table 7600", Change::Routes, &[RepairKind::PodRoute]),
+            (
+                "ip",
+                "route replace default via 10.0.2.77 dev eth1 onlink table 7602",
+                Change::Routes,
+                &[RepairKind::Route],
+            ),
+            (
+                "ip",
+                "route replace 10.0.9.1/32 dev eth1 table 7600",
+                Change::Routes,
+                &[RepairKind::PodRoute],
+            ),
             (
                 "ip",
                 "addr del 10.0.2.10/24 dev eth1",
@@ -384,7 +397,11 @@ fn a_flood_of_changes_is_reported_as_an_overrun_not_lost() {
     node::in_node(|_| {
         let (sender, changes) = channel();
         let (release, gate) = channel::<()>();
-        let config = WatchConfig { nft_table: nft::TABLE.into(), veth_prefix: "eni".into() };
+        let config = WatchConfig {
+            nft_table: nft::TABLE.into(),
+            veth_prefix: "eni".into(),
+            table_base: 7600,
+        };
         let mut held = false;
         let _watch = watch::spawn(config, move |change| {
             if !std::mem::replace(&mut held, true) {

@@ -125,6 +125,17 @@ pub(super) fn dump(socket: &mut Socket) -> Result<Vec<KernelRoute>> {
         .map_err(Error::netlink("listing routes"))
 }
 
+/// Routes of whatever table and origin to one address on a link: where somebody's pods may be. A link can be named twice.
+///
+/// # Errors
+/// When the kernel does not list its routes.
+pub fn on_links() -> Result<Vec<(Ipv4Addr, u32)>> {
+    let routes = dump(&mut Socket::open().map_err(Error::netlink("listing routes"))?)?;
+    let to_one = routes.into_iter().filter_map(|route| route.route);
+    let to_one = to_one.filter(|route| route.destination.len() == 32 && route.gateway.is_none());
+    Ok(to_one.map(|route| (route.destination.network(), route.ifindex)).collect())
+}
+
 /// The pods' routes of ours in `table`: each pod's address with the index of its link.
 ///
 /// # Errors

@@ -25,6 +25,7 @@ const GRACE: Duration = Duration::from_millis(100);
 /// `RT_TABLE_MAIN`.
 const MAIN: u32 = 254;
 const FRA_PROTOCOL: u16 = 21;
+const RTA_TABLE: u16 = 15;
 const TCA_KIND: u16 = 1;
 const NETCONFA_IFINDEX: u16 = 1;
 /// `NETCONFA_IFINDEX_ALL`, -1.
@@ -54,6 +55,7 @@ pub(super) struct Reader {
     /// Pods' veths that went down, and when that is news.
     down: HashMap<u32, Instant>,
     veth_prefix: String,
+    table_base: u32,
 }
 
 pub(super) fn open() -> io::Result<RawSocket> {
@@ -71,8 +73,8 @@ impl Links {
 }
 
 impl Reader {
-    pub(super) fn new(links: Links, veth_prefix: String) -> Self {
-        Self { links, down: HashMap::new(), veth_prefix }
+    pub(super) fn new(links: Links, veth_prefix: String, table_base: u32) -> Self {
+        Self { links, down: HashMap::new(), veth_prefix, table_base }
     }
 
     pub(super) fn read(&mut self, datagram: &[u8]) -> Vec<Change> {
@@ -99,7 +101,9 @@ impl Reader {
             RTM_NEWLINK => self.link(message.body),
             RTM_DELLINK => self.link_gone(message.body),
             RTM_NEWADDR | RTM_DELADDR => address_matters(message.body).then_some(Change::Addresses),
-            RTM_NEWROUTE | RTM_DELROUTE => route_matters(message).then_some(Change::Routes),
+            RTM_NEWROUTE | RTM_DELROUTE => {
+                route_matters(message, self.table_base).then_some(Change::Routes)
+            }
             RTM_NEWRULE | RTM_DELRULE => rule_matters(message).then_some(Change::Rules),
             RTM_DELQDISC => {
                 let kind =
@@ -177,16 +181,19 @@ fn address_matters(body: &[u8]) -> bool {
     body.first() != Some(&AF_INET6) || body.get(3) != Some(&RT_SCOPE_LINK)
 }
 
-/// `struct rtmsg`: table at 4, protocol at 5.
-fn route_matters(message: Message<'_>) -> bool {
+/// `struct rtmsg`: table at 4, protocol at 5. A route that takes another's place (`ip route replace`) is told as a new
+/// one, and the other not at all.
+fn route_matters(message: Message<'_>, table_base: u32) -> bool {
     let (Some(&table), Some(&protocol)) = (message.body.get(4), message.body.get(5)) else {
         return false;
     };
     if message.kind == RTM_DELROUTE {
-        protocol == PROTOCOL
-    } else {
-        u32::from(table) == MAIN && protocol != PROTOCOL
+        return protocol == PROTOCOL;
     }
+    // Numbers that do not fit the header are in an attribute.
+    let attribute = message.body.get(12..).and_then(|a| raw::attribute(a, RTA_TABLE));
+    let table = attribute.and_then(|value| raw::u32_at(value, 0)).unwrap_or(u32::from(table));
+    protocol != PROTOCOL && (table == MAIN || (table_base..=table_base + 255).contains(&table))
 }
 
 fn rule_matters(message: Message<'_>) -> bool {

@@ -82,6 +82,7 @@ impl Kernel {
         let watched = WatchConfig {
             nft_table: veni_datapath::nft::TABLE.to_owned(),
             veth_prefix: config.veth_prefix.clone(),
+            table_base: config.table_base,
         };
         // The thread may be gone before the watch is: then nobody needs the change.
         let watch =

@@ -1,7 +1,7 @@
 //! What the kernel leads to links that are not known to be pods'.
 //!
-//! Routes are looked at whoever made the link; the filter's entries only where there is a link of a pod's name that
-//! nobody knows. A pod whose ADD is under way is among what is found: the owner knows it.
+//! Routes of ours are looked at whoever made the link, and others' (another plugin's pods) where the link has a pod's
+//! name; the filter's entries only where there is a link of a pod's name that nobody knows. A pod whose ADD is under way is among what is found: the owner knows it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -26,8 +26,12 @@ pub(super) fn look(
     links: &Links,
     pods: &BTreeMap<u32, PodLink>,
 ) -> Result<Strays, veni_datapath::Error> {
-    let routes = host::pod_routes(config.table_base)?;
+    let mut routes = host::pod_routes(config.table_base)?;
+    let others = host::routes_on_links()?;
     let links = lock(links);
+    routes.extend(
+        others.into_iter().filter(|(_, index)| is_pods(&links, *index, &config.veth_prefix)),
+    );
     let unknown = unknown_link(pods, &links, &config.veth_prefix);
     let mapped = if unknown { filter.pods()? } else { BTreeMap::default() };
     let mapped = mapped.into_iter().map(|(index, pod)| (pod.address, index));
@@ -52,6 +56,12 @@ fn strays(
             (address, Stray { ifindex, ifname })
         })
         .collect()
+}
+
+/// Whether the link has a pod's name. The VPC CNI's pods, too, have such links, and routes in the table `main`: on a node
+/// that is taken over while they run, their addresses are in use.
+fn is_pods(links: &HashMap<u32, String>, index: u32, veth_prefix: &str) -> bool {
+    links.get(&index).is_some_and(|name| name.starts_with(veth_prefix))
 }
 
 /// Whether there is a link of a pod's name that is no pod's of `pods`.
@@ -88,5 +98,8 @@ mod tests {
         assert_eq!(found, expect.map(|(last, name)| (address(last), name.to_owned())));
         assert!(unknown_link(&pods, &links, "eni"));
         assert!(!unknown_link(&pods, &links, "cali"));
+        let of_pods: Vec<_> =
+            [7, 9, 3, 4].into_iter().filter(|i| is_pods(&links, *i, "eni")).collect();
+        assert_eq!(of_pods, [7, 9], "another plugin's pods have links of that name");
     }
 }
