@@ -66,6 +66,7 @@ run_tier() {
     fi
     printf '%-11s %5d passed %3d failed  %4d s  %s\n' "$tier" "$passed" "$failed" $((SECONDS - start)) "$verdict"
     grep -a '^SKIPPED: ' "$log" | sort | uniq -c | sed 's/^/    /'
+    grep -a '^NOTE: ' "$log" | sort -u | sed 's/^/    /'
     if [ "$verdict" != ok ]; then
         broken+=("$tier")
         # What failed and how it panicked, then the end, which shows what is neither.

@@ -7,7 +7,11 @@
     reason = "a test fails by panicking, and says what it saw"
 )]
 
-use std::{net::SocketAddrV4, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    sync::Arc,
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -28,6 +32,11 @@ use veni_provider::sim::SimConfig;
 const PORT: u16 = 8080;
 /// Where nobody of another namespace may come.
 const CLOSED: u16 = 8081;
+/// Where a Service leads. Not to [`PORT`]: there a connection by the Service and one without it that have the same port
+/// are one and the same.
+const BEHIND: u16 = 8082;
+/// A Service in front of the pod on the other node.
+const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(172, 21, 0, 80), 80);
 
 /// A lab whose name no other test has.
 fn lab(test: &str) -> Option<Lab> {
@@ -68,6 +77,24 @@ fn close_the_namespace(lab: &Lab) {
     lab.settle().unwrap();
 }
 
+/// A Service that leads to `pod`.
+fn serve(lab: &Lab, pod: &Pod) {
+    let port = |number: u16| json!([{"name": "web", "port": number, "protocol": "TCP"}]);
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "lab", "name": "web"},
+        "spec": {"clusterIP": SERVICE.ip(), "clusterIPs": [SERVICE.ip()], "ports": port(SERVICE.port())},
+    });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"namespace": "lab", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "ports": port(BEHIND),
+        "endpoints": [{"addresses": [pod.added.address], "conditions": {"ready": true}}],
+    });
+    lab.cluster.apply("service.yaml", &service.to_string()).unwrap();
+    lab.cluster.apply("slice.yaml", &slice.to_string()).unwrap();
+    lab.settle().unwrap();
+}
+
 /// Pods of another namespace, one a node, that try `targets` all the time.
 fn intruders(lab: &Lab, targets: [&Pod; 2]) -> Vec<Intruder> {
     let targets = targets.map(|pod| SocketAddrV4::new(pod.added.address, CLOSED));
@@ -94,8 +121,9 @@ fn nothing_is_lost_through(test: &str, end: Signal) {
     let Some(lab) = lab(test) else { return };
     let from = lab.pod(&pod_on_a_secondary_eni(&lab, "node-1")).unwrap();
     let to = lab.pod(&pod_on_a_secondary_eni(&lab, "node-2")).unwrap();
-    let _servers =
-        [&to.namespace, &lab.vpc.internet].map(|place| Server::start(place, PORT).unwrap());
+    let servers = [(&to.namespace, PORT), (&to.namespace, BEHIND), (&lab.vpc.internet, PORT)];
+    let _servers = servers.map(|(place, port)| Server::start(place, port).unwrap());
+    serve(&lab, &to);
     close_the_namespace(&lab);
     let closed = Listeners::start(
         &[&from.namespace, &to.namespace],
@@ -112,12 +140,16 @@ fn nothing_is_lost_through(test: &str, end: Signal) {
         ("pings to the internet", Generator::ping_flood(&from.namespace, INTERNET_HOST).unwrap()),
         ("new connections", Generator::connections(&from.namespace, peer, 1000).unwrap()),
         (
+            "new connections to a Service",
+            Generator::connections(&from.namespace, SERVICE, 200).unwrap(),
+        ),
+        (
             "new SNATed connections",
             Generator::connections(&from.namespace, SocketAddrV4::new(INTERNET_HOST, PORT), 100)
                 .unwrap(),
         ),
     ];
-    let [_, _, (_, connections), _] = &traffic;
+    let [_, _, (_, connections), ..] = &traffic;
     connections.wait_for(500);
     let node = lab.node("node-1").unwrap();
     node.stop_ipamd(end).unwrap();

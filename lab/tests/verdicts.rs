@@ -33,6 +33,8 @@ use veni_provider::sim::SimConfig;
 
 /// How many cases are run: a number, or `all`.
 const CASES: &str = "VENI_LAB_POLICY_CASES";
+/// However slow the machine: with fewer the test has failed.
+const LEAST: usize = 40;
 /// No more are begun after this, unless all are asked for.
 const BUDGET: Duration = Duration::from_secs(120);
 
@@ -184,7 +186,7 @@ fn real_sockets_reach_what_the_oracle_says() {
         wrong.len(),
         wrong[..wrong.len().min(40)].join("\n")
     );
-    assert!(states > 0 && probes > 0);
+    assert!(run >= LEAST.min(cases.len()) && probes > states, "too few to say anything");
 }
 
 // --- the first packet ---------------------------------------------------------------------------------------------
