@@ -174,7 +174,7 @@ pub fn gc(config: &Config) -> Result<String, Error> {
     Ok(String::new())
 }
 
-/// Whether an ADD would be served now.
+/// Whether there is a defect for which ADDs end in an error (docs/cni.md): not whether one would have to wait.
 ///
 /// # Errors
 /// [`Error::NotAvailable`] says why not.

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use veni_core::{
     id::NetworkName,
@@ -30,7 +30,7 @@ pub struct Raw {
     socket: Option<Value>,
     mtu: Option<Value>,
     prev_result: Option<Value>,
-    #[serde(rename = "cni.dev/valid-attachments")]
+    #[serde(rename = "cni.dev/valid-attachments", deserialize_with = "stated")]
     valid_attachments: Option<Value>,
 }
 
@@ -161,8 +161,17 @@ fn optional<T: for<'a> Deserialize<'a>>(
     }
 }
 
-/// The specification says `containerID` where our messages say `container_id`.
+/// Tells `null` from a field that is not there.
+fn stated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
+/// The specification says `containerID` where our messages say `container_id`. A runtime in Go writes an empty list,
+/// "no attachment is left", as `null`.
 fn runtime_keys(mut attachments: Value) -> Value {
+    if attachments.is_null() {
+        return Value::Array(Vec::new());
+    }
     for attachment in attachments.as_array_mut().into_iter().flatten() {
         let Some(fields) = attachment.as_object_mut() else { continue };
         if let Some(id) = fields.remove("containerID") {
@@ -218,9 +227,30 @@ mod tests {
     }
 
     #[test]
-    fn the_installed_conflist_is_one_that_we_read() {
-        let list: Value =
-            serde_json::from_str(include_str!("../install/10-veni.conflist")).unwrap();
+    fn no_valid_attachments_are_an_empty_list_or_null_and_not_a_missing_field() {
+        for (field, expect) in [
+            (r#","cni.dev/valid-attachments":null"#, Some(Vec::new())),
+            (r#","cni.dev/valid-attachments":[]"#, Some(Vec::new())),
+            ("", None),
+        ] {
+            let text = format!(r#"{{"cniVersion":"1.1.0","name":"veni"{field}}}"#);
+            assert_eq!(config(&text).unwrap().valid, expect, "{field}");
+        }
+    }
+
+    #[test]
+    fn the_installed_conflists_are_ones_that_we_read() {
+        let former = include_str!("../install/10-veni.conflist");
+        let newer = include_str!("../install/10-veni-1.1.conflist");
+        for (text, version) in [(former, SpecVersion::V1_0_0), (newer, SpecVersion::V1_1_0)] {
+            is_ours(text, version);
+        }
+        // Nothing else differs.
+        assert_eq!(newer.replace(r#""1.1.0""#, r#""1.0.0""#), former);
+    }
+
+    fn is_ours(text: &str, version: SpecVersion) {
+        let list: Value = serde_json::from_str(text).unwrap();
         let mut ours = list["plugins"][0].clone();
         assert_eq!(
             (list["name"].as_str(), ours["type"].as_str()),
@@ -230,7 +260,7 @@ mod tests {
         ours["cniVersion"] = list["cniVersion"].clone();
         ours["name"] = list["name"].clone();
         let config = config(&ours.to_string()).unwrap();
-        assert_eq!(config.version, SpecVersion::V1_0_0);
+        assert_eq!(config.version, version);
         assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
         assert_eq!(list["plugins"][1]["type"], "portmap");
         assert_eq!(list["plugins"][1]["capabilities"]["portMappings"], true);

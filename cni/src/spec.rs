@@ -34,7 +34,7 @@ pub enum Code {
     InvalidConfig = 7,
     /// What is missing may be there soon.
     TryAgainLater = 11,
-    /// STATUS: an ADD would fail now.
+    /// STATUS: ADDs end in an error.
     NotAvailable = 50,
     /// The kernel refused a part of the wiring.
     Wiring = 100,

@@ -274,6 +274,70 @@ fn gc_removes_the_links_of_what_was_released() {
     });
 }
 
+/// libcni writes "no attachment is left" as `null`.
+#[test]
+fn gc_after_the_last_pod_succeeds() {
+    on_a_node(|mut node| {
+        let before = node.state();
+        node.add();
+        let config =
+            node.config_with(&json!({"cniVersion": "1.1.0", "cni.dev/valid-attachments": null}));
+        let gc = |config: &Value| {
+            finish(start(&[("CNI_COMMAND", "GC".into())], config.to_string().as_bytes()))
+        };
+        let outcome = gc(&config);
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert_eq!(node.state(), before);
+        let missing = gc(&node.config_with(&json!({"cniVersion": "1.1.0"})));
+        assert_eq!((missing.code, &missing.stdout["code"]), (Some(1), &json!(7)));
+    });
+}
+
+/// As libcni makes it of a list: the first plugin's part, with the list's name and version.
+fn first_of(list: &str, socket: &std::path::Path) -> Value {
+    let list: Value = serde_json::from_str(list).unwrap();
+    let mut ours = list["plugins"][0].clone();
+    ours["cniVersion"] = list["cniVersion"].clone();
+    ours["name"] = list["name"].clone();
+    assert!(ours["socket"].is_string());
+    ours["socket"] = json!(socket);
+    ours
+}
+
+#[test]
+fn each_conflist_that_is_shipped_works_and_the_one_of_1_1_has_gc_and_status() {
+    let lists = [
+        ("1.0.0", include_str!("../install/10-veni.conflist"), json!(1)),
+        ("1.1.0", include_str!("../install/10-veni-1.1.conflist"), Value::Null),
+    ];
+    for (version, list, refused) in lists {
+        on_a_node(move |mut node| {
+            let before = node.state();
+            let mut config = first_of(list, &node.socket());
+            let alone = |command: &str, config: &Value| {
+                let environment = [("CNI_COMMAND", command.into())];
+                finish(start(&environment, config.to_string().as_bytes()))
+            };
+            let report = alone("VERSION", &config);
+            assert_eq!(report.stdout["cniVersion"], version);
+            let supported = report.stdout["supportedVersions"].as_array().unwrap().clone();
+            assert!(supported.contains(&json!(version)), "{supported:?}");
+            let added = node.call_with("ADD", &config);
+            assert_eq!((added.code, &added.stdout["cniVersion"]), (Some(0), &json!(version)));
+            node.assert_wired();
+            assert_eq!(alone("STATUS", &config).stdout["code"], refused);
+            config["cni.dev/valid-attachments"] = json!([]);
+            assert_eq!(alone("GC", &config).stdout["code"], refused);
+            if refused.is_null() {
+                assert_eq!(node.state(), before, "GC has taken the pod's link");
+            }
+            let deleted = node.call_with("DEL", &config);
+            assert_eq!(deleted.code, Some(0), "{deleted:?}");
+            assert_eq!(node.state(), before);
+        });
+    }
+}
+
 #[test]
 fn status_tells_whether_an_add_would_be_served() {
     on_a_node(|node| {

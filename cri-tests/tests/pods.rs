@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use veni_cri_tests::{
     containerd::{Containerd, Setup, Tools},
     cri::{Cri, PodSandboxConfig},
@@ -49,14 +49,12 @@ impl Stage {
         let config = LabConfig::one_node(name, "m5.xlarge").with_env("VENI_MANIFEST_DIR", "");
         let lab = Lab::up(&config).unwrap();
         let node = Arc::clone(&lab.nodes()[0]);
-        let conflist = json!({
-            "cniVersion": "1.0.0",
-            "name": "veni",
-            "plugins": [
-                {"type": "veni-cni", "socket": node.socket()},
-                {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true},
-            ],
-        });
+        // The shipped one, to the letter but for where this node's daemon listens.
+        let mut conflist: Value =
+            serde_json::from_str(include_str!("../../cni/install/10-veni.conflist")).unwrap();
+        let socket = &mut conflist["plugins"][0]["socket"];
+        assert!(socket.is_string());
+        *socket = json!(node.socket());
         let setup = Setup {
             conflist: conflist.to_string(),
             plugin: node.runtime.plugin.clone(),
