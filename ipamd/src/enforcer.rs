@@ -45,7 +45,7 @@ pub use metrics::exposition;
 pub use plane::{FilterPlane, Plane};
 pub use thread::{Handle, Input, Sources};
 use unlabelled::Unlabelled;
-pub use views::{Answer, Query};
+pub use views::{Answer, Query, ServiceRanges};
 use wirings::Wirings;
 pub use wirings::{keyed, pod_of, stranger};
 
@@ -106,6 +106,7 @@ pub struct Enforcer<P> {
     node: String,
     index: Index,
     services: ServiceTables,
+    ranges: ServiceRanges,
     /// Steps that are still to be carried out.
     pending: VecDeque<Step>,
     /// What tidies up after Services' steps: nobody waits for it, so it follows those of policy.
@@ -194,6 +195,7 @@ impl<P: Plane> Enforcer<P> {
             index: Index::resume(Scope::Node(own.name.clone()), &found.policy).enforcing(enforcing),
             node: own.name.clone(),
             services: ServiceTables::new(own, &found.services),
+            ranges: ServiceRanges::default(),
             plane,
             pending: VecDeque::new(),
             later: Vec::new(),
@@ -219,6 +221,12 @@ impl<P: Plane> Enforcer<P> {
         };
         enforcer.settle(Instant::now());
         enforcer
+    }
+
+    /// As the programs know the Services' ranges, for answers.
+    #[must_use]
+    pub fn with_ranges(self, ranges: ServiceRanges) -> Self {
+        Self { ranges, ..self }
     }
 
     /// Takes objects and what is wrong with others; `complete` once all that exist were among them.

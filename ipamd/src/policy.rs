@@ -26,7 +26,7 @@ use veni_security_groups::{
 };
 
 use crate::{
-    enforcer::{FilterPlane, Found, Handle, Input, Memory, Sources, keyed, pod_of},
+    enforcer::{FilterPlane, Found, Handle, Input, Memory, ServiceRanges, Sources, keyed, pod_of},
     host::keeper::own_addresses,
 };
 
@@ -93,6 +93,11 @@ fn enforcer<C: Cloud>(
             addresses: filter.node_addresses().context("reading the node's addresses")?,
         },
         enforcing: config.policy.enforcing,
+        ranges: ServiceRanges {
+            v4: config.policy.service_v4,
+            v6: config.policy.service_v6,
+            node_ports: config.policy.node_ports,
+        },
         memory: Memory::open(Path::new(&config.state_dir).join(LABELS)),
         found: found(filter, pods)?,
         groups: Arc::new(move || asked.status().into_iter().map(group).collect()),

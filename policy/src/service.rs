@@ -160,6 +160,12 @@ impl ServiceTables {
         self.tables.change(touched, &self.claims)
     }
 
+    /// The node's own addresses.
+    #[must_use]
+    pub const fn own_addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.sources.own.addresses
+    }
+
     /// The node's own addresses are these now.
     pub fn set_addresses(&mut self, addresses: BTreeSet<IpAddr>) -> Vec<Step> {
         if self.sources.own.addresses == addresses {

@@ -106,6 +106,12 @@ impl NodePorts {
         self.first
     }
 
+    /// Whether the port is one of them.
+    #[must_use]
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+
     /// The last, not before the first.
     #[must_use]
     pub fn last(self) -> u16 {

@@ -17,9 +17,13 @@ use veni_policy::{
     change::{CLOSED_SET, Remove, Write},
     object::parse,
     security_group::{GroupPeer, GroupProtocol, GroupRule, GroupState, ResolvedGroup},
+    view::Judge,
 };
 
 use super::*;
+
+mod groups;
+mod interfaces;
 
 /// Maps that remember who is judged by what, and that can be made to fail.
 #[derive(Clone, Default)]
@@ -388,56 +392,6 @@ fn a_sandbox_that_is_no_pod_and_could_not_be_written_is_tried_again_until_it_is_
     assert_eq!(bench.enforcer.wake_at(), None, "nothing is left to do");
 }
 
-/// The annotation's groups, whatever they are called in a SecurityGroupPolicy.
-#[test]
-fn groups_that_an_annotation_names_are_asked_for_and_judge_the_pod() {
-    let mut bench = Bench::new();
-    let mut value = pod("u1");
-    value["metadata"]["annotations"] = json!({"vpc.amazonaws.com/security-groups": "sg-1,sg-2"});
-    bench.objects(&[value]);
-    let answered = bench.attach(7, Some("u1"));
-    answered.try_recv().unwrap_err();
-    let ids = ["sg-1", "sg-2"].map(|id| id.parse::<SecurityGroupId>().unwrap());
-    assert_eq!(bench.enforcer.wanted_groups(), ids.clone().into());
-    let outside = IpAddr::from([192, 0, 2, 1]);
-    let said = |bench: &Bench, port| {
-        bench.enforcer.index.judge(outside, IpAddr::from([10, 0, 0, 1]), 6, port).allowed
-    };
-    assert!(!said(&bench, 443), "not looked up yet");
-    let group = |id: &SecurityGroupId, state, port| {
-        let rule = GroupRule {
-            id: format!("sgr-{port}"),
-            protocol: GroupProtocol::Number(6),
-            first: port,
-            last: port,
-            peer: GroupPeer::Cidr("192.0.2.0/24".parse().unwrap()),
-        };
-        (
-            id.clone(),
-            ResolvedGroup { id: id.clone(), state, ingress: vec![rule], egress: Vec::new() },
-        )
-    };
-    let resolve = |bench: &mut Bench, second: GroupState| {
-        let groups = [group(&ids[0], GroupState::Resolved, 443), group(&ids[1], second, 80)];
-        let now = bench.now;
-        bench
-            .enforcer
-            .groups(SecurityGroups { groups: groups.into(), ..SecurityGroups::default() }, now);
-    };
-    let reason = "sg-2 does not exist".to_owned();
-    resolve(&mut bench, GroupState::Unresolved { reason: reason.clone() });
-    assert_eq!(answered.try_recv(), Ok(Judged::ByLabels), "both are answered for");
-    assert!(!said(&bench, 443), "one of them does not exist: closed");
-    let Ok(Answer::Explanation(found)) =
-        bench.enforcer.query(&Query::Explain(PodKey::new("x", "a")))
-    else {
-        panic!("it is explained")
-    };
-    assert_eq!(found.security_groups[1].unresolved, Some(reason));
-    resolve(&mut bench, GroupState::Resolved);
-    assert_eq!([443, 80, 22].map(|port| said(&bench, port)), [true, true, false]);
-}
-
 #[test]
 fn a_strict_node_closes_a_pod_until_a_policy_selects_it() {
     for (enforcing, closed) in [(Enforcing::Standard, false), (Enforcing::Strict, true)] {
@@ -456,37 +410,6 @@ fn allow_all() -> Value {
     let mut policy = deny_all();
     policy["spec"]["ingress"] = json!([{"from": [{"podSelector": {}}]}]);
     policy
-}
-
-#[test]
-fn an_interface_whose_pods_name_another_pod_has_is_closed_and_no_set_is_given_up_under_it() {
-    let mut bench = Bench::new();
-    bench.objects(&[pod("u1"), deny_all()]);
-    bench.attach(7, Some("u1")).try_recv().unwrap();
-    // Deleted by force and made anew: the old container still runs.
-    bench.objects(&[pod("u2")]);
-    bench.attach(8, Some("u2")).try_recv().unwrap();
-    assert_eq!(bench.sets(7), Some(PodSets::CLOSED));
-    let before = bench.sets(8).expect("an entry");
-    assert!(before.ingress != CLOSED_SET, "{before:?}");
-    // What is checked is in the plane: no entry names a set that is removed.
-    bench.objects(&[allow_all()]);
-    assert_ne!(bench.sets(8), Some(before));
-    assert_eq!(bench.sets(7), Some(PodSets::CLOSED));
-    bench.detach(7);
-    bench.objects(&[deny_all()]);
-    assert_ne!(bench.sets(8), Some(PodSets::CLOSED));
-}
-
-#[test]
-fn two_interfaces_of_one_pod_get_its_sets_both() {
-    let mut bench = Bench::new();
-    bench.objects(&[pod("u1"), deny_all()]);
-    bench.attach(7, Some("u1")).try_recv().unwrap();
-    bench.attach(8, Some("u1")).try_recv().unwrap();
-    bench.objects(&[allow_all()]);
-    let sets = bench.sets(8).expect("an entry");
-    assert!(sets.ingress != CLOSED_SET && bench.sets(7) == Some(sets), "{sets:?}");
 }
 
 #[test]
@@ -520,50 +443,6 @@ fn an_address_that_a_pod_has_no_more_is_nobodys_in_events() {
     assert_eq!(bench.enforcer.owners.get(&given), Some(&PodKey::new("x", "a")));
 }
 
-/// An earlier daemon's set that denies everything, as an entry of each of these interfaces.
-fn found(interfaces: BTreeMap<u32, PodKey>, plane: &FakePlane) -> (Found, PodSets) {
-    let sets = PodSets::new(9, 9);
-    let mut found = Found::default();
-    found.policy.verdicts.push((VerdictKey { set: 9, class: ANY_CLASS }, 3));
-    for (ifindex, pod) in &interfaces {
-        plane.0.lock().unwrap().entries.insert(*ifindex, sets);
-        found.policy.endpoints.insert(pod.clone(), sets);
-    }
-    found.interfaces = interfaces;
-    (found, sets)
-}
-
-#[test]
-fn an_entry_keeps_its_sets_until_objects_and_names_are_known_and_is_closed_if_it_has_none() {
-    let plane = FakePlane::default();
-    let own = OwnNode { name: "n1".to_owned(), zone: None, addresses: BTreeSet::new() };
-    let (found, sets) = found(keyed(&[5, 7], &[]), &plane);
-    let (mode, memory) = (Enforcing::Standard, Memory::default());
-    let enforcer = Enforcer::new(plane.clone(), own, mode, memory, &found);
-    let mut bench = Bench { enforcer, plane, now: Instant::now() };
-    assert_eq!((bench.sets(5), bench.sets(7)), (Some(sets), Some(sets)));
-    bench.objects(&[pod("u1"), deny_all()]);
-    assert_eq!((bench.sets(5), bench.sets(7)), (Some(sets), Some(sets)));
-    // One of them gets its name: from the runtime's cache, where the journal was lost.
-    let wired = Wired { pod: PodKey::new("x", "a"), uid: None, addresses: Vec::new(), ifindex: 7 };
-    bench.enforcer.adopt(vec![wired], bench.now);
-    assert_eq!(bench.sets(5), Some(PodSets::CLOSED));
-    assert!(bench.sets(7).is_some_and(|now| now != sets && now != PodSets::CLOSED));
-}
-
-#[test]
-fn of_several_interfaces_with_one_name_the_latest_is_the_pods() {
-    let pod = || PodKey::new("x", "a");
-    let check = |interfaces: &[u32], pods: &[(PodKey, u32)], expected: &[(u32, PodKey)]| {
-        assert_eq!(keyed(interfaces, pods), expected.iter().cloned().collect());
-    };
-    check(&[7], &[(pod(), 7)], &[(7, pod())]);
-    check(&[7, 8], &[(pod(), 8), (pod(), 7)], &[(7, stranger(7)), (8, pod())]);
-    check(&[7], &[(pod(), 7), (pod(), 8)], &[(7, pod())]);
-    check(&[7], &[], &[(7, stranger(7))]);
-    check(&[7], &[(PodKey::new("", ""), 7)], &[]);
-}
-
 #[test]
 fn an_add_is_answered_when_its_sets_are_in_force_and_not_when_the_old_ones_are_gone() {
     let mut bench = Bench::new();
@@ -579,15 +458,6 @@ fn an_add_is_answered_when_its_sets_are_in_force_and_not_when_the_old_ones_are_g
 }
 
 #[test]
-fn groups_are_looked_for_after_a_change_and_not_after_each_flow() {
-    let mut bench = Bench::new();
-    bench.objects(&[pod("u1")]);
-    assert!(bench.enforcer.wanted_anew().is_some());
-    bench.enforcer.tell(&[event(7, 1)]);
-    assert_eq!(bench.enforcer.wanted_anew(), None);
-}
-
-#[test]
 fn a_pod_of_ours_whose_object_names_another_node_says_how_the_node_is_called() {
     let mut bench = Bench::new();
     let mut object = pod("u1");
@@ -598,77 +468,6 @@ fn a_pod_of_ours_whose_object_names_another_node_says_how_the_node_is_called() {
     let [late] = bench.enforcer.standing(bench.now).unlabelled.try_into().unwrap();
     assert!(late.reason.contains("is of node ip-10-0-0-1.ec2.internal"), "{}", late.reason);
     assert!(late.reason.contains("MY_NODE_NAME"), "{}", late.reason);
-}
-
-fn with_group(uid: &str, groups: &str) -> Value {
-    let mut pod = pod(uid);
-    pod["metadata"]["annotations"] = json!({"vpc.amazonaws.com/security-groups": groups});
-    pod
-}
-
-/// These groups, which let everything out.
-fn resolved(ids: &[&str]) -> SecurityGroups {
-    let mut groups = SecurityGroups::default();
-    for id in ids {
-        let id: SecurityGroupId = id.parse().unwrap();
-        let peer = GroupPeer::Cidr("0.0.0.0/0".parse().unwrap());
-        let protocol = GroupProtocol::Any;
-        let rule = GroupRule { id: "sgr-1".to_owned(), protocol, first: 0, last: 65_535, peer };
-        let (state, egress) = (GroupState::Resolved, vec![rule]);
-        let group = ResolvedGroup { id: id.clone(), state, ingress: Vec::new(), egress };
-        groups.groups.insert(id, group);
-    }
-    groups
-}
-
-#[test]
-fn a_pods_add_waits_for_its_security_groups_too() {
-    let mut bench = Bench::new();
-    bench.objects(&[with_group("u1", "sg-1")]);
-    let answered = bench.attach(7, Some("u1"));
-    answered.try_recv().unwrap_err();
-    assert!(bench.sets(7).is_none_or(|sets| sets == PodSets::CLOSED));
-    bench.enforcer.groups(resolved(&["sg-1"]), bench.now);
-    assert_eq!(answered.try_recv(), Ok(Judged::ByLabels));
-    assert!(bench.sets(7).is_some_and(|sets| sets.egress != CLOSED_SET));
-    // Another pod of it waits for nobody.
-    assert_eq!(bench.attach(8, Some("u1")).try_recv(), Ok(Judged::ByLabels));
-}
-
-#[test]
-fn a_pod_whose_groups_do_not_come_in_time_stays_closed_until_they_do() {
-    let mut bench = Bench::new();
-    bench.objects(&[with_group("u1", "sg-1")]);
-    let answered = bench.attach(7, Some("u1"));
-    bench.pass(Duration::from_secs(2));
-    assert_eq!(answered.try_recv(), Ok(Judged::Otherwise(JudgedBy::Closed)));
-    let standing = bench.enforcer.standing(bench.now);
-    assert!(standing.unlabelled[0].reason.contains("sg-1 is not known yet"), "{standing:?}");
-    bench.enforcer.groups(resolved(&["sg-1"]), bench.now);
-    assert!(bench.sets(7).is_some_and(|sets| sets.egress != CLOSED_SET));
-    assert_eq!(bench.enforcer.standing(bench.now).unlabelled, []);
-}
-
-#[test]
-fn a_restart_flips_no_pod_before_its_groups_are_known() {
-    let plane = FakePlane::default();
-    let own = || OwnNode { name: "n1".to_owned(), zone: None, addresses: BTreeSet::new() };
-    let (found, sets) = found([(7, PodKey::new("x", "a"))].into(), &plane);
-    let enforcer =
-        Enforcer::new(plane.clone(), own(), Enforcing::Standard, Memory::default(), &found);
-    let mut bench = Bench { enforcer, plane, now: Instant::now() };
-    let wired = Wired {
-        pod: PodKey::new("x", "a"),
-        uid: Some("u1".to_owned()),
-        addresses: vec![IpAddr::from([10, 0, 0, 1])],
-        ifindex: 7,
-    };
-    bench.enforcer.adopt(vec![wired], bench.now);
-    bench.objects(&[with_group("u1", "sg-1")]);
-    assert_eq!(bench.sets(7), Some(sets));
-    assert_eq!(bench.enforcer.wanted_groups().len(), 1);
-    bench.enforcer.groups(resolved(&["sg-1"]), bench.now);
-    assert!(bench.sets(7).is_some_and(|now| now != sets && now.egress != CLOSED_SET));
 }
 
 #[test]
@@ -696,4 +495,42 @@ fn flows_are_judged_again_when_their_destination_becomes_a_front_end() {
     let before = bench.plane.0.lock().unwrap().epochs;
     bench.objects(&[service]);
     assert_eq!(bench.plane.0.lock().unwrap().epochs, before + 1);
+}
+
+#[test]
+fn what_the_programs_refuse_before_any_rule_is_told_as_refused() {
+    let mut bench = Bench::new();
+    let ranges = ServiceRanges { v4: Some("10.100.0.0/16".parse().unwrap()), ..Default::default() };
+    bench.enforcer = bench.enforcer.with_ranges(ranges);
+    bench.enforcer.node_addresses([IpAddr::from([10, 0, 0, 9])].into(), bench.now);
+    let everywhere = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": "x", "name": "out"},
+        "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]},
+    });
+    let check = |bench: &Bench, to: [u8; 4], port: u16, expect: Option<&str>| {
+        let Some(Object::Pod(pod)) = parse(&pod("u1")).unwrap() else { panic!("a pod") };
+        let refused = bench.enforcer.refuses(&pod, IpAddr::from(to), 6, port);
+        assert_eq!(refused, expect, "{to:?}:{port}");
+    };
+    bench.objects(&[pod("u1")]);
+    check(&bench, [10, 100, 0, 7], 80, None);
+    bench.objects(&[everywhere]);
+    check(&bench, [10, 100, 0, 7], 80, Some("unknown_service"));
+    check(&bench, [10, 0, 0, 9], 30080, Some("unknown_service"));
+    check(&bench, [10, 0, 0, 9], 10250, None);
+    check(&bench, [10, 0, 0, 8], 30080, None);
+}
+
+/// An earlier daemon's set that denies everything, as an entry of each of these interfaces.
+fn found(interfaces: BTreeMap<u32, PodKey>, plane: &FakePlane) -> (Found, PodSets) {
+    let sets = PodSets::new(9, 9);
+    let mut found = Found::default();
+    found.policy.verdicts.push((VerdictKey { set: 9, class: ANY_CLASS }, 3));
+    for (ifindex, pod) in &interfaces {
+        plane.0.lock().unwrap().entries.insert(*ifindex, sets);
+        found.policy.endpoints.insert(pod.clone(), sets);
+    }
+    found.interfaces = interfaces;
+    (found, sets)
 }

@@ -24,7 +24,9 @@ use veni_policy::{
     view::Unanswerable,
 };
 
-use super::{Answer, Answering, Enforcer, Found, Memory, Plane, Query, Subscriber, Wired};
+use super::{
+    Answer, Answering, Enforcer, Found, Memory, Plane, Query, ServiceRanges, Subscriber, Wired,
+};
 
 /// What the thread is told.
 pub enum Input {
@@ -89,6 +91,8 @@ pub struct Sources<P> {
     pub own: OwnNode,
     /// What holds for pods that no policy selects.
     pub enforcing: Enforcing,
+    /// Where Services are.
+    pub ranges: ServiceRanges,
     /// The labels that pods had here.
     pub memory: Memory,
     /// What an earlier daemon left in the maps.
@@ -157,8 +161,9 @@ impl Handle {
 }
 
 fn run<P: Plane>(sources: Sources<P>, inputs: &Receiver<Input>) {
-    let Sources { plane, own, enforcing, memory, found, want, groups: _, foreign: _ } = sources;
-    let mut enforcer = Enforcer::new(plane, own, enforcing, memory, &found);
+    let Sources { plane, own, enforcing, ranges, memory, found, want, groups: _, foreign: _ } =
+        sources;
+    let mut enforcer = Enforcer::new(plane, own, enforcing, memory, &found).with_ranges(ranges);
     let mut wanted = BTreeSet::new();
     loop {
         let now = Instant::now();

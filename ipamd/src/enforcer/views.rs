@@ -6,8 +6,9 @@ use std::{
     time::{Instant, UNIX_EPOCH},
 };
 
+use ipnet::{Ipv4Net, Ipv6Net};
 use veni_core::{
-    config::Enforcing,
+    config::{Enforcing, NodePorts},
     wire::inspect::policy::{Decision, DefaultVerdict, Diagnostic, Explanation, Flows, Standing},
 };
 use veni_policy::{
@@ -42,6 +43,17 @@ pub enum Answer {
     Flows(Flows),
     /// To [`Query::Explain`].
     Explanation(Box<Explanation>),
+}
+
+/// Where addresses and ports are Services', known ones or not.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ServiceRanges {
+    /// `VENI_SERVICE_CIDRS`, the IPv4 range.
+    pub v4: Option<Ipv4Net>,
+    /// `VENI_SERVICE_CIDRS`, the IPv6 range.
+    pub v6: Option<Ipv6Net>,
+    /// `VENI_NODE_PORT_RANGE`, on the node's own addresses.
+    pub node_ports: NodePorts,
 }
 
 /// Flows of a matrix that are worked out at once: pods that are added wait meanwhile.
@@ -200,5 +212,20 @@ impl<P: Plane> Judge for Enforcer<P> {
             service: format!("{}/{}", owner.namespace, owner.name),
             back_ends: translation.back_ends.iter().map(|end| (end.address, end.port)).collect(),
         })
+    }
+
+    /// As `to_node` does in ebpf/src/policy.rs: the programs know no front end, and what kube-proxy would make of the
+    /// packet is not asked of any rule.
+    fn refuses(&self, from: &Pod, to: IpAddr, protocol: u8, port: u16) -> Option<&'static str> {
+        let ranges = self.ranges;
+        let of_service = match to {
+            IpAddr::V4(to) => ranges.v4.is_some_and(|net| net.contains(&to)),
+            IpAddr::V6(to) => ranges.v6.is_some_and(|net| net.contains(&to)),
+        };
+        let of_node = Protocol::from_number(protocol).is_some()
+            && ranges.node_ports.contains(port)
+            && self.services.own_addresses().contains(&to);
+        let isolated = self.index.is_isolated(from, Direction::Egress);
+        (isolated && (of_service || of_node)).then_some("unknown_service")
     }
 }
