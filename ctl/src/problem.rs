@@ -55,6 +55,10 @@ pub(crate) fn next_step(kind: &str) -> &'static str {
         "storage" => {
             "free space on the file system of VENI_STATE_DIR (`df`); pods are not added until then"
         }
+        "filter" => {
+            "`venictl doctor` looks at the filter, its maps and the kernel; ipamd tries again by itself, pods are not added \
+             until then, and those that are there keep their traffic"
+        }
         "host" => {
             "`venictl doctor` looks at links, rules, routes and nftables; it is tried again by itself"
         }
@@ -134,6 +138,7 @@ mod tests {
             ("address_lost", "delete the pod"),
             ("address_quarantined", "remove it"),
             ("storage", "VENI_STATE_DIR"),
+            ("filter", "venictl doctor"),
             ("host", "venictl doctor"),
             ("of a later version", "log"),
         ] {

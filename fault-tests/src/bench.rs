@@ -150,6 +150,15 @@ impl Bench {
         Ok(())
     }
 
+    /// As [`Bench::start`] where the daemon cannot be ready: until it answers for itself.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn start_unready(&mut self) -> Result<()> {
+        self.daemon = None;
+        self.daemon.insert(Daemon::start(&self.node, None)?).wait_up()
+    }
+
     /// Takes over a daemon that was started otherwise.
     pub fn use_daemon(&mut self, daemon: Daemon) {
         self.daemon = Some(daemon);

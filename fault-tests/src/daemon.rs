@@ -88,13 +88,22 @@ impl Daemon {
     /// # Errors
     /// When it ends or does not serve in time.
     pub fn wait_ready(&mut self) -> Result<()> {
+        self.wait_up()?;
+        self.node.wait_ready(READY)?;
+        Ok(())
+    }
+
+    /// Waits until it has started, whether it is ready or not: it, not one before it whose socket is still there.
+    ///
+    /// # Errors
+    /// When it ends or does not answer in time.
+    pub fn wait_up(&mut self) -> Result<()> {
         let start = Instant::now();
         loop {
             if let Some(status) = self.ended()? {
                 bail!("ipamd ended ({status}) before it was ready; {}", self.log_tail());
             }
             if self.node.inspect().is_ok_and(|view| view.daemon.pid == self.child.id()) {
-                self.node.wait_ready(READY)?;
                 return Ok(());
             }
             ensure!(start.elapsed() < READY, "ipamd does not serve; {}", self.log_tail());

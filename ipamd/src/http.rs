@@ -35,6 +35,9 @@ impl From<View> for PoolView {
     }
 }
 
+const NOT_READY: &str =
+    "an ADD would not be served at once: see problems in /v1/status, and /v1/plan\n";
+
 /// How long an address that is taken is left alone: no longer than a probe may fail.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -155,7 +158,7 @@ async fn ready(State(shared): State<Shared>) -> Response {
     if shared.metrics.ready() {
         "ready\n".into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the pool is empty: see /v1/plan\n").into_response()
+        (StatusCode::SERVICE_UNAVAILABLE, NOT_READY).into_response()
     }
 }
 
@@ -241,7 +244,7 @@ mod tests {
         // The connection that was kept alive ends, so that its next question is to the daemon that serves.
         assert_eq!(kept.read(&mut [0; 64]).await.unwrap(), 0);
         let answer = ask(&mut TcpStream::connect(address).await.unwrap(), "/readyz", true).await;
-        assert!(answer.contains("the pool is empty"), "{answer}");
+        assert!(answer.contains("would not be served at once"), "{answer}");
         serving.abort();
     }
 }

@@ -4,8 +4,9 @@
 //! process that dies loses nothing that was written, and after a reboot no pod survives.
 //!
 //! Invariants: what [`Journal::commit`] returned `Ok` for is there after `kill -9`; a torn or damaged line is never
-//! read as a record; an unreadable journal is moved aside, never deleted, and the pool is rebuilt from the kernel,
-//! the runtime and the cloud.
+//! read as a record; an unreadable journal is set aside, and the pool is rebuilt from the kernel, the runtime and the
+//! cloud; the last [`KEPT`] of a kind are kept; an empty file is none of them. A journal opens on a full disk too: it
+//! takes facts then, which it keeps in memory, and refuses everything else until the disk takes what it begins with.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -23,6 +24,10 @@ pub const VERSION: u32 = 1;
 /// The journal is rewritten as a snapshot when it has grown past this and past four times its last snapshot.
 const COMPACT_BYTES: u64 = 1024 * 1024;
 const FILE: &str = "journal";
+/// How many journals of a kind (`old`, `damaged`) are kept beside the one in use.
+const KEPT: usize = 3;
+/// What must fit for the disk to count as writable again: the rest of a last page is no space for long.
+const PROBE: [u8; 4096] = [0; 4096];
 
 /// The first line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +51,12 @@ pub trait Store: Send + 'static {
     /// Facts that are not on disk yet.
     fn backlog(&self) -> usize;
 
+    /// Why the last attempt to write failed; `None` when it did not.
+    fn trouble(&self) -> Option<&str>;
+
+    /// Tries to write again after a failure: what waits, or whether anything could be written.
+    fn retry(&mut self);
+
     /// Rewrites the journal as a snapshot of `ledger`, when that is worth it.
     fn compact(&mut self, ledger: &Ledger);
 
@@ -58,12 +69,24 @@ pub trait Store: Send + 'static {
 pub struct Journal {
     path: PathBuf,
     boot_id: String,
-    file: File,
+    /// `None` as long as the disk has not taken `beginning`.
+    file: Option<File>,
+    beginning: Beginning,
     /// How much of the file is whole lines.
     len: u64,
     snapshot_len: u64,
     backlog: Vec<Record>,
+    trouble: Option<String>,
     kept: Option<Whereabouts>,
+}
+
+/// What a journal that is not there yet begins with.
+#[derive(Debug, Default)]
+struct Beginning {
+    /// After the header: what could be read of the damaged one.
+    records: Vec<Record>,
+    /// The extension under which the file that is in its place is kept.
+    aside: Option<&'static str>,
 }
 
 /// What was found at start.
@@ -82,10 +105,11 @@ pub struct Recovered {
 }
 
 impl Journal {
-    /// Opens the journal in `dir`, reading what a former daemon of this boot left.
+    /// Opens the journal in `dir`, reading what a former daemon of this boot left. A disk that takes nothing is no
+    /// error: see [`Store::trouble`].
     ///
     /// # Errors
-    /// When the directory or the file cannot be made, read or written.
+    /// When the directory cannot be made or the file cannot be read.
     pub fn open(dir: &Path, boot_id: &str) -> io::Result<(Self, Recovered)> {
         fs::create_dir_all(dir)?;
         let path = dir.join(FILE);
@@ -96,30 +120,38 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        if !recovered.resumed && path.exists() {
-            set_aside(&path, &mut recovered.notes)?;
-        }
+        let found = fs::metadata(&path).is_ok_and(|file| file.len() > 0);
+        let whole = recovered.resumed && !recovered.damaged;
         let file =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+            if whole { Some(OpenOptions::new().read(true).write(true).open(&path)?) } else { None };
+        let aside = match (whole, found, recovered.damaged) {
+            (false, true, true) => Some("damaged"),
+            (false, true, false) => Some("old"),
+            _ => None,
+        };
+        let records = if whole { Vec::new() } else { recovered.ledger.to_records() };
         let mut journal = Self {
             path,
             boot_id: boot_id.to_owned(),
             file,
+            beginning: Beginning { records, aside },
             len: keep,
             // Not known: a journal that is long at the start is rewritten once.
             snapshot_len: 0,
             backlog: Vec::new(),
+            trouble: None,
             kept: None,
         };
         journal.kept = journal.read_whereabouts();
         recovered.whereabouts.clone_from(&journal.kept);
-        if recovered.damaged {
-            fs::copy(&journal.path, journal.path.with_extension("damaged"))?;
-            journal.rewrite(&recovered.ledger)?;
-        } else if recovered.resumed {
-            journal.cut()?;
-        } else {
-            journal.write_lines(&header_line(boot_id))?;
+        if let Some(aside) = aside {
+            let kept = journal.path.with_extension(aside);
+            recovered.notes.push(format!("the former journal is kept as {}", kept.display()));
+        }
+        let begun = if whole { journal.cut() } else { journal.begin(&[]) };
+        if let Err(error) = journal.told(begun) {
+            let next = "free space in the state directory; no pod is added until then";
+            recovered.notes.push(format!("the journal cannot be written ({error}): {next}"));
         }
         Ok((journal, recovered))
     }
@@ -144,14 +176,23 @@ impl Journal {
 
     /// Removes what is behind the last whole line.
     fn cut(&mut self) -> io::Result<()> {
-        self.file.set_len(self.len)?;
-        self.file.seek(SeekFrom::Start(self.len))?;
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.set_len(self.len)?;
+        file.seek(SeekFrom::Start(self.len))?;
         Ok(())
     }
 
+    /// What the last attempt to write came to is kept for those who ask.
+    fn told(&mut self, outcome: io::Result<()>) -> io::Result<()> {
+        self.trouble = outcome.as_ref().err().map(ToString::to_string);
+        outcome
+    }
+
+    /// Writes all of `lines` behind the last whole line, or nothing.
     fn write_lines(&mut self, lines: &[u8]) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(self.len))?;
-        if let Err(error) = self.file.write_all(lines) {
+        let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
+        let written = file.seek(SeekFrom::Start(self.len)).and_then(|_| file.write_all(lines));
+        if let Err(error) = written {
             // What did go in is behind `len` and is cut now or overwritten by the next attempt.
             if let Err(cut) = self.cut() {
                 tracing::warn!(error = %cut, "journal tail not cut");
@@ -162,33 +203,70 @@ impl Journal {
         Ok(())
     }
 
+    /// Makes the journal, with `records` at its end, in one step: until it is whole, what was there stays.
+    fn begin(&mut self, records: &[Record]) -> io::Result<()> {
+        let mut lines = header_line(&self.boot_id);
+        for record in self.beginning.records.iter().chain(&self.backlog).chain(records) {
+            push_line(&mut lines, record);
+        }
+        self.replace(&lines)?;
+        self.beginning = Beginning::default();
+        Ok(())
+    }
+
     fn rewrite(&mut self, ledger: &Ledger) -> io::Result<()> {
         let mut lines = header_line(&self.boot_id);
         for record in ledger.to_records() {
             push_line(&mut lines, &record);
         }
+        self.replace(&lines)?;
+        self.snapshot_len = self.len;
+        Ok(())
+    }
+
+    /// Puts a file of these lines in the journal's place. What is to be kept of the former one is linked aside first,
+    /// which takes no space.
+    fn replace(&mut self, lines: &[u8]) -> io::Result<()> {
         let next = self.path.with_extension("next");
-        let mut file =
-            OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&next)?;
-        file.write_all(&lines)?;
+        let written = write_anew(&next, lines);
+        if written.is_err() {
+            // A part of it would only take space.
+            drop(fs::remove_file(&next));
+        }
+        let file = written?;
+        if let Some(aside) = self.beginning.aside {
+            set_aside(&self.path, aside);
+        }
         fault::point("compact-before-rename");
         fs::rename(&next, &self.path)?;
         fault::point("compact-after-rename");
-        self.file = file;
+        self.file = Some(file);
         self.len = lines.len() as u64;
-        self.snapshot_len = self.len;
         self.backlog.clear();
         Ok(())
+    }
+
+    /// Whether the disk takes anything. Of a process that dies in between, a torn last line is left.
+    fn probe(&mut self) -> io::Result<()> {
+        let len = self.len;
+        let written = self.write_lines(&PROBE);
+        self.len = len;
+        written.and_then(|()| self.cut())
     }
 }
 
 impl Store for Journal {
     fn commit(&mut self, records: &[Record]) -> io::Result<()> {
+        if self.file.is_none() {
+            let begun = self.begin(records);
+            return self.told(begun);
+        }
         let mut lines = Vec::with_capacity(256 * (records.len() + self.backlog.len()));
         for record in self.backlog.iter().chain(records) {
             push_line(&mut lines, record);
         }
-        self.write_lines(&lines)?;
+        let written = self.write_lines(&lines);
+        self.told(written)?;
         self.backlog.clear();
         Ok(())
     }
@@ -204,6 +282,23 @@ impl Store for Journal {
 
     fn backlog(&self) -> usize {
         self.backlog.len()
+    }
+
+    fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    fn retry(&mut self) {
+        let outcome = if self.file.is_some() && self.backlog.is_empty() {
+            let probed = self.probe();
+            self.told(probed)
+        } else {
+            self.commit(&[])
+        };
+        match outcome {
+            Ok(()) => tracing::info!(path = %self.path.display(), "journal written again"),
+            Err(error) => tracing::debug!(%error, "journal still not written"),
+        }
     }
 
     fn compact(&mut self, ledger: &Ledger) {
@@ -298,11 +393,28 @@ fn sound(line: &[u8]) -> Option<&[u8]> {
     (stated == crc32fast::hash(json)).then_some(json)
 }
 
-fn set_aside(path: &Path, notes: &mut Vec<String>) -> io::Result<()> {
-    let aside = path.with_extension("old");
-    fs::rename(path, &aside)?;
-    notes.push(format!("the former journal is kept as {}", aside.display()));
-    Ok(())
+fn write_anew(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let mut file =
+        OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path)?;
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+/// Keeps the file at `path` as `<path>.<kind>`, and those of this kind that were kept before as `.1`, `.2`. For people
+/// only: what cannot be kept is told.
+fn set_aside(path: &Path, kind: &str) {
+    let numbered = |n: usize| match n {
+        0 => path.with_extension(kind),
+        n => path.with_extension(format!("{kind}.{n}")),
+    };
+    for n in (1..KEPT).rev() {
+        // It is not there most of the time.
+        drop(fs::rename(numbered(n - 1), numbered(n)));
+    }
+    if let Err(error) = fs::hard_link(path, numbered(0)).or_else(|_| fs::rename(path, numbered(0)))
+    {
+        tracing::warn!(%error, path = %path.display(), kind, "former journal not kept");
+    }
 }
 
 /// The kernel's id of this boot.

@@ -40,6 +40,7 @@ use crate::{
 };
 
 mod quarantine;
+mod readiness;
 mod resume;
 mod serve;
 mod view;
@@ -52,6 +53,10 @@ const QUIET: Duration = Duration::from_millis(60);
 const METADATA_PERIOD: Duration = Duration::from_secs(60);
 /// How long a plugin may keep its attachment to itself.
 const HOLD: Duration = Duration::from_secs(60);
+/// How often a disk that took nothing is tried again.
+const STORAGE_RETRY: Duration = Duration::from_secs(1);
+/// How often a filter that is not in force is.
+const FILTER_RETRY: Duration = Duration::from_secs(10);
 /// An allocation without a link is not dropped before this age: its plugin may be at work still.
 pub(crate) const WIRING_GRACE: Duration = Duration::from_secs(120);
 
@@ -113,8 +118,11 @@ pub struct Owner<C, H, S> {
     held: HashMap<Attachment, Held>,
     calls: JoinSet<Done>,
     surveying: bool,
-    /// Whether the filter is attached over a map that holds the pods.
-    filter_in_force: bool,
+    /// Why the filter is not attached over a map that holds the pods; `None` when it is.
+    unfiltered: Option<String>,
+    /// When that is tried again, and when the disk is that took nothing.
+    filter_at: Option<Instant>,
+    storage_at: Option<Instant>,
     /// Whether EC2 was asked once how things stand: a former daemon's last calls may have had effects that no
     /// journal knows. Nothing is asked for before.
     oriented: bool,
@@ -188,7 +196,9 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             held: HashMap::new(),
             calls: JoinSet::new(),
             surveying: false,
-            filter_in_force: false,
+            unfiltered: Some("it was not looked at yet".to_owned()),
+            filter_at: None,
+            storage_at: None,
             oriented: parts.surveyed,
             comparing: false,
             // What was kept may be older than this daemon.
@@ -294,6 +304,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         self.serve_waiters();
         self.expire();
         let now = Instant::now();
+        self.retry(now);
         if self.plan_at.is_some_and(|at| at <= now) {
             self.plan_at = None;
             self.plan();
@@ -304,6 +315,27 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         self.configure_host();
         self.parts.pool.compact();
         self.publish();
+    }
+
+    /// What keeps every ADD from being served is tried again, whether one comes or not: a node that is not ready gets
+    /// none.
+    fn retry(&mut self, now: Instant) {
+        if self.unfiltered.is_none() {
+            self.filter_at = None;
+        } else if self.filter_at.is_some_and(|at| at <= now) {
+            self.resume();
+            self.filter_at = Some(now + FILTER_RETRY);
+        } else {
+            self.filter_at.get_or_insert(now + FILTER_RETRY);
+        }
+        if self.storage_at.is_some_and(|at| at <= now) {
+            self.storage_at = None;
+            self.parts.pool.flush();
+            self.plan_soon();
+        }
+        if self.parts.pool.storage_trouble().is_some() {
+            self.storage_at.get_or_insert(now + STORAGE_RETRY);
+        }
     }
 
     /// Plans soon: at once for waiting ADDs, after a short quiet otherwise.
@@ -521,10 +553,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         let far = Instant::now() + Duration::from_secs(600);
         let deadlines = self.waiters.iter().map(|w| w.deadline);
         let holds = self.held.values().filter(|h| !h.queue.is_empty()).map(|h| h.until);
-        let backlog =
-            (self.parts.pool.backlog() > 0).then(|| Instant::now() + Duration::from_secs(1));
         let comparison = (!self.comparing).then_some(self.compare_at);
-        [self.plan_at, backlog, comparison]
+        [self.plan_at, self.storage_at, self.filter_at, comparison]
             .into_iter()
             .flatten()
             .chain(deadlines)
@@ -541,3 +571,6 @@ fn netns_gone(allocation: &Allocation) -> bool {
         .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
     absent && path.parent().is_some_and(std::path::Path::is_dir)
 }
+
+#[cfg(test)]
+mod tests;

@@ -246,10 +246,19 @@ impl<S: Store> Pool<S> {
         self.store.backlog()
     }
 
-    /// Tries again to write facts that the disk did not take.
+    /// Why the disk took nothing the last time that it was written to.
+    pub fn storage_trouble(&self) -> Option<&str> {
+        self.store.trouble()
+    }
+
+    /// Tries again to write, when the disk took nothing the last time.
     pub fn flush(&mut self) {
-        if self.store.backlog() > 0 {
-            self.store.note(Vec::new());
+        if self.store.trouble().is_none() {
+            return;
+        }
+        self.store.retry();
+        if self.store.trouble().is_none() {
+            self.activity.blocks.retain(|_, block| block.kind != "storage");
         }
     }
 

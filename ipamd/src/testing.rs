@@ -69,6 +69,7 @@ pub struct VirtualTime {
 pub struct MemoryStore {
     records: Arc<Mutex<Vec<Record>>>,
     backlog: Vec<Record>,
+    trouble: Option<String>,
     full: Arc<AtomicBool>,
     damaged: Arc<AtomicBool>,
     kept: Arc<Mutex<Option<Whereabouts>>>,
@@ -111,6 +112,7 @@ pub struct Runtime {
 #[derive(Debug)]
 struct Daemon {
     requests: Requests,
+    metrics: Arc<Metrics>,
     task: JoinHandle<()>,
 }
 
@@ -228,8 +230,11 @@ impl MemoryStore {
 
 impl Store for MemoryStore {
     fn commit(&mut self, records: &[Record]) -> io::Result<()> {
+        self.trouble = None;
         if self.full.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::StorageFull.into());
+            let error = io::Error::from(io::ErrorKind::StorageFull);
+            self.trouble = Some(error.to_string());
+            return Err(error);
         }
         let mut written = lock(&self.records);
         written.append(&mut self.backlog);
@@ -245,6 +250,15 @@ impl Store for MemoryStore {
 
     fn backlog(&self) -> usize {
         self.backlog.len()
+    }
+
+    fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    fn retry(&mut self) {
+        // Told by `trouble`.
+        drop(self.commit(&[]));
     }
 
     fn compact(&mut self, ledger: &Ledger) {
@@ -312,6 +326,7 @@ impl Node {
         let cloud = Arc::new(SimCloud::new(self.sim.clone(), self.timer.clone(), instance));
         let (config, clock) = (Arc::new(self.spec.config.clone()), self.clock.clone());
         let (store, metrics) = (self.store.clone(), Arc::new(Metrics::new()));
+        let counted = metrics.clone();
         let task = tokio::spawn(async move {
             let recovered = store.recover();
             store.mended();
@@ -339,7 +354,7 @@ impl Node {
             let (owner, early) = Box::pin(answering).await;
             owner.with_early(early).run(requests, news).await;
         });
-        self.daemon = Some(Daemon { requests: Requests::new(commands), task });
+        self.daemon = Some(Daemon { requests: Requests::new(commands), metrics: counted, task });
     }
 
     /// Kills the daemon where it stands.
@@ -431,6 +446,15 @@ impl Node {
     #[must_use]
     pub fn requests(&self) -> Option<Requests> {
         self.daemon.as_ref().map(|daemon| daemon.requests.clone())
+    }
+
+    /// What the daemon counts.
+    ///
+    /// # Panics
+    /// When none runs.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<Metrics> {
+        self.daemon.as_ref().expect("a daemon runs").metrics.clone()
     }
 
     /// ADD of pod `n`.

@@ -22,7 +22,7 @@ use nix::{
 use serde::de::DeserializeOwned;
 use veni_core::{
     id::{InstanceId, InstanceType, SubnetId},
-    wire::{ReplyBody, RequestBody, inspect::View},
+    wire::inspect::View,
 };
 
 use crate::{
@@ -146,16 +146,15 @@ impl Node {
     /// When it ends, or is not ready within `timeout`.
     pub fn wait_ready(&self, timeout: Duration) -> Result<Duration> {
         let start = Instant::now();
-        let socket = self.socket();
         loop {
             let ended = self.daemon.process().as_mut().map(Child::try_wait);
             if let Some(Ok(Some(status))) = ended {
                 return Err(self.trouble(&format!("ended ({status}) before it was ready")));
             }
-            let last = match wire::ask(&socket, RequestBody::Status) {
-                Ok(ReplyBody::Ready) => return Ok(start.elapsed()),
-                Ok(ReplyBody::Error(error)) => error.message,
-                Ok(other) => format!("{other:?}"),
+            // Not STATUS, which does not fail while an empty pool grows.
+            let last = match self.inspect() {
+                Ok(view) if view.daemon.ready => return Ok(start.elapsed()),
+                Ok(view) => format!("{:?}, {:?}", view.plan, view.problems),
                 Err(error) => error.to_string(),
             };
             if start.elapsed() > timeout {

@@ -105,7 +105,8 @@ fn facts_that_cannot_be_written_are_kept_and_go_first() {
     let dir = tempfile::tempdir().unwrap();
     let (mut journal, _) = Journal::open(dir.path(), "boot-1").unwrap();
     journal.commit(&[primary()]).unwrap();
-    let writable = std::mem::replace(&mut journal.file, File::open(dir.path().join(FILE)).unwrap());
+    let closed = File::open(dir.path().join(FILE)).unwrap();
+    let writable = journal.file.replace(closed);
     journal.note(vec![gained(10)]);
     assert!(journal.commit(&[gained(11)]).is_err(), "a read-only file takes nothing");
     assert_eq!(journal.backlog(), 1);
@@ -139,4 +140,111 @@ fn a_snapshot_replaces_a_long_journal() {
     journal.commit(&[gained(11)]).unwrap();
     let (_, again) = Journal::open(dir.path(), "boot-1").unwrap();
     assert_eq!((free(&again), again.damaged), (2, false));
+}
+
+/// A directory where the next file would be written: like a full disk, it lets no journal begin.
+fn fill(dir: &Path) -> PathBuf {
+    let in_the_way = dir.join("journal.next");
+    fs::create_dir(&in_the_way).unwrap();
+    in_the_way
+}
+
+/// What was in the state directory, and what of it can be read.
+fn spoilt(spoil: impl Fn(&mut Vec<u8>)) -> (tempfile::TempDir, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = written(dir.path(), &[primary(), gained(10), gained(11)]);
+    let mut bytes = fs::read(&path).unwrap();
+    spoil(&mut bytes);
+    fs::write(&path, &bytes).unwrap();
+    (dir, bytes)
+}
+
+#[test]
+fn a_journal_opens_on_a_full_disk_whatever_is_there_and_begins_when_there_is_space() {
+    type Spoil = fn(&mut Vec<u8>);
+    let cases: [(&str, &str, Spoil, Option<&str>, u32); 4] = [
+        ("nothing there", "boot-1", Vec::clear, None, 0),
+        ("a reboot", "boot-2", |_| {}, Some("journal.old"), 0),
+        ("an unreadable header", "boot-1", |bytes| bytes[12] ^= 4, Some("journal.old"), 0),
+        (
+            "a damaged line",
+            "boot-1",
+            |bytes| {
+                let at = bytes.len() - 20;
+                bytes[at] ^= 4;
+            },
+            Some("journal.damaged"),
+            1,
+        ),
+    ];
+    for (name, boot, spoil, aside, left) in cases {
+        let (dir, former) = spoilt(spoil);
+        let in_the_way = fill(dir.path());
+        for _ in 0..2 {
+            let (_, again) = Journal::open(dir.path(), boot).unwrap();
+            assert_eq!(free(&again), left, "{name}");
+        }
+        let (mut journal, recovered) = Journal::open(dir.path(), boot).unwrap();
+        let told = recovered.notes.iter().any(|note| note.contains("free space"));
+        assert!(told && journal.trouble().is_some(), "{name}: {:?}", recovered.notes);
+        let facts = if left == 0 { vec![primary(), gained(20)] } else { vec![gained(20)] };
+        let count = facts.len();
+        journal.note(facts);
+        assert!(journal.commit(&[gained(21)]).is_err(), "{name}: an ADD is refused");
+        journal.retry();
+        assert_eq!((journal.backlog(), journal.trouble().is_some()), (count, true), "{name}");
+        assert_eq!(fs::read(dir.path().join(FILE)).unwrap(), former, "{name}: it stays");
+
+        fs::remove_dir(in_the_way).unwrap();
+        journal.retry();
+        assert_eq!((journal.backlog(), journal.trouble()), (0, None), "{name}");
+        journal.commit(&[gained(22)]).unwrap();
+        let (_, again) = Journal::open(dir.path(), boot).unwrap();
+        assert!(again.resumed && !again.damaged, "{name}: {:?}", again.notes);
+        assert_eq!(free(&again), left + 2, "{name}");
+        if let Some(aside) = aside {
+            assert_eq!(fs::read(dir.path().join(aside)).unwrap(), former, "{name}");
+        }
+    }
+}
+
+#[test]
+fn an_empty_file_is_no_journal_to_keep() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("journal.old"), "precious").unwrap();
+    fs::write(dir.path().join(FILE), "").unwrap();
+    let (journal, recovered) = Journal::open(dir.path(), "boot-1").unwrap();
+    assert!(journal.trouble().is_none() && !recovered.resumed);
+    assert_eq!(fs::read_to_string(dir.path().join("journal.old")).unwrap(), "precious");
+}
+
+#[test]
+fn the_last_journals_that_were_set_aside_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut former = Vec::new();
+    for boot in 0..6 {
+        drop(Journal::open(dir.path(), &format!("boot-{boot}")).unwrap());
+        former.insert(0, fs::read(dir.path().join(FILE)).unwrap());
+    }
+    for (n, name) in ["journal.old", "journal.old.1", "journal.old.2"].iter().enumerate() {
+        assert_eq!(fs::read(dir.path().join(name)).unwrap(), former[n + 1], "{name}");
+    }
+    assert!(!dir.path().join("journal.old.3").exists());
+}
+
+#[test]
+fn a_disk_that_took_no_record_counts_as_full_until_it_takes_one_or_a_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = written(dir.path(), &[primary()]);
+    let (mut journal, _) = Journal::open(dir.path(), "boot-1").unwrap();
+    let closed = File::open(&path).unwrap();
+    let writable = journal.file.replace(closed);
+    assert!(journal.commit(&[gained(10)]).is_err());
+    journal.retry();
+    assert!(journal.trouble().is_some());
+    journal.file = writable;
+    let before = fs::read(&path).unwrap();
+    journal.retry();
+    assert_eq!(journal.trouble(), None);
+    assert_eq!(fs::read(&path).unwrap(), before, "nothing of the attempt is left");
 }

@@ -23,11 +23,11 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             .allocations()
             .map(|a| (a.clone(), Pool::<S>::pod_mac(a)))
             .collect();
-        self.filter_in_force = match self.parts.host.resume(&pods) {
+        self.unfiltered = match self.parts.host.resume(&pods) {
             Ok(()) => self.first_look(&pods),
             Err(error) => {
                 tracing::error!(error, "filter not in force");
-                false
+                Some(error)
             }
         };
         for (allocation, _) in &pods {
@@ -37,17 +37,17 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         }
     }
 
-    /// Sets aside what the node leads elsewhere, before an address is handed out.
-    fn first_look(&mut self, pods: &[(Allocation, Mac)]) -> bool {
+    /// Sets aside what the node leads elsewhere, before an address is handed out. Returns why it cannot.
+    fn first_look(&mut self, pods: &[(Allocation, Mac)]) -> Option<String> {
         match self.parts.host.strays(pods) {
             Ok(strays) => {
                 self.strays = strays;
                 self.quarantine();
-                true
+                None
             }
             Err(error) => {
                 tracing::error!(error, "pods' routes not looked at: no address is handed out");
-                false
+                Some(error)
             }
         }
     }
@@ -61,11 +61,11 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     }
 
     /// No ADD is answered before the filter is in force, and before it is known what the node leads where.
-    pub(super) fn ensure_filter(&mut self) -> Result<(), &'static str> {
-        if !self.filter_in_force {
+    pub(super) fn ensure_filter(&mut self) -> Result<(), &str> {
+        if self.unfiltered.is_some() {
             self.resume();
         }
-        if self.filter_in_force { Ok(()) } else { Err("see the log of veni-ipamd") }
+        self.unfiltered.as_deref().map_or(Ok(()), Err)
     }
 
     /// Whether a plugin may be wiring this pod now: one that this daemon answered says when it is done; one that the

@@ -82,7 +82,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             || self.parts.pool.ledger.allocation(&request.attachment).is_some())
             && let Some(body) = self.try_add(&request)
         {
-            self.parts.metrics.added(Duration::ZERO);
+            self.count(&body, Duration::ZERO);
             self.answer_judged(&request.attachment, reply, body);
             self.plan_soon();
             return;
@@ -107,8 +107,9 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     /// Allocates and admits; `None` when there is no address.
     fn try_add(&mut self, request: &AddRequest) -> Option<ReplyBody> {
         if let Err(error) = self.ensure_filter() {
-            let message =
-                format!("the filter is not in force, no pod is wired without it: {error}");
+            let message = format!(
+                "the filter is not in force, no pod is wired without it: {error}; see the log of veni-ipamd"
+            );
             return Some(ReplyBody::Error(WireError { code: ErrorCode::Internal, message }));
         }
         let now = self.now();
@@ -145,6 +146,13 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         }
     }
 
+    /// A refusal is no ADD with an address.
+    fn count(&self, body: &ReplyBody, waited: Duration) {
+        if let ReplyBody::Wiring(_) = body {
+            self.parts.metrics.added(waited);
+        }
+    }
+
     fn wiring(&self, allocation: &Allocation) -> Wiring {
         let eni = self.parts.pool.ledger.eni(allocation.slot).and_then(|eni| eni.facts.as_ref());
         Wiring {
@@ -173,7 +181,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             let request = waiter.request.clone();
             let Some(body) = self.try_add(&request) else { break };
             let waiter = self.waiters.pop_front().expect("there is a first");
-            self.parts.metrics.added(waiter.since.elapsed());
+            self.count(&body, waiter.since.elapsed());
             self.answer_judged(&request.attachment, waiter.reply, body);
             self.plan_soon();
         }
@@ -283,22 +291,6 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             return Some(allocation.clone());
         }
         self.release(attachment)
-    }
-
-    fn status(&self) -> ReplyBody {
-        if self.ready() {
-            return ReplyBody::Ready;
-        }
-        let message = self.parts.pool.why_no_address(self.now());
-        ReplyBody::Error(WireError {
-            code: ErrorCode::NotReady,
-            message: format!("the pool is empty: {message}"),
-        })
-    }
-
-    /// Whether an ADD would be served now.
-    pub(super) fn ready(&self) -> bool {
-        self.waiters.is_empty() && self.parts.pool.snapshot(self.now()).available() > 0
     }
 }
 

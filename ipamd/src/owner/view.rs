@@ -139,7 +139,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         for (what, block) in pool.activity.blocks.iter().filter(|(_, b)| b.until > now) {
             let told =
                 found.iter().any(|(kind, .., why)| kind == block.kind && *why == block.reason);
-            if !matches!(block.kind, "attaching" | "detaching") && !told {
+            if !matches!(block.kind, "attaching" | "detaching" | "storage") && !told {
                 let (kind, subject) = (block.kind.to_owned(), format!("{what:?}"));
                 found.push((kind, subject, Some(block.since), block.reason.clone()));
             }
@@ -155,12 +155,10 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             );
             found.push(("address_quarantined".to_owned(), address.to_string(), None, what));
         }
-        if pool.backlog() > 0 {
-            let what = format!(
-                "{} facts wait for the disk: free space in the state directory",
-                pool.backlog()
-            );
-            found.push(("storage".to_owned(), String::new(), None, what));
+        let hindrances = [("filter", self.unfiltered()), ("storage", self.unwritten())];
+        for (kind, hindrance) in hindrances {
+            let told = hindrance.map(|(_, what)| (kind.to_owned(), String::new(), None, what));
+            found.extend(told);
         }
         let host = self.host_problems.iter();
         found.extend(host.map(|what| ("host".to_owned(), what.clone(), None, what.clone())));
