@@ -15,13 +15,45 @@ use crate::{
     text,
 };
 
+/// An API group of kinds that are read.
+struct Group {
+    name: &'static str,
+    /// Those that are read.
+    read: &'static [&'static str],
+    /// Its other kinds, of whatever version: nothing is to be said of them.
+    others: &'static [&'static str],
+}
+
 /// The API groups of the kinds that are read.
-const OUR_GROUPS: [&str; 5] = [
-    "",
-    "discovery.k8s.io",
-    "networking.k8s.io",
-    "policy.networking.k8s.io",
-    "vpcresources.k8s.aws",
+const OUR_GROUPS: [Group; 5] = [
+    Group {
+        name: "",
+        read: &["Namespace", "Node", "Pod", "Service"],
+        others: &[
+            "Binding",
+            "ComponentStatus",
+            "ConfigMap",
+            "Endpoints",
+            "Event",
+            "LimitRange",
+            "List",
+            "PersistentVolume",
+            "PersistentVolumeClaim",
+            "PodTemplate",
+            "ReplicationController",
+            "ResourceQuota",
+            "Secret",
+            "ServiceAccount",
+        ],
+    },
+    Group { name: "discovery.k8s.io", read: &["EndpointSlice"], others: &[] },
+    Group {
+        name: "networking.k8s.io",
+        read: &["NetworkPolicy"],
+        others: &["ClusterCIDR", "IPAddress", "Ingress", "IngressClass", "ServiceCIDR"],
+    },
+    Group { name: "policy.networking.k8s.io", read: &["ClusterNetworkPolicy"], others: &[] },
+    Group { name: "vpcresources.k8s.aws", read: &["SecurityGroupPolicy"], others: &["CNINode"] },
 ];
 
 /// What a file holds.
@@ -153,22 +185,29 @@ impl Document<'_> {
         }
     }
 
-    /// Another project's policy closes nothing here, and whoever wrote it would not know.
+    /// Another project's policy closes nothing here, nor does one whose kind is misspelt, and whoever wrote it would not
+    /// know.
     fn doubt(&mut self, node: &Node) {
         let kind = node.text("kind").unwrap_or_default();
-        if !kind.ends_with("NetworkPolicy") {
+        let version = node.text("apiVersion").unwrap_or_default();
+        let message = if kind.ends_with("NetworkPolicy") {
+            format!(
+                "veni does not enforce the kind {kind} of apiVersion {version:?}: what it denies is not denied"
+            )
+        } else if let Some(group) = group_of(node).filter(|group| !group.has(kind)) {
+            format!(
+                "apiVersion {version:?} has no kind {kind}: left out (veni reads {} of it)",
+                group.read.join(", ")
+            )
+        } else {
             return;
-        }
+        };
         let metadata = |field: &str| node.get("metadata").and_then(|data| data.text(field));
         let name = metadata("name").unwrap_or_default();
         let object = match metadata("namespace") {
             Some(namespace) => format!("{kind} {namespace}/{name}"),
             None => format!("{kind} {name}"),
         };
-        let message = format!(
-            "veni does not enforce the kind {kind} of apiVersion {:?}: what it denies is not denied",
-            node.text("apiVersion").unwrap_or_default()
-        );
         let whole = Diagnostic::of_file(self.file, message);
         let (document, line) = (self.number, known(node.line));
         self.contents.diagnostics.push(Diagnostic { document, line, object, ..whole });
@@ -182,9 +221,19 @@ impl Document<'_> {
 
 /// Whether its API group has kinds of ours: of another group it is no version of an object of ours.
 fn is_ours(node: &Node) -> bool {
+    group_of(node).is_some()
+}
+
+fn group_of(node: &Node) -> Option<&'static Group> {
     let version = node.text("apiVersion").unwrap_or_default();
-    let group = version.rsplit_once('/').map_or("", |(group, _)| group);
-    OUR_GROUPS.contains(&group)
+    let name = version.rsplit_once('/').map_or("", |(group, _)| group);
+    OUR_GROUPS.iter().find(|group| group.name == name)
+}
+
+impl Group {
+    fn has(&self, kind: &str) -> bool {
+        self.read.contains(&kind) || self.others.contains(&kind)
+    }
 }
 
 const fn known(line: u64) -> Option<u64> {

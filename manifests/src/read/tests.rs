@@ -156,6 +156,47 @@ fn a_policy_that_is_not_ours_is_no_policy_and_is_said() {
 }
 
 #[test]
+fn a_kind_that_its_group_does_not_have_is_said() {
+    for (version, kind, knows) in [
+        ("networking.k8s.io/v1", "NetworkPolcy", Some("NetworkPolicy")),
+        ("vpcresources.k8s.aws/v1beta1", "SecurityGroupPolicies", Some("SecurityGroupPolicy")),
+        ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolcy", Some("ClusterNetworkPolicy")),
+        ("discovery.k8s.io/v1", "EndpointSlices", Some("EndpointSlice")),
+        ("v1", "NameSpace", Some("Namespace, Node, Pod, Service")),
+        ("networking.k8s.io/v1", "Ingress", None),
+        ("networking.k8s.io/v1beta1", "IngressClass", None),
+        ("vpcresources.k8s.aws/v1alpha1", "CNINode", None),
+        ("v1", "ConfigMap", None),
+        ("serving.knative.dev/v1", "Service", None),
+        ("apps/v1", "Deploymnt", None),
+    ] {
+        let text =
+            format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: p, namespace: x}}\n");
+        let (objects, wrong) = read_text(&text);
+        assert_eq!((objects.len(), wrong.len()), (0, usize::from(knows.is_some())), "{wrong:?}");
+        if let Some(knows) = knows {
+            let expect = format!(
+                "m.yaml:1: {kind} x/p: apiVersion \"{version}\" has no kind {kind}: left out (veni reads {knows} of it)"
+            );
+            assert_eq!(wrong, [expect]);
+        }
+    }
+}
+
+#[test]
+fn every_example_of_the_documentation_is_in_force() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples");
+    let manifests = read(&examples).unwrap();
+    assert_eq!(manifests.diagnostics, []);
+    let expect = [
+        "ClusterNetworkPolicy no-guests-in-the-shop",
+        "NetworkPolicy shop/db-from-web",
+        "SecurityGroupPolicy shop/web-in-sg-web",
+    ];
+    assert_eq!(keys(&manifests), expect);
+}
+
+#[test]
 fn a_folder_without_a_manifest_says_so() {
     let manifests = read(folder(&[("README.md", "a")]).path()).unwrap();
     assert!(manifests.objects.is_empty());
