@@ -306,6 +306,7 @@ pub fn parse(value: &Value) -> Result<Option<Object>, Vec<Diagnostic>> {
     let (key, nameless) = identity(kind, value);
     let sink = Sink::new(key);
     let root = Reader::root(value, &sink);
+    note_names(&root);
     let object = match kind {
         Kind::Namespace => Ok(Object::Namespace(Namespace::read(&root))),
         Kind::Node => Node::read(&root).map(Object::Node),
@@ -323,6 +324,41 @@ pub fn parse(value: &Value) -> Result<Option<Object>, Vec<Diagnostic>> {
     let Some(nameless) = nameless else { return object.map(Some) };
     let others = object.map_or_else(|wrong| wrong, |object| object.diagnostics().to_vec());
     Err([nameless].into_iter().chain(others).collect())
+}
+
+/// Notes a name that the API server would refuse (apimachinery `IsDNS1123Label`, `IsDNS1123Subdomain`): in a cluster the
+/// object could not be.
+fn note_names(root: &Reader<'_>) {
+    let Key { kind, namespace, name } = root.key();
+    let at = root.get("metadata");
+    let is_label = matches!(kind, Kind::Namespace | Kind::Service);
+    for (field, text, is_label) in [("name", name, is_label), ("namespace", namespace, true)] {
+        if text.is_empty() || is_name(text, is_label) {
+            continue;
+        }
+        let allowed = if is_label {
+            "at most 63 of a-z, 0-9 and '-'"
+        } else {
+            "at most 253 of a-z, 0-9, '-' and '.'"
+        };
+        let message = format!(
+            "{text:?} is no name that the API server takes (RFC 1123): {allowed}, a letter or digit first and last"
+        );
+        root.note(at.get(field).invalid(message));
+    }
+}
+
+fn is_name(text: &str, is_label: bool) -> bool {
+    let (parts, most): (Vec<&str>, usize) =
+        if is_label { (vec![text], 63) } else { (text.split('.').collect(), 253) };
+    let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_sound = |part: &&str| {
+        let bytes = part.as_bytes();
+        let ends = bytes.first().zip(bytes.last());
+        ends.is_some_and(|(first, last)| is_alphanumeric(*first) && is_alphanumeric(*last))
+            && bytes.iter().all(|byte| is_alphanumeric(*byte) || *byte == b'-')
+    };
+    text.len() <= most && parts.iter().all(is_sound)
 }
 
 /// A policy of a version that is not known must not vanish in silence; a Service of another API group is no Service.

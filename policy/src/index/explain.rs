@@ -1,6 +1,9 @@
 //! Explanations: a walk along the compiled tables, in words.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use serde::Serialize;
 use veni_core::config::Enforcing;
@@ -366,11 +369,53 @@ impl Index {
     }
 
     fn group_half(&self, set: &Set, class: u32, protocol: u8, port: u16) -> Option<GroupHalf> {
-        let rules = set.rules.as_ref()?;
-        let shape = self.classes.shape(class)?;
-        let decision = rules.evaluate_groups(shape, &self.lists)?.decide(protocol, port);
+        let decision = self.groups_of(set, class)?.decide(protocol, port);
         let rule = self.registry.get(decision.rule()).cloned();
         Some(GroupHalf { allowed: decision.allowed(), rule })
+    }
+
+    /// What the security groups alone say to a class; `None` without groups.
+    fn groups_of(&self, set: &Set, class: u32) -> Option<Body> {
+        set.rules.as_ref()?.evaluate_groups(self.classes.shape(class)?, &self.lists)
+    }
+
+    /// Names the groups' rules where policies have only their default to say.
+    fn with_groups(&self, profile: ProfileEntry, groups: &Body) -> ProfileEntry {
+        let rule = |decision: Decision| {
+            self.registry.get(decision.rule()).filter(|_| decision.allowed()).cloned()
+        };
+        let mut ports = Vec::new();
+        for entry in profile.ports {
+            if !entry.allowed || entry.rule.is_some() {
+                ports.push(entry);
+                continue;
+            }
+            let mut next = Some(entry.first);
+            let mut ranges: Vec<_> = groups.ranges.iter().collect();
+            ranges.sort_by_key(|(_, first, ..)| *first);
+            for (protocol, first, last, decision) in ranges {
+                let Some(from) = next.filter(|from| *protocol == entry.protocol && from <= last)
+                else {
+                    continue;
+                };
+                if *first > entry.last {
+                    break;
+                }
+                if from < *first {
+                    let rule = rule(groups.otherwise);
+                    ports.push(PortEntry { first: from, last: *first - 1, rule, ..entry.clone() });
+                }
+                let last = (*last).min(entry.last);
+                let first = from.max(*first);
+                ports.push(PortEntry { first, last, rule: rule(*decision), ..entry.clone() });
+                next = last.checked_add(1).filter(|next| *next <= entry.last);
+            }
+            if let Some(first) = next {
+                ports.push(PortEntry { first, rule: rule(groups.otherwise), ..entry });
+            }
+        }
+        let own = profile.rule.or_else(|| rule(groups.otherwise).filter(|_| profile.allowed));
+        ProfileEntry { ports, rule: own, ..profile }
     }
 
     fn members(&self) -> BTreeMap<u32, Vec<String>> {
@@ -401,18 +446,24 @@ impl Index {
             let content = &rules.content;
             content.rules.iter().map(|rule| rule.number).chain(content.isolated)
         });
-        let mut classes: Vec<ClassEntry> = set
-            .table
-            .iter()
-            .filter_map(|(class, profile)| {
-                Some(ClassEntry {
-                    class: *class,
-                    members: members.get(class).cloned().unwrap_or_default(),
-                    profile: self.explain_profile(*profile)?,
-                })
+        let has_groups = self.groups_of(set, NO_CLASS).is_some();
+        // What groups open is in the tables without its rule, and may be by another rule for each class.
+        let named: BTreeSet<u32> = if has_groups {
+            set.table.keys().chain(members.keys()).copied().chain([NO_CLASS]).collect()
+        } else {
+            set.table.keys().copied().collect()
+        };
+        let classes = named.iter().filter_map(|class| {
+            let profile = self.explain_profile(set.profile(*class))?;
+            Some(ClassEntry {
+                class: *class,
+                members: members.get(class).cloned().unwrap_or_default(),
+                profile: match self.groups_of(set, *class) {
+                    Some(groups) => self.with_groups(profile, &groups),
+                    None => profile,
+                },
             })
-            .collect();
-        classes.sort_by_key(|entry| entry.class);
+        });
         SetExplanation {
             set: number,
             rules: numbers.filter_map(|number| self.registry.get(number).cloned()).collect(),
@@ -420,10 +471,10 @@ impl Index {
             otherwise: self.explain_profile(set.any),
             others: members
                 .iter()
-                .filter(|(class, _)| **class != NO_CLASS && !set.table.contains_key(class))
+                .filter(|(class, _)| **class != NO_CLASS && !named.contains(class))
                 .flat_map(|(_, names)| names.iter().cloned())
                 .collect(),
-            classes,
+            classes: classes.collect(),
         }
     }
 

@@ -149,18 +149,18 @@ fn read_rules(root: &Reader<'_>, at: &Reader<'_>, peers: &str) -> Vec<PolicyRule
 fn read_rule(at: &Reader<'_>, peers: &str) -> Read<PolicyRule> {
     at.only(&[peers, "ports"])?;
     Ok(PolicyRule {
-        peers: read_some(&at.get(peers), read_peer)?,
+        peers: read_some(&at.get(peers), |item| item.noted(read_peer(item)))?,
         ports: read_some(&at.get("ports"), read_port)?,
     })
 }
 
 /// The valid items. An empty list is as an absent one; a list of nothing but invalid items is not.
-fn read_some<T>(at: &Reader<'_>, read: impl Fn(&Reader<'_>) -> Read<T>) -> Read<Option<Vec<T>>> {
+fn read_some<T>(at: &Reader<'_>, noted: impl Fn(&Reader<'_>) -> Option<T>) -> Read<Option<Vec<T>>> {
     let items = at.list()?;
     if items.is_empty() {
         return Ok(None);
     }
-    Ok(Some(items.iter().filter_map(|item| at.noted(read(item))).collect()))
+    Ok(Some(items.iter().filter_map(noted).collect()))
 }
 
 fn read_peer(at: &Reader<'_>) -> Read<Peer> {
@@ -208,9 +208,16 @@ pub(super) fn read_cidr(at: &Reader<'_>) -> Read<IpNet> {
     Ok(net.trunc())
 }
 
-fn read_port(at: &Reader<'_>) -> Read<PolicyPort> {
-    at.only(&["protocol", "port", "endPort"])?;
-    let protocol = read_protocol(&at.get("protocol"))?;
+/// All that is wrong with it is noted, so that one look is enough to mend it.
+fn read_port(at: &Reader<'_>) -> Option<PolicyPort> {
+    let known = at.noted(at.only(&["protocol", "port", "endPort"]));
+    let protocol = at.noted(read_protocol(&at.get("protocol")));
+    let port = at.noted(read_port_match(at));
+    known?;
+    Some(PolicyPort { protocol: protocol?, port: port? })
+}
+
+fn read_port_match(at: &Reader<'_>) -> Read<PortMatch> {
     let (port, end) = (at.get("port"), at.get("endPort"));
     let port = if port.is_absent() {
         if !end.is_absent() {
@@ -227,7 +234,7 @@ fn read_port(at: &Reader<'_>) -> Read<PolicyPort> {
     } else {
         named_port(&port, &end)?
     };
-    Ok(PolicyPort { protocol, port })
+    Ok(port)
 }
 
 fn named_port(port: &Reader<'_>, end: &Reader<'_>) -> Read<PortMatch> {

@@ -68,6 +68,40 @@ fn an_invalid_port_matches_nothing_and_is_named() {
 }
 
 #[test]
+fn all_that_is_wrong_with_a_port_is_named_at_once() {
+    let ports = json!([{"protocol": "TPC", "port": 80000}]);
+    let policy = network_policy(&json!({"podSelector": {}, "ingress": [{"ports": ports}]}));
+    let fields: Vec<&str> = policy.diagnostics.iter().map(|d| d.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        ["spec.ingress[0].ports[0].protocol", "spec.ingress[0].ports[0].port"],
+        "{policy:?}"
+    );
+}
+
+#[test]
+fn names_that_the_api_server_refuses_are_named() {
+    let long = "a".repeat(64);
+    for (namespace, name, fields) in [
+        ("shop", "web-0.v2", &[][..]),
+        ("shop", &long, &[]),
+        ("shop", "Bad_Name", &["metadata.name"]),
+        ("shop", "a..b", &["metadata.name"]),
+        ("shop", "-a", &["metadata.name"]),
+        ("Shop_", "web", &["metadata.namespace"]),
+        ("a.b", "web-", &["metadata.name", "metadata.namespace"]),
+        (&long, "web", &["metadata.namespace"]),
+    ] {
+        let metadata = json!({"name": name, "namespace": namespace});
+        let value = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata,
+            "spec": {"podSelector": {}}});
+        let object = parse(&value).expect("taken").expect("a kind that counts");
+        let found: Vec<&str> = object.diagnostics().iter().map(|d| d.field.as_str()).collect();
+        assert_eq!(found, fields, "{namespace}/{name}");
+    }
+}
+
+#[test]
 fn a_policy_isolates_what_its_types_or_its_sections_say() {
     for (spec, ingress, egress) in [
         (json!({}), true, false),

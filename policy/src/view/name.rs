@@ -53,6 +53,12 @@ impl std::str::FromStr for End {
         if let Ok(address) = text.parse() {
             return Ok(Self::Address(address));
         }
+        // A pod may be called 10.0.0.300, but whoever writes that without a namespace means an address.
+        let is_meant_as_address = text.contains(':')
+            || text.contains('.') && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        if is_meant_as_address {
+            return Err(NoEnd(text.to_owned()));
+        }
         let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
         let is_name = |part: &str| !part.is_empty() && !part.contains(['/', ' ', '*']);
         if is_name(namespace) && is_name(name) {
@@ -111,6 +117,10 @@ mod tests {
             ("", None),
             ("x/a/b", None),
             ("x/*", None),
+            ("10.0.0.300", None),
+            ("10.0.0", None),
+            ("fd00::g", None),
+            ("x/10.0.0.300", Some("x/10.0.0.300")),
         ] {
             let end = text.parse::<End>().ok().map(|end| end.to_string());
             assert_eq!(end.as_deref(), expect, "{text}");
