@@ -29,7 +29,7 @@ pub trait Host: fmt::Debug + Send + 'static {
     /// Lets a pod's packets pass the filter: in force when this returns.
     ///
     /// # Errors
-    /// When the map takes no entry (full, or not there).
+    /// When the map takes no entry (full, or not there), or the index is another living link's.
     fn admit(&mut self, allocation: &Allocation, pod_mac: Mac) -> Result<(), String>;
 
     /// After a start: the filter's map holds exactly these pods.
@@ -48,7 +48,7 @@ pub trait Host: fmt::Debug + Send + 'static {
     /// A pod's wiring is complete: its route and qdisc are kept in place from now on.
     fn wired(&mut self, allocation: &Allocation);
 
-    /// Forgets a pod that has gone, and its conntrack entries.
+    /// Forgets a pod that has gone, and its conntrack entries. What another living link has is left to it.
     fn forget(&mut self, allocation: &Allocation);
 
     /// Forgets the conntrack entries of an address whose pod went before this daemon came.
@@ -67,6 +67,9 @@ pub trait Host: fmt::Debug + Send + 'static {
     /// # Errors
     /// When the kernel does not list its routes.
     fn strays(&self, pods: &[(Allocation, Mac)]) -> Result<Strays, String>;
+
+    /// Whether the node has a link of this index, whosever it is: no new pod gets it.
+    fn index_taken(&self, index: u32) -> bool;
 
     /// Whether the node has a link of this index and name.
     fn has_link(&self, name: &IfName, index: u32) -> bool;

@@ -39,6 +39,7 @@ use crate::{
     whereabouts::{VpcCidrs, Whereabouts},
 };
 
+mod orphans;
 mod quarantine;
 mod readiness;
 mod resume;
@@ -118,6 +119,8 @@ pub struct Owner<C, H, S> {
     held: HashMap<Attachment, Held>,
     calls: JoinSet<Done>,
     surveying: bool,
+    /// Whether EC2 is being asked what was left behind.
+    looking: bool,
     /// Why the filter is not attached over a map that holds the pods; `None` when it is.
     unfiltered: Option<String>,
     /// When that is tried again, and when the disk is that took nothing.
@@ -171,6 +174,7 @@ struct Held {
 enum Done {
     Step(Box<(Step, Outcome, Duration)>),
     Survey(CloudResult<Vec<Interface>>),
+    Orphans(CloudResult<Vec<Interface>>),
     Metadata(CloudResult<Vec<MetadataInterface>>),
 }
 
@@ -196,6 +200,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             held: HashMap::new(),
             calls: JoinSet::new(),
             surveying: false,
+            looking: false,
             unfiltered: Some("it was not looked at yet".to_owned()),
             filter_at: None,
             storage_at: None,
@@ -301,6 +306,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     /// Everything that follows from the state as it is now.
     fn work(&mut self) {
         self.drop_dead_waiters();
+        self.take_over();
         self.serve_waiters();
         self.expire();
         let now = Instant::now();
@@ -356,6 +362,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         if self.parts.pool.survey_wanted && !self.surveying {
             self.survey_when_due(now);
         }
+        self.look_for_orphans(now);
         if !self.oriented {
             return;
         }
@@ -431,6 +438,10 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
                 tracing::warn!(%error, "ENIs of the instance not listed");
                 self.parts.pool.survey_failed(&error, now);
                 self.oriented = true;
+            }
+            Done::Orphans(answer) => {
+                self.looking = false;
+                self.parts.pool.settle_orphans(answer, now);
             }
             Done::Metadata(answer) => {
                 self.comparing = false;
@@ -534,6 +545,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             .filter(|a| !self.parts.evidence.runtime_has(&a.attachment))
             .map(|a| a.attachment.clone())
             .collect();
+        self.forget_unclaimed();
         for attachment in gone {
             tracing::warn!(container = %attachment.container_id, "pod is gone in kernel and runtime, its address is released");
             self.release(&attachment);

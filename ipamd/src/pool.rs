@@ -19,12 +19,16 @@ use veni_core::{
     net::{Ipv4Prefix, Mac},
     wire::{AddRequest, Attachment},
 };
+use veni_provider::Interface;
 
 use crate::{fault, journal::Store, whereabouts::Whereabouts};
 
 mod adopt;
 mod explain;
+mod fit;
+mod orphans;
 mod settle;
+mod unclaimed;
 
 pub use adopt::Adoption;
 pub use settle::Outcome;
@@ -62,9 +66,21 @@ pub struct Pool<S> {
     refused: BTreeMap<EniSlot, BootTime>,
     /// Addresses of pods that the kernel showed at start.
     pub on_pods: HashSet<std::net::Ipv4Addr>,
-    /// Addresses of pods that the kernel shows and that were on no ENI when the daemon started: not to be handed
-    /// out, whatever a later answer shows.
-    unclaimed: HashSet<std::net::Ipv4Addr>,
+    /// Pods that the kernel shows and whose addresses no answer of EC2 has shown yet, by address.
+    unclaimed: BTreeMap<std::net::Ipv4Addr, Allocation>,
+    /// Whether such a pod was taken over of which the kernel side has not been told.
+    took_over: bool,
+    /// Whether EC2 is to be asked what was left behind.
+    pub orphans_wanted: bool,
+    /// What was left behind and finds no place yet.
+    orphans: Vec<Interface>,
+    /// ENIs that EC2's last answer did not show, with the time of the first such answer.
+    absent: BTreeMap<EniSlot, BootTime>,
+    /// When the calls in flight were started.
+    began: BTreeMap<EniSlot, BootTime>,
+    survey_began: BootTime,
+    /// When `activity.fit` was last found to be so.
+    fit_at: BootTime,
     /// What could not be configured of the ENIs' links, for people.
     pub link_problems: Vec<String>,
     budget: Budget,
@@ -140,7 +156,14 @@ impl<S: Store> Pool<S> {
             failing: BTreeMap::new(),
             refused: BTreeMap::new(),
             on_pods: HashSet::new(),
-            unclaimed: HashSet::new(),
+            unclaimed: BTreeMap::new(),
+            took_over: false,
+            orphans_wanted: false,
+            orphans: Vec::new(),
+            absent: BTreeMap::new(),
+            began: BTreeMap::new(),
+            survey_began: now,
+            fit_at: now,
             link_problems: Vec::new(),
             budget: Budget::new(now),
             budget_back: None,
@@ -195,6 +218,8 @@ impl<S: Store> Pool<S> {
         self.thaw(now);
         self.activity.blocks.retain(|_, block| block.until.after(FORGET) > now);
         self.failing.retain(|_, failing| failing.until.after(FORGET) > now);
+        self.forget_fit(now);
+        self.place_orphans(now);
         let mut plan = plan::plan(&self.snapshot(now));
         let shrinkable =
             plan.excess > 0 || plan.steps.iter().any(|s| matches!(s, Step::DetachEni { .. }));
@@ -211,6 +236,7 @@ impl<S: Store> Pool<S> {
             if self.announce(&step, now) {
                 fault::point("step-after-intent");
                 self.activity.in_flight.insert(step.slot(), step.clone());
+                self.began.insert(step.slot(), now);
                 started.push(step);
             }
         }
@@ -411,3 +437,6 @@ fn attachment_jitter(instance: &InstanceId, now: u64) -> f64 {
     }
     f64::from(u32::try_from(hash >> 32).unwrap_or(0)) / f64::from(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

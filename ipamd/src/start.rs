@@ -22,7 +22,7 @@ use veni_core::{
     config::Config,
     id::InstanceType,
     ipam::{
-        Allocation, BootTime,
+        Allocation, BootTime, check,
         plan::{PoolLimits, Settings},
     },
     limits::{self, Hypervisor, InstanceLimits},
@@ -252,7 +252,7 @@ pub async fn owner_after<C: Cloud, H: Host, S: Store>(
         config,
         clock,
         whereabouts,
-        mut kernel_pods,
+        kernel_pods,
         metrics,
         ..
     } = start;
@@ -288,12 +288,12 @@ pub async fn owner_after<C: Cloud, H: Host, S: Store>(
         first_survey(&*cloud, &mut pool, identity, &config, &*clock, startup).await;
         metrics.survey_started();
     }
-    // While EC2 was asked, pods may have gone.
-    let there = |pod: &KernelPod| {
-        pod.host_ifname.parse().is_ok_and(|name| host.has_link(&name, pod.host_ifindex))
-    };
-    kernel_pods.retain(there);
-    adopt_pods(&mut pool, &evidence, kernel_pods, clock.now());
+    take_in(&mut pool, &host, &evidence, kernel_pods, clock.now());
+    if !known {
+        for violation in check::check(&pool.ledger, limits) {
+            tracing::error!(%violation, "the ledger that was rebuilt is broken: please report this");
+        }
+    }
     // From now on a pod may go, and its address with it.
     pool.on_pods.clear();
     let parts = Parts {
@@ -370,10 +370,26 @@ async fn adopt_orphans<C: Cloud, S: Store>(
         value: identity.instance_id.to_string(),
     };
     let call = cloud.describe_interfaces(filter);
-    match executor::bounded("DescribeNetworkInterfaces", call).await {
-        Ok(orphans) => pool.adopt_orphans(&orphans, now),
-        Err(error) => tracing::warn!(%error, "left-over ENIs not looked for"),
-    }
+    let answer = executor::bounded("DescribeNetworkInterfaces", call).await;
+    pool.settle_orphans(answer, now);
+}
+
+/// The kernel's pods, as far as they are still there.
+fn take_in<H: Host, S: Store>(
+    pool: &mut Pool<S>,
+    host: &H,
+    evidence: &Evidence,
+    mut kernel_pods: Vec<KernelPod>,
+    now: BootTime,
+) {
+    // No other pod gets their indexes, whatever becomes of them below.
+    pool.see_indexes(kernel_pods.iter().map(|pod| pod.host_ifindex));
+    // While EC2 was asked, pods may have gone.
+    let there = |pod: &KernelPod| {
+        pod.host_ifname.parse().is_ok_and(|name| host.has_link(&name, pod.host_ifindex))
+    };
+    kernel_pods.retain(there);
+    adopt_pods(pool, evidence, kernel_pods, now);
 }
 
 /// Pods that the kernel shows and the journal does not: the journal was lost or damaged.
@@ -396,7 +412,7 @@ fn adopt_pods<S: Store>(
         let cached = cached.iter().find(|c| c.is(pod.address, &pod.host_ifname));
         let Ok(host_ifname) = pod.host_ifname.parse() else { continue };
         let allocation = Allocation {
-            attachment: cached.map_or_else(|| stranger(&pod), |c| c.attachment.clone()),
+            attachment: cached.map_or_else(|| stranger(pod.host_ifindex), |c| c.attachment.clone()),
             pod: cached.map_or_else(PodRef::default, |c| c.pod.clone()),
             netns: cached.map_or_else(Default::default, |c| c.netns.clone()),
             address: pod.address,
@@ -406,7 +422,7 @@ fn adopt_pods<S: Store>(
             at: now,
         };
         if !pool.adopt_pod(allocation, now, |former| !links.contains(&former.host_ifindex)) {
-            tracing::error!(address = %pod.address, link = pod.host_ifname, "a pod's address is not on any ENI that EC2 shows");
+            tracing::error!(address = %pod.address, link = pod.host_ifname, "a pod's address is not on any ENI that EC2 shows, or is another pod's too");
         }
     }
 }
@@ -420,11 +436,21 @@ pub fn is_stranger(attachment: &Attachment) -> bool {
 }
 
 /// A pod of which only the kernel knows. It keeps its address as long as its link is there.
-fn stranger(pod: &KernelPod) -> Attachment {
+fn stranger(host_ifindex: u32) -> Attachment {
     Attachment {
         network: STRANGERS.parse().expect("a valid name"),
-        container_id: format!("ifindex-{}", pod.host_ifindex).parse().expect("a valid id"),
+        container_id: format!("ifindex-{host_ifindex}").parse().expect("a valid id"),
         ifname: "eth0".parse().expect("a valid name"),
+    }
+}
+
+/// The pod as one of which only the kernel knows.
+pub(crate) fn as_stranger(pod: Allocation) -> Allocation {
+    Allocation {
+        attachment: stranger(pod.host_ifindex),
+        pod: PodRef::default(),
+        netns: PathBuf::new(),
+        ..pod
     }
 }
 

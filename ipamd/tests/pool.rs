@@ -306,6 +306,133 @@ async fn a_lost_journal_is_rebuilt_from_the_kernel() {
     node.assert_sound();
 }
 
+/// The journal is lost, and EC2's first answers are older than the newest address. Its pod is the only one on its ENI and
+/// has the highest interface index.
+#[tokio::test(start_paused = true)]
+async fn a_lost_journal_and_a_stale_answer_cost_the_newest_pod_nothing() {
+    let config =
+        Config { targets: Targets { warm_ip: 1, ..Targets::default() }, ..Config::default() };
+    let stale = |percent| Consistency {
+        describe_delay_millis: 20_000,
+        describe_stale_percent: percent,
+        ..Consistency::default()
+    };
+    let mut spec = NodeSpec::instant(config);
+    spec.sim.consistency = stale(0);
+    let mut node = Node::start(spec).await;
+    assert_all_wired(&add_all(&node, 0..16).await);
+    node.settle().await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    // It gets what is there, and the next address comes: the newest one's.
+    node.add(16).await;
+    node.settle().await;
+    let newest = node.add(17).await;
+    del_all(&node, 0..6).await;
+    del_all(&node, 14..17).await;
+    node.kill().await;
+    node.store().erase();
+    node.sim().set_consistency(stale(100));
+    node.boot().await;
+    let next = node.add(100).await;
+    assert_ne!(next.host_ifindex, newest.host_ifindex, "the index is a living link's");
+    let entry = |node: &Node| node.host.state().admitted.get(&newest.host_ifindex).cloned();
+    assert_eq!(entry(&node).unwrap().address, newest.address);
+    assert_eq!(node.view().await.pool.assigned, 9, "the newest one's address is not shown yet");
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let view = node.settle().await;
+    let held = |node: &Node| {
+        node.sim().interfaces().any(|i| i.secondary_addresses.contains(&newest.address))
+    };
+    assert!(held(&node), "the pod's address went back to the cloud");
+    assert_eq!(view.pool.assigned, 10);
+    assert_eq!(entry(&node).unwrap().attachment, Node::attachment(17));
+    assert!(node.host.state().kept.contains(&newest.host_ifindex));
+    assert_eq!(node.add(17).await.address, newest.address);
+    let bodies = add_all(&node, 200..230).await;
+    assert_all_wired(&bodies);
+    assert!(
+        !bodies.iter().any(|b| matches!(b, ReplyBody::Wiring(w) if w.address == newest.address))
+    );
+    del_all(&node, 200..230).await;
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    node.settle().await;
+    let describes = |node: &Node| node.sim().calls().of("DescribeNetworkInterfaces").calls;
+    let before = describes(&node);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(describes(&node), before, "EC2 is asked for ever");
+    assert!(held(&node));
+    node.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_goes_before_its_address_is_shown_does_not_keep_the_pool_from_shrinking() {
+    let config =
+        Config { targets: Targets { warm_ip: 1, ..Targets::default() }, ..Config::default() };
+    let mut spec = NodeSpec::instant(config);
+    spec.sim.consistency = Consistency {
+        describe_delay_millis: 20_000,
+        describe_stale_percent: 0,
+        ..Consistency::default()
+    };
+    let mut node = Node::start(spec).await;
+    assert_all_wired(&add_all(&node, 0..20).await);
+    node.settle().await;
+    node.kill().await;
+    node.store().erase();
+    let stale = Consistency {
+        describe_delay_millis: 20_000,
+        metadata_delay_millis: 20_000,
+        ..Consistency::default()
+    };
+    node.sim().set_consistency(stale);
+    node.boot().await;
+    node.view().await;
+    del_all(&node, 0..20).await;
+    node.sim().set_consistency(Consistency::default());
+    tokio::time::sleep(Duration::from_secs(900)).await;
+    let view = node.settle().await;
+    assert_eq!((view.pool.assigned, view.pool.available, view.enis.len()), (0, 1, 1));
+    assert_nothing_leaked(&node).await;
+    node.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_is_nobodys_keeps_its_index() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    let index = node.add(0).await.host_ifindex;
+    node.host.state().links.extend([index + 1, index + 2]);
+    assert_eq!(node.add(1).await.host_ifindex, index + 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subnet_that_has_room_again_is_asked_for_all_that_is_missing() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    let full = || ErrorClass::SubnetExhausted { subnet: None };
+    node.sim().inject(refusal("CreateNetworkInterface", full()).times(2));
+    assert_all_wired(&add_all(&node, 0..12).await);
+    node.settle().await;
+    let calls = |node: &Node| {
+        let calls = |action| node.sim().calls().of(action).calls;
+        calls("CreateNetworkInterface") + calls("AssignPrivateIpAddresses")
+    };
+    // Idle ENIs are too young yet to be freed.
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    let before = calls(&node);
+    let began = Instant::now();
+    assert_all_wired(&add_all(&node, 100..144).await);
+    let took = began.elapsed();
+    node.settle_full().await;
+    let made = calls(&node) - before;
+    println!("44 pods after a full subnet: {made} calls, {took:?}");
+    // What is missing on each of the four ENIs.
+    assert!(made <= 5, "{made} calls");
+    assert!(took <= Duration::from_millis(500), "{took:?}");
+    let most = node.sim().interfaces().map(|i| i.secondary_addresses.len()).collect::<Vec<_>>();
+    assert_eq!(most, [14; 4]);
+    node.assert_sound();
+}
+
 /// One failure of each action, before and after its effect, and as a lost answer, while the pool grows and shrinks.
 #[tokio::test(start_paused = true)]
 async fn an_error_before_or_after_the_effect_of_any_call_leaves_nothing_behind() {
@@ -696,7 +823,7 @@ async fn a_restarted_daemon_hands_out_nothing_before_it_has_looked_what_leads_wh
     node.boot().await;
     let refused = node.begin_add(0).await;
     let Some(ReplyBody::Error(error)) = refused else { panic!("{refused:?}") };
-    assert!(error.message.contains("see the log"), "{error:?}");
+    assert!(error.message.contains("the filter is not in force"), "{error:?}");
     node.host.state().unreadable = false;
     // All but one address are taken: whatever the first ADDs get, it is none of those.
     let bodies = add_all(&node, 1..12).await;

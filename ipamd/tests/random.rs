@@ -104,7 +104,8 @@ impl World {
             _ => Latency::fixed(200, 2500),
         };
         let consistency = Consistency {
-            describe_delay_millis: if stale { 5_000 } else { 0 },
+            // Some answers are older than the wait before an ENI is deleted (`DETACH_SETTLE`).
+            describe_delay_millis: if stale { dice.pick(&[5_000, 12_000]) } else { 0 },
             describe_stale_percent: if stale { 50 } else { 0 },
             new_interface_hidden_millis: if stale { 700 } else { 0 },
             metadata_delay_millis: dice.pick(&[0, 3_000, 20_000]),

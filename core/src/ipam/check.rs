@@ -1,4 +1,5 @@
-//! The invariants of a ledger, checked from the outside: after every step in tests, at start in the daemon.
+//! The invariants of a ledger, checked from the outside: after every step in tests, in the daemon
+//! at a start without a whole journal.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -104,6 +104,8 @@ pub struct Activity {
     pub fit: Option<u32>,
     /// Addresses that the node leads to a link which is no pod's of the ledger: neither handed out nor given back.
     pub quarantined: BTreeSet<Ipv4Addr>,
+    /// How many pods have addresses that no answer of EC2 has shown yet: any ENI may carry them.
+    pub unclaimed: usize,
 }
 
 /// What a block keeps from happening.
@@ -123,6 +125,8 @@ pub enum Blocked {
     Protect,
     /// Asking EC2 for all ENIs of the instance.
     Survey,
+    /// Asking EC2 for the ENIs that were left behind.
+    Orphans,
     /// Any call on one ENI.
     Slot(EniSlot),
 }

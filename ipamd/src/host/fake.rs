@@ -141,6 +141,13 @@ impl FakeState {
         }
     }
 
+    /// Whether the index is a living link's that is another pod's.
+    fn of_another(&self, allocation: &Allocation) -> bool {
+        let index = allocation.host_ifindex;
+        let other = |a: &Allocation| a.host_ifname != allocation.host_ifname;
+        self.links.contains(&index) && self.admitted.get(&index).is_some_and(other)
+    }
+
     fn report(&self) {
         let there = |mac: Mac| self.plugged.as_ref().is_none_or(|plugged| plugged.contains(&mac));
         let ready = self
@@ -163,13 +170,20 @@ impl Host for FakeHost {
 
     fn admit(&mut self, allocation: &Allocation, _: Mac) -> Result<(), String> {
         self.state().working()?;
+        if self.state().of_another(allocation) {
+            return Err(format!("index {} is another link's", allocation.host_ifindex));
+        }
         self.state().admitted.insert(allocation.host_ifindex, allocation.clone());
         Ok(())
     }
 
     fn resume(&mut self, pods: &[(Allocation, Mac)]) -> Result<(), String> {
         self.state().working()?;
-        self.state().admitted = pods.iter().map(|(a, _)| (a.host_ifindex, a.clone())).collect();
+        let mut state = self.state();
+        // A pod that the kernel shows and the ledger could not take in keeps its entry.
+        let FakeState { admitted, links, .. } = &mut *state;
+        admitted.retain(|index, _| links.contains(index));
+        admitted.extend(pods.iter().map(|(a, _)| (a.host_ifindex, a.clone())));
         Ok(())
     }
 
@@ -179,7 +193,9 @@ impl Host for FakeHost {
 
     fn forget(&mut self, allocation: &Allocation) {
         let mut state = self.state();
-        state.admitted.remove(&allocation.host_ifindex);
+        if !state.of_another(allocation) {
+            state.admitted.remove(&allocation.host_ifindex);
+        }
         state.kept.remove(&allocation.host_ifindex);
         state.flushed.push(allocation.address);
     }
@@ -198,6 +214,10 @@ impl Host for FakeHost {
             return Err("no routes: the test says so".to_owned());
         }
         Ok(state.strays.clone())
+    }
+
+    fn index_taken(&self, index: u32) -> bool {
+        self.state().links.contains(&index)
     }
 
     fn has_link(&self, _: &IfName, index: u32) -> bool {

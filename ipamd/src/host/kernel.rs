@@ -166,6 +166,12 @@ impl Kernel {
         }
     }
 
+    /// The living link of another name that has the index of `allocation`.
+    fn other_link(&self, allocation: &Allocation) -> Option<String> {
+        let name = lock(&self.links).get(&allocation.host_ifindex).cloned()?;
+        (name != allocation.host_ifname.as_str()).then_some(name)
+    }
+
     fn order(&self, order: Order) {
         if self.orders.send(order).is_err() {
             tracing::error!("the host thread has ended: restart ipamd");
@@ -179,6 +185,12 @@ impl Host for Kernel {
     }
 
     fn admit(&mut self, allocation: &Allocation, pod_mac: Mac) -> Result<(), String> {
+        if let Some(name) = self.other_link(allocation) {
+            return Err(format!(
+                "its interface index {} is that of the link {name}",
+                allocation.host_ifindex
+            ));
+        }
         let entry = self.entry(allocation, pod_mac);
         let index = allocation.host_ifindex;
         self.flusher.keep(allocation.address);
@@ -231,6 +243,11 @@ impl Host for Kernel {
     }
 
     fn forget(&mut self, allocation: &Allocation) {
+        if let Some(name) = self.other_link(allocation) {
+            // The entry is that link's: a pod without one is cut off.
+            tracing::warn!(name, address = %allocation.address, "interface index is another link's, its entry is kept");
+            return self.flusher.flush(allocation.address);
+        }
         if let Err(error) = self.filter.pod_remove(allocation.host_ifindex) {
             tracing::warn!(error = chain(&error), address = %allocation.address, "pod not removed from the filter's map");
         }
@@ -256,6 +273,10 @@ impl Host for Kernel {
     fn strays(&self, pods: &[(Allocation, Mac)]) -> Result<Strays, String> {
         let pods = pods.iter().map(|(pod, _)| (pod.host_ifindex, pod_link(pod))).collect();
         stray::look(&self.config, &self.filter, &self.links, &pods).map_err(|error| chain(&error))
+    }
+
+    fn index_taken(&self, index: u32) -> bool {
+        lock(&self.links).contains_key(&index)
     }
 
     fn has_link(&self, name: &IfName, index: u32) -> bool {

@@ -113,6 +113,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             return Some(ReplyBody::Error(WireError { code: ErrorCode::Internal, message }));
         }
         let now = self.now();
+        let host = &self.parts.host;
+        self.parts.pool.pass_over(|index| host.index_taken(index));
         let (allocation, fresh) = match self.parts.pool.allocate(request, now) {
             Ok(allocated) => allocated,
             Err(AllocateError::Empty) => return None,

@@ -6,6 +6,7 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use veni_core::{
+    id::AttachmentId,
     ipam::{
         AddressState, Allocation, BootTime, EniFacts, Phase, Record,
         plan::{Blocked, CONFIRM},
@@ -13,7 +14,7 @@ use veni_core::{
     marks::EniSlot,
 };
 use veni_provider::{
-    Interface, InterfaceStatus, MetadataInterface, TAG_INSTANCE_ID, TAG_NO_MANAGE,
+    Interface, InterfaceStatus, MetadataInterface, TAG_CREATED_AT, TAG_INSTANCE_ID, TAG_NO_MANAGE,
 };
 
 use super::{Place, Pool};
@@ -34,7 +35,7 @@ impl<S: Store> Pool<S> {
     pub fn survey(&mut self, interfaces: &[Interface], adoption: Adoption, now: BootTime) {
         self.survey_wanted = false;
         self.unblock(Blocked::Survey);
-        self.unblock(Blocked::Cloud);
+        self.calls_work_since(self.survey_began);
         self.activity.foreign.clear();
         for interface in interfaces {
             let Some((slot, primary)) = self.slot_of(interface) else { continue };
@@ -84,33 +85,7 @@ impl<S: Store> Pool<S> {
             .map(|eni| eni.slot)
             .collect();
         self.activity.doubts.extend(absent);
-    }
-
-    /// Takes in ENIs that a former daemon of this instance made and that are attached to nothing: they are deleted.
-    pub fn adopt_orphans(&mut self, orphans: &[Interface], now: BootTime) {
-        for orphan in orphans {
-            let known =
-                self.ledger.enis().any(|eni| eni.facts.as_ref().is_some_and(|f| f.id == orphan.id));
-            let free = (0..self.limits.device_indexes)
-                .rev()
-                .filter_map(|index| EniSlot::new(0, index))
-                .find(|slot| {
-                    self.ledger.eni(*slot).is_none() && !self.activity.foreign.contains(slot)
-                });
-            let Some(slot) = free.filter(|_| !known) else { continue };
-            tracing::info!(eni = %orphan.id, "left-over ENI found, it will be deleted");
-            let eni = self.facts(orphan);
-            let record = Record::EniAdopted {
-                slot,
-                primary: false,
-                eni,
-                addresses: Vec::new(),
-                attachment: None,
-                protected: false,
-                at: now,
-            };
-            self.note(vec![record]);
-        }
+        self.claim(now);
     }
 
     /// Instance metadata differs from the ledger: those ENIs are looked at in EC2. Metadata alone changes nothing.
@@ -142,7 +117,8 @@ impl<S: Store> Pool<S> {
     /// A pod that the kernel shows and the ledger does not have: it keeps its address. Whoever has the address, or the
     /// pod's key, in the ledger and is `gone` from the kernel has lost it: the records that said so are missing.
     ///
-    /// Returns whether the ledger has room for it, i.e. knows the address and no living pod has it.
+    /// Returns whether the ledger has room for it, i.e. no living pod has the address, and knows the address: a pod whose
+    /// address it does not know is taken over once an answer shows it.
     pub fn adopt_pod(
         &mut self,
         mut allocation: Allocation,
@@ -151,7 +127,7 @@ impl<S: Store> Pool<S> {
     ) -> bool {
         let address = allocation.address;
         let Some((slot, ..)) = self.ledger.address(address) else {
-            self.unclaimed.insert(address);
+            self.leave_unclaimed(allocation);
             return false;
         };
         let former =
@@ -223,12 +199,16 @@ impl<S: Store> Pool<S> {
     /// What EC2 says of one ENI.
     pub(super) fn observed(&mut self, slot: EniSlot, seen: Option<Interface>, now: BootTime) {
         let Some(eni) = self.ledger.eni(slot) else { return };
-        let (phase, since) = (eni.phase.clone(), eni.since);
+        let phase = eni.phase.clone();
         let held = eni.counts().held();
         let Some(interface) = seen else {
-            return self.absent(slot, since, now);
+            return self.absent(slot, now);
         };
+        self.absent.remove(&slot);
         self.activity.doubts.remove(&slot);
+        if phase == Phase::Detached && self.moved(slot, &interface, now) {
+            return;
+        }
         self.merge_addresses(slot, &interface, now);
         let held_back = self.merge_phase(slot, &phase, &interface, now);
         let now_is = self.ledger.eni(slot).map(|eni| (eni.phase.clone(), eni.counts().held()));
@@ -243,11 +223,17 @@ impl<S: Store> Pool<S> {
         }
     }
 
-    fn absent(&mut self, slot: EniSlot, since: BootTime, now: BootTime) {
-        let young = now.since(since) < CONFIRM;
-        let pods =
-            self.ledger.eni(slot).is_some_and(|eni| eni.counts().assigned > 0 || eni.primary);
-        if young || pods {
+    /// An ENI that EC2's answer does not show. One in use is believed to be gone only by a second answer, [`CONFIRM`] after
+    /// the first.
+    fn absent(&mut self, slot: EniSlot, now: BootTime) {
+        let Some(eni) = self.ledger.eni(slot) else { return };
+        let first = *self.absent.entry(slot).or_insert(now);
+        let needed = eni.primary
+            || eni.counts().assigned > 0
+            || (!self.unclaimed.is_empty() && eni.in_use());
+        let young = now.since(eni.since) < CONFIRM;
+        let confirmed = !eni.in_use() || now.since(first) >= CONFIRM;
+        if young || needed || !confirmed {
             let reason = format!(
                 "EC2 does not show the ENI of device {}: it is asked again",
                 slot.device_index()
@@ -282,10 +268,13 @@ impl<S: Store> Pool<S> {
             }
             // Somebody has detached it by hand.
             (Phase::InUse, None, InterfaceStatus::Available) => return self.taken_away(slot, now),
-            (Phase::Detached, Some(_), InterfaceStatus::InUse | InterfaceStatus::Attaching) => {
-                // Its attachment had happened after all: it is taken in again as what it is.
-                self.gone(slot, now);
-                self.survey_wanted = true;
+            (
+                Phase::Detached,
+                Some(attachment),
+                InterfaceStatus::InUse | InterfaceStatus::Attaching,
+            ) => {
+                let attachment = attachment.id.clone();
+                self.attached_after_all(slot, attachment, now);
             }
             (Phase::Attaching, None, InterfaceStatus::Available) => {
                 self.note(vec![
@@ -314,6 +303,42 @@ impl<S: Store> Pool<S> {
         false
     }
 
+    /// What was thought to be detached: it is put to use again where pods have its addresses or where nobody had decided
+    /// that it goes, else detached again. It is not forgotten: a stale answer must not make a leak of it.
+    fn attached_after_all(&mut self, slot: EniSlot, attachment: AttachmentId, now: BootTime) {
+        let Some(eni) = self.ledger.eni(slot) else { return };
+        let leaving = eni.attachment.is_some();
+        tracing::warn!(
+            slot = slot.get(),
+            leaving,
+            "an ENI is attached that was thought to be detached"
+        );
+        self.note(vec![Record::EniAttaching { slot, attachment, at: now }]);
+        let held = |eni: &veni_core::ipam::Eni| eni.counts().assigned + eni.counts().cooling > 0;
+        if leaving && self.unclaimed.is_empty() && !self.ledger.eni(slot).is_some_and(held) {
+            self.note(vec![Record::EniDraining { slot, at: now }]);
+        }
+    }
+
+    /// A left-over ENI has its place in the ledger by chance. Whether it turns out to be attached at another one, where it
+    /// is taken in then.
+    fn moved(&mut self, slot: EniSlot, interface: &Interface, now: BootTime) -> bool {
+        let Some((place, primary)) = self.slot_of(interface).filter(|(place, _)| *place != slot)
+        else {
+            return false;
+        };
+        if primary || self.ledger.eni(place).is_some() {
+            return false;
+        }
+        self.gone(slot, now);
+        if self.ledger.eni(slot).is_some() {
+            return false;
+        }
+        self.activity.foreign.remove(&place);
+        self.adopt(place, false, interface, now);
+        true
+    }
+
     /// An ENI in use that EC2 shows as attached to nothing: deleted once no pod has an address of it.
     /// Returns whether it is looked at again.
     fn taken_away(&mut self, slot: EniSlot, now: BootTime) -> bool {
@@ -321,6 +346,7 @@ impl<S: Store> Pool<S> {
             .ledger
             .eni(slot)
             .is_some_and(|eni| !eni.primary && eni.counts().assigned + eni.counts().cooling == 0);
+        let idle = idle && self.unclaimed.is_empty();
         if idle {
             self.note(vec![
                 Record::EniDraining { slot, at: now },
@@ -350,6 +376,7 @@ impl<S: Store> Pool<S> {
         if !fresh.is_empty() {
             tracing::info!(eni = %interface.id, addresses = ?fresh, "addresses found in EC2");
             self.note(vec![Record::Gained { slot, addresses: fresh, at: now }]);
+            self.claim(now);
         }
         let hidden: Vec<(Ipv4Addr, AddressState, BootTime)> = self
             .ledger
@@ -397,7 +424,8 @@ impl<S: Store> Pool<S> {
     /// Whether an answer that shows `address` there is stale: it was given back. A pod that has it is the better
     /// witness.
     fn returned(&self, slot: EniSlot, address: Ipv4Addr, now: BootTime) -> bool {
-        self.ledger.entombed(slot, address, now) && !self.on_pods.contains(&address)
+        let on_pod = self.on_pods.contains(&address) || self.unclaimed.contains_key(&address);
+        self.ledger.entombed(slot, address, now) && !on_pod
     }
 
     /// What happened to a planned ENI, in the records that were lost.
@@ -428,6 +456,7 @@ impl<S: Store> Pool<S> {
             at: now,
         };
         self.note(vec![record]);
+        self.claim(now);
     }
 
     pub(super) fn facts(&self, interface: &Interface) -> EniFacts {
@@ -442,25 +471,25 @@ impl<S: Store> Pool<S> {
     }
 
     /// Whether `interface` is what was planned for `slot` and created and attached since: the journal lost the
-    /// records that say so.
+    /// records that say so. A stale answer may show the one that was there before.
     fn is_planned_as(&self, slot: EniSlot, interface: &Interface) -> bool {
-        let planned = self.ledger.eni(slot).is_some_and(|eni| eni.facts.is_none());
-        let of = interface.tags.get(TAG_INSTANCE_ID).map(String::as_str);
-        planned
-            && !self.activity.in_flight.contains_key(&slot)
-            && of == Some(self.place.instance_id.as_str())
+        let planned = self.ledger.eni(slot).map(|eni| &eni.phase);
+        let Some(Phase::Creating { token, .. }) = planned else { return false };
+        let tag = |key| interface.tags.get(key).map(String::as_str);
+        !self.activity.in_flight.contains_key(&slot)
+            && tag(TAG_INSTANCE_ID) == Some(self.place.instance_id.as_str())
+            && tag(TAG_CREATED_AT) == Some(&crate::executor::created_at(token))
     }
 
     /// Whether the ENI that the ledger has in a place which EC2 shows taken by another, managed one can be believed to be
-    /// gone: it is no news that EC2 has not heard of, and no pod has its addresses, or all that have are in the kernel
+    /// gone: it exists, it is no news that EC2 has not heard of, and no pod has its addresses, or all that have are in the kernel
     /// (a damaged journal has lost how the ENI went): they are taken in again from there.
     fn outlived(&self, slot: EniSlot, now: BootTime) -> bool {
         let mut pods = self.ledger.allocations().filter(|a| a.slot == slot);
         !self.activity.in_flight.contains_key(&slot)
-            && self
-                .ledger
-                .eni(slot)
-                .is_some_and(|eni| !eni.primary && now.since(eni.since) >= CONFIRM)
+            && self.ledger.eni(slot).is_some_and(|eni| {
+                !eni.primary && eni.facts.is_some() && now.since(eni.since) >= CONFIRM
+            })
             && pods.all(|a| self.on_pods.contains(&a.address))
     }
 

@@ -66,9 +66,12 @@ impl<S: Store> Pool<S> {
             tracing::warn!(%step, class = %error.class, code = error.code, message = error.message, "repeated creation refused");
             self.settle_refusal(step, &error, &left, now);
         } else {
-            self.unblock(Blocked::Cloud);
+            let began = self.began.get(&slot).copied();
+            self.calls_work_since(began.unwrap_or(now));
             self.settle_success(step, outcome, now);
         }
+        self.began.remove(&slot);
+        self.claim(now);
         fault::point("step-after-settle");
     }
 
@@ -76,7 +79,8 @@ impl<S: Store> Pool<S> {
         let slot = step.slot();
         self.failing.remove(&(slot, action(step)));
         match (step, outcome) {
-            (Step::CreateEni { .. }, Outcome::Created(interface)) => {
+            (Step::CreateEni { addresses, .. }, Outcome::Created(interface)) => {
+                self.fits_more(*addresses, now);
                 self.unblock(Blocked::Slot(slot));
                 self.refused.remove(&slot);
                 let eni = self.facts(&interface);
@@ -90,7 +94,8 @@ impl<S: Store> Pool<S> {
                 self.unblock(Blocked::Slot(slot));
                 self.note(vec![Record::EniAttaching { slot, attachment, at: now }]);
             }
-            (Step::Assign { .. }, Outcome::Assigned(addresses)) => {
+            (Step::Assign { count, .. }, Outcome::Assigned(addresses)) => {
+                self.fits_more(*count, now);
                 self.unblock(Blocked::Assign);
                 self.unblock(Blocked::Room(slot));
                 let addresses = self.unknown(&addresses);
@@ -175,8 +180,8 @@ impl<S: Store> Pool<S> {
         let slot = step.slot();
         match &error.class {
             ErrorClass::Throttled { .. } => {
-                let base = error.retry_after().unwrap_or(THROTTLE);
-                self.block(Blocked::Cloud, "throttled", now, base, throttled(error));
+                let began = self.began.get(&slot).copied();
+                self.throttle(error, began.unwrap_or(now), now);
             }
             ErrorClass::Denied { action } => self.denied(step, action, now),
             ErrorClass::SubnetExhausted { .. } if grows(step) => self.subnet_exhausted(step, now),
@@ -252,7 +257,28 @@ impl<S: Store> Pool<S> {
     pub fn begin_survey(&mut self, now: BootTime) -> Result<(), BootTime> {
         match self.snapshot(now).blocked(Blocked::Survey) {
             Some(block) => Err(block.until),
-            None => self.budget.take(now),
+            None => {
+                self.budget.take(now)?;
+                self.survey_began = now;
+                Ok(())
+            }
+        }
+    }
+
+    /// EC2 throttles: no call for a while. One that was under way already is no sign that the wait was too short.
+    fn throttle(&mut self, error: &CloudError, began: BootTime, now: BootTime) {
+        let base = error.retry_after().unwrap_or(THROTTLE);
+        match self.activity.blocks.get_mut(&Blocked::Cloud) {
+            Some(block) if began < block.until => block.until = block.until.max(now.after(base)),
+            _ => self.block(Blocked::Cloud, "throttled", now, base, throttled(error)),
+        }
+    }
+
+    /// A call that was started at `began` has succeeded: calls need not wait any more, unless it was under way when it
+    /// was found that they must.
+    pub(super) fn calls_work_since(&mut self, began: BootTime) {
+        if self.activity.blocks.get(&Blocked::Cloud).is_some_and(|block| began >= block.until) {
+            self.unblock(Blocked::Cloud);
         }
     }
 
@@ -260,20 +286,10 @@ impl<S: Store> Pool<S> {
     pub fn survey_failed(&mut self, error: &CloudError, now: BootTime) {
         self.survey_wanted = true;
         match &error.class {
-            ErrorClass::Throttled { .. } => {
-                let base = error.retry_after().unwrap_or(THROTTLE);
-                self.block(Blocked::Cloud, "throttled", now, base, throttled(error));
-            }
-            class => {
-                let base = if matches!(class, ErrorClass::Transient) { SECOND } else { MINUTE };
-                let reason = match class {
-                    ErrorClass::Denied { action } => lacking(action),
-                    _ => format!(
-                        "ENIs of the instance not listed: {} ({})",
-                        error.message, error.code
-                    ),
-                };
-                self.block(Blocked::Survey, kind(class), now, base, reason);
+            ErrorClass::Throttled { .. } => self.throttle(error, self.survey_began, now),
+            _ => {
+                let (kind, base, reason) = unanswered("ENIs of the instance not listed", error);
+                self.block(Blocked::Survey, kind, now, base, reason);
             }
         }
     }
@@ -362,7 +378,7 @@ impl<S: Store> Pool<S> {
             self.gone(*slot, now);
         }
         if asked > 1 {
-            self.activity.fit = Some(asked / 2);
+            self.fits_less(asked, now);
             return;
         }
         self.activity.fit = None;
@@ -381,7 +397,7 @@ impl<S: Store> Pool<S> {
         match step {
             Step::CreateEni { slot, addresses, .. } if *addresses > 1 => {
                 self.gone(*slot, now);
-                self.activity.fit = Some(addresses / 2);
+                self.fits_less(*addresses, now);
             }
             Step::CreateEni { .. } => {
                 self.activity.fit = None;
@@ -453,6 +469,7 @@ impl<S: Store> Pool<S> {
         self.activity.doubts.remove(&slot);
         self.activity.links.remove(&slot);
         self.refused.remove(&slot);
+        self.absent.remove(&slot);
         self.forget_failures(slot);
         self.unblock(Blocked::Slot(slot));
         self.unblock(Blocked::Room(slot));
@@ -465,7 +482,6 @@ impl<S: Store> Pool<S> {
             .iter()
             .copied()
             .filter(|address| self.ledger.address(*address).is_none())
-            .filter(|address| !self.unclaimed.contains(address))
             .collect();
         unknown.sort_unstable();
         unknown.dedup();
@@ -484,6 +500,16 @@ fn lacking(action: &str) -> String {
 
 fn throttled(error: &CloudError) -> String {
     format!("EC2 throttles this account ({} of {}): calls wait", error.code, error.action)
+}
+
+/// What a list that EC2 did not give means: a word for it, how long to wait, and why.
+pub(super) fn unanswered(what: &str, error: &CloudError) -> (&'static str, Duration, String) {
+    let base = if matches!(error.class, ErrorClass::Transient) { SECOND } else { MINUTE };
+    let reason = match &error.class {
+        ErrorClass::Denied { action } => lacking(action),
+        _ => format!("{what}: {} ({})", error.message, error.code),
+    };
+    (kind(&error.class), base, reason)
 }
 
 fn kind(class: &ErrorClass) -> &'static str {

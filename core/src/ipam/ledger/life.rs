@@ -19,7 +19,9 @@ impl Ledger {
                 self.eni_created(*slot, eni, addresses, *at)
             }
             Record::EniAttaching { slot, attachment, at } => {
-                let eni = self.in_phase("eni_attaching", *slot, |p| *p == Phase::Created)?;
+                // One that was thought to be detached is attached after all.
+                let fits = |p: &Phase| matches!(p, Phase::Created | Phase::Detached);
+                let eni = self.in_phase("eni_attaching", *slot, fits)?;
                 eni.attachment = Some(attachment.clone());
                 eni.enter(Phase::Attaching, *at);
                 Ok(())

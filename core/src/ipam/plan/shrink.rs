@@ -15,6 +15,13 @@ pub(super) fn shrink(plan: &mut Plan, snapshot: &Snapshot<'_>) {
         // What it brings decides what can go: the next plan sees it.
         return;
     }
+    if snapshot.activity.unclaimed > 0 {
+        plan.reasons.push(format!(
+            "nothing is given back: EC2 does not show yet where {} pods' addresses are",
+            snapshot.activity.unclaimed
+        ));
+        return;
+    }
     let candidates = idle_enis(plan, snapshot);
     let any_eni = candidates.iter().any(|eni| spare(pool, snapshot, eni));
     let movable = candidates.iter().any(|eni| movable(snapshot, pool, eni));
