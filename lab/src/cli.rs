@@ -14,7 +14,9 @@ mod serve;
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use veni_core::{id::InstanceType, limits};
 use veni_lab::{LabConfig, NodeConfig};
 
 /// A VPC in a box: nodes, ENIs, subnets, a router and hosts outside, in network namespaces of their own. The real
@@ -39,7 +41,7 @@ enum Command {
     Up(LabArgs),
     /// Bring a lab up in the foreground, until Ctrl-C
     Run(LabArgs),
-    /// Run a command on a node, in a pod, on `router`, `internet` or `peer`
+    /// Run a command on a node, in a pod, on `router`, `internet` or `peer`, in the directory where you are
     Exec {
         #[command(flatten)]
         lab: Name,
@@ -188,9 +190,33 @@ impl LabArgs {
 
 fn parse_node(text: &str) -> anyhow::Result<NodeConfig> {
     let (name, instance_type) = pair(text, "--node", "NAME=TYPE, e.g. node-1=m5.xlarge")?;
-    Ok(NodeConfig { instance_type: instance_type.parse()?, ..NodeConfig::new(name, "m5.xlarge") })
+    let instance_type: InstanceType =
+        instance_type.parse().with_context(|| format!("--node {text:?}"))?;
+    limits::require(&instance_type).with_context(|| format!("--node {text:?}"))?;
+    Ok(NodeConfig { instance_type, ..NodeConfig::new(name, "m5.xlarge") })
 }
 
 fn pair<'a>(text: &'a str, option: &str, expected: &str) -> anyhow::Result<(&'a str, &'a str)> {
     text.split_once('=').ok_or_else(|| anyhow::anyhow!("{option} {text:?}: wants {expected}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_of_a_type_that_there_is() {
+        for (text, wrong) in [
+            ("n=m5.large", None),
+            ("n", Some("wants NAME=TYPE")),
+            ("n=large", Some("--node \"n=large\"")),
+            ("n=t2.bogus", Some("t2.bogus is not among the")),
+        ] {
+            let parsed = parse_node(text).map_err(|error| format!("{error:#}"));
+            match wrong {
+                None => assert_eq!(parsed.unwrap().instance_type.as_str(), "m5.large"),
+                Some(words) => assert!(parsed.as_ref().unwrap_err().contains(words), "{parsed:?}"),
+            }
+        }
+    }
 }

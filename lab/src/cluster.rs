@@ -42,6 +42,8 @@ pub const IN_FORCE: Duration = Duration::from_secs(10);
 /// The pod that carries the revision.
 const REVISION: (&str, &str) = ("veni-lab", "revision");
 const POLL: Duration = Duration::from_micros(500);
+/// After so long a silence it is asked whether the daemon hangs.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// The folder.
 #[derive(Debug)]
@@ -203,28 +205,54 @@ impl Cluster {
     pub fn settle<'a>(&self, nodes: impl IntoIterator<Item = &'a Node>) -> Result<Duration> {
         let start = Instant::now();
         let revision = self.raise_revision()?;
-        for node in nodes {
-            loop {
-                let last = match in_force(node) {
-                    Ok(now) if now >= revision => {
-                        // It is known; whether every write of it is done as well, the daemon says.
-                        node.get("/v1/policy/applied")?;
-                        break;
-                    }
-                    Ok(now) => format!("it has revision {now} of {revision}"),
-                    Err(error) => error.to_string(),
-                };
-                if start.elapsed() > IN_FORCE {
-                    let message = format!(
-                        "has not the manifests of {} in force after {IN_FORCE:?}: {last}",
-                        self.dir.display()
-                    );
-                    return Err(Error::Daemon { node: node.name.clone(), message });
-                }
-                thread::sleep(POLL);
-            }
-        }
+        nodes.into_iter().try_for_each(|node| self.wait_for(node, revision, start).map(drop))?;
         Ok(start.elapsed())
+    }
+
+    /// As [`Cluster::settle`], of each node by itself: how long it took there, or why it is not in force. One that hangs
+    /// keeps the others waiting no longer than itself.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn settle_each<'a>(
+        &self,
+        nodes: impl IntoIterator<Item = &'a Node>,
+    ) -> Result<Vec<(&'a Node, Result<Duration>)>> {
+        let start = Instant::now();
+        let revision = self.raise_revision()?;
+        Ok(thread::scope(|scope| {
+            let wait = |node| (node, scope.spawn(move || self.wait_for(node, revision, start)));
+            let waits: Vec<_> = nodes.into_iter().map(wait).collect();
+            let joined = waits.into_iter().map(|(node, wait)| {
+                (node, wait.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
+            });
+            joined.collect()
+        }))
+    }
+
+    fn wait_for(&self, node: &Node, revision: u64, start: Instant) -> Result<Duration> {
+        loop {
+            let last = match in_force(node) {
+                Ok(now) if now >= revision => {
+                    // It is known; whether every write of it is done as well, the daemon says.
+                    node.get("/v1/policy/applied")?;
+                    return Ok(start.elapsed());
+                }
+                Ok(now) => format!("it has revision {now} of {revision}"),
+                Err(error) => match node.glance() {
+                    Err(hangs @ Error::Hangs { .. }) if is_silence(&error) => return Err(hangs),
+                    _ => error.to_string(),
+                },
+            };
+            if start.elapsed() > IN_FORCE {
+                let message = format!(
+                    "has not the manifests of {} in force after {IN_FORCE:?}: {last}",
+                    self.dir.display()
+                );
+                return Err(Error::Daemon { node: node.name.clone(), message });
+            }
+            thread::sleep(POLL);
+        }
     }
 
     fn raise_revision(&self) -> Result<u64> {
@@ -264,9 +292,13 @@ fn applied(file_name: &str) -> String {
 fn in_force(node: &Node) -> Result<u64> {
     let (namespace, name) = REVISION;
     let path = format!("/v1/policy/explain?pod={namespace}/{name}");
-    let explanation: Explanation = node.document(&path)?;
+    let explanation: Explanation = node.document_within(&path, SILENCE)?;
     let revision = explanation.labels.get(name).and_then(|revision| revision.parse().ok());
     revision.ok_or_else(|| Error::invalid(format!("ipamd on {} tells no revision", node.name)))
+}
+
+fn is_silence(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

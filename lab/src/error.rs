@@ -1,6 +1,6 @@
 //! What the lab can fail with, and the two lines that give a failure its place.
 
-use std::{io, path::Path, process::Output};
+use std::{io, path::Path, process::Output, time::Duration};
 
 /// A failure of the lab itself (not of what runs in it).
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,14 @@ pub enum Error {
         node: String,
         /// What is wrong and where its log is.
         message: String,
+    },
+    /// A daemon that takes connections and answers nothing.
+    #[error("veni-ipamd on {node} hangs: no answer within {} s (veni-lab restart {node})", patience.as_secs())]
+    Hangs {
+        /// The node.
+        node: String,
+        /// How long its answer was waited for.
+        patience: Duration,
     },
     /// A request that does not fit the lab: an unknown node, a name taken.
     #[error("{0}")]

@@ -406,6 +406,23 @@ impl Lab {
         self.cluster.settle(running.map(AsRef::as_ref))
     }
 
+    /// As [`Lab::settle`], of each node by itself: how long it took there, or why it is not in force.
+    ///
+    /// # Errors
+    /// When the folder of manifests cannot be written.
+    pub fn settle_each(&self) -> Result<Vec<(&Node, Result<Duration>)>> {
+        let nodes = self.nodes.iter().map(AsRef::as_ref);
+        let (running, ended): (Vec<&Node>, Vec<_>) =
+            nodes.partition(|node| node.ipamd_pid().is_some());
+        let mut outcomes = self.cluster.settle_each(running)?;
+        let dead = |node: &Node| Error::Daemon {
+            node: node.name.clone(),
+            message: format!("does not run (veni-lab restart {})", node.name),
+        };
+        outcomes.extend(ended.into_iter().map(|node| (node, Err(dead(node)))));
+        Ok(outcomes)
+    }
+
     fn add_node(&mut self, config: &NodeConfig) -> Result<()> {
         check_name(&config.name)?;
         if self.namespace(&config.name).is_ok() {

@@ -40,6 +40,9 @@ const POLL: Duration = Duration::from_millis(5);
 /// How long a daemon may take to tell a person how it is: it answers from memory.
 const GLANCE: Duration = Duration::from_secs(4);
 
+/// How long the introspection endpoint may be silent: beyond what `/v1/policy/applied` waits.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// How long a daemon has to end by itself when it is restarted.
 const END: Duration = Duration::from_secs(5);
 
@@ -202,13 +205,11 @@ impl Node {
     /// As [`Node::inspect`], for people, who see soon that it hangs.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// When it does not answer: [`Error::Hangs`] when it takes the question and is silent.
     pub fn glance(&self) -> Result<View> {
         wire::inspect_within(&self.socket(), GLANCE).map_err(|error| match &error {
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::WouldBlock => {
-                let what =
-                    format!("hangs: no answer within {GLANCE:?} (veni-lab restart {})", self.name);
-                self.trouble(&what)
+                Error::Hangs { node: self.name.clone(), patience: GLANCE }
             }
             _ => error,
         })
@@ -243,7 +244,19 @@ impl Node {
     /// # Errors
     /// When it does not answer, or answers something else.
     pub fn document<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let body = self.get(path)?;
+        self.document_within(path, PATIENCE)
+    }
+
+    /// As [`Node::document`], with another patience.
+    ///
+    /// # Errors
+    /// As [`Node::document`].
+    pub fn document_within<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        patience: Duration,
+    ) -> Result<T> {
+        let body = self.get_within(path, patience)?;
         serde_json::from_str(&body)
             .map_err(std::io::Error::from)
             .context(|| format!("cannot read what ipamd on {} has at {path}", self.name))
@@ -254,9 +267,14 @@ impl Node {
     /// # Errors
     /// When it does not answer, or refuses: with its reason.
     pub fn get(&self, path: &str) -> Result<String> {
+        self.get_within(path, PATIENCE)
+    }
+
+    fn get_within(&self, path: &str, patience: Duration) -> Result<String> {
         self.namespace.run(|| {
             let what = || format!("cannot read {path} of ipamd on {}", self.name);
             let mut stream = TcpStream::connect(METRICS).context(what)?;
+            stream.set_read_timeout(Some(patience)).context(what)?;
             // HTTP/1.0: the answer ends with the connection.
             let request = format!("GET {path} HTTP/1.0\r\nHost: ipamd\r\n\r\n");
             stream.write_all(request.as_bytes()).context(what)?;

@@ -241,7 +241,8 @@ impl Execution {
         }
         let error: Value = serde_json::from_slice(&self.stdout).unwrap_or_default();
         let message = match (error["msg"].as_str(), error["details"].as_str()) {
-            (Some(message), details) => format!("{message} ({})", details.unwrap_or("no details")),
+            (Some(message), None | Some("")) => message.to_owned(),
+            (Some(message), Some(details)) => format!("{message} ({details})"),
             (None, _) => {
                 format!(
                     "{}{}",
@@ -306,4 +307,29 @@ pub fn execute(
 
 fn plugin_error(operation: &'static str, sandbox: &Sandbox, message: String) -> Error {
     Error::Plugin { operation, pod: sandbox.pod.clone(), message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_the_plugins_words() {
+        let sandbox = Sandbox {
+            container_id: "c".to_owned(),
+            netns: PathBuf::from("/run/netns/c"),
+            pod: "web".to_owned(),
+        };
+        for (stdout, told) in [
+            (r#"{"code":11,"msg":"no address"}"#, "no address"),
+            (r#"{"code":11,"msg":"no address","details":""}"#, "no address"),
+            (r#"{"code":11,"msg":"no address","details":"full"}"#, "no address (full)"),
+            ("killed", "killed"),
+        ] {
+            let (elapsed, stdout) = (Duration::ZERO, stdout.as_bytes().to_vec());
+            let execution = Execution { elapsed, stdout, stderr: Vec::new(), success: false };
+            let error = execution.check("ADD", &sandbox).unwrap_err();
+            assert_eq!(error.to_string(), format!("veni-cni ADD of web: {told}"));
+        }
+    }
 }

@@ -132,6 +132,8 @@ fn a_lab_can_be_played_with() {
     an_add_that_waits_keeps_nobody_waiting(&name);
     assert!(lab(&["exec", "web", "--", "ip", "-4", "route"]).contains("default via 169.254.1.1"));
     assert!(lab(&["exec", "node-1", "--", "ip", "rule"]).contains("512:"));
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(lab(&["exec", "web", "--", "pwd"]).trim(), here.to_str().unwrap());
     assert!(lab(&["status"]).contains("web"));
     lab(&["status", "-o", "json"]).parse::<serde_json::Value>().unwrap();
     // Exits with 0 only when nothing failed.
@@ -139,11 +141,32 @@ fn a_lab_can_be_played_with() {
     assert!(doctor.contains(" 0 warnings, 0 failed"), "{doctor}");
     let restarted = lab(&["restart", "node-1"]);
     assert!(restarted.contains("veni-ipamd on node-1 is ready"), "{restarted}");
+    a_node_without_a_daemon_is_told(&name);
     let unknown = refused(&name, &["restart", "node-9"]);
     assert!(unknown.contains("no node \"node-9\"") && unknown.contains("node-1"), "{unknown}");
     lab(&["del", "node-1", "web"]);
     lab(&["down"]);
     assert!(!place::of(&name).exists(), "the lab's directory is left");
+}
+
+/// What is said of a daemon that is stopped.
+const HANGS: &str = "veni-ipamd on node-1 hangs: no answer within 4 s (veni-lab restart node-1)";
+/// A policy.
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples/network-policy.yaml");
+
+/// Its daemon is killed: the change is in force on the other node, and that is not called success.
+fn a_node_without_a_daemon_is_told(name: &str) {
+    let status: serde_json::Value = lab(name, &["status", "-o", "json"]).parse().unwrap();
+    let pid = status["nodes"][0]["ipamd"]["Ok"]["daemon"]["pid"].as_u64().unwrap();
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
+    wait_for_the_end_of(&[pid]);
+    let applied = command(name, &["apply", "-f", EXAMPLE]);
+    let text = String::from_utf8_lossy(&applied.stdout);
+    assert_eq!(applied.status.code(), Some(1), "{text}");
+    assert!(text.starts_with("not on node-1: veni-ipamd on node-1: does not run"), "{text}");
+    assert!(text.contains("\n1 object in force on 1 of 2 nodes after"), "{text}");
+    lab(name, &["restart", "node-1"]);
+    lab(name, &["delete", "-f", EXAMPLE]);
 }
 
 /// A policy that is applied closes a path, and opens it again when it is deleted.
@@ -165,7 +188,7 @@ fn policy_comes_and_goes(name: &str) {
     std::fs::write(&file, policy).unwrap();
     let path = file.to_str().unwrap();
     let applied = lab(name, &["apply", "-f", path]);
-    assert!(applied.starts_with("1 objects in force on every node after"), "{applied}");
+    assert!(applied.starts_with("1 object in force on every node after"), "{applied}");
     assert!(!ping("1"), "a policy that denies everything lets a ping through");
     let again = dir.path().join("then.yaml");
     std::fs::write(&again, policy).unwrap();
@@ -179,7 +202,7 @@ fn policy_comes_and_goes(name: &str) {
             "{shadowed}"
         );
         assert!(shadowed.contains("close.yaml, document 1"), "{shadowed}");
-        let counted = if args.len() > 3 { "1 objects" } else { "0 objects" };
+        let counted = if args.len() > 3 { "1 object" } else { "0 objects" };
         assert!(shadowed.contains(&format!("{counted} in force on every node")), "{shadowed}");
     }
     let gone = lab(name, &["delete", "-f", dir.path().to_str().unwrap()]);
@@ -223,7 +246,7 @@ fn a_security_group_can_be_played_with(name: &str) {
     assert!(refused(name, &["group", "allow", "sg-web", "--peer", "all"]).contains("no CIDR"));
 }
 
-/// The daemon is stopped: an ADD waits for its answer, and others are answered meanwhile.
+/// The daemons are stopped: an ADD waits for an answer, and others are answered meanwhile; nothing waits for long.
 fn an_add_that_waits_keeps_nobody_waiting(name: &str) {
     let daemons = daemons_of(name);
     let signal_all = |signal| {
@@ -233,17 +256,25 @@ fn an_add_that_waits_keeps_nobody_waiting(name: &str) {
     };
     signal_all(Signal::SIGSTOP);
     let mut add = Command::new(env!("CARGO_BIN_EXE_veni-lab"));
-    add.args(["add", "node-1", "late"]).env("VENI_LAB", name).stdout(Stdio::piped());
+    add.args(["add", "node-1", "late"]).env("VENI_LAB", name).stderr(Stdio::piped());
     let add = add.spawn().unwrap();
     let start = Instant::now();
     assert!(lab(name, &["exec", "web", "--", "echo", "inside"]).contains("inside"));
     assert!(refused(name, &["exec", "node-1", "--", "venictl", "status"]).contains("ipamd hangs"));
     assert!(lab(name, &["status"]).contains("hangs: no answer"));
     assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
-    signal_all(Signal::SIGCONT);
     let added = add.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&added.stdout);
-    assert!(added.status.success() && text.starts_with("late on node-1"), "{text}");
+    let text = String::from_utf8_lossy(&added.stderr);
+    assert!(!added.status.success() && text.contains(HANGS), "{text}");
+    let start = Instant::now();
+    let applied = command(name, &["apply", "-f", EXAMPLE]);
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    let text = String::from_utf8_lossy(&applied.stdout);
+    assert!(!applied.status.success() && text.contains(HANGS), "{text}");
+    assert!(text.ends_with("1 object in force on 0 of 2 nodes\n"), "{text}");
+    signal_all(Signal::SIGCONT);
+    lab(name, &["delete", "-f", EXAMPLE]);
+    lab(name, &["add", "node-1", "late"]);
     lab(name, &["del", "late"]);
 }
 

@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak, mpsc},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, anyhow, bail};
@@ -18,7 +18,7 @@ use veni_core::{
     wire::inspect::View,
 };
 use veni_lab::{
-    Lab, PodSpec,
+    Error, Lab, PodSpec,
     lab::{READY, control_socket},
     node::{Node, Restarted},
     place,
@@ -79,13 +79,7 @@ pub(super) enum Answer {
         mounts: PathBuf,
     },
     Restarted(RestartView),
-    /// Which of the files had been there, the nodes without a daemon, and how long it took until the change was in force on
-    /// the others.
-    InForce {
-        known: Vec<String>,
-        without: Vec<String>,
-        micros: u64,
-    },
+    InForce(Change),
     Groups {
         groups: Vec<GroupView>,
     },
@@ -126,6 +120,18 @@ pub(super) struct PodView {
     pub(super) node: String,
     pub(super) address: Ipv4Addr,
     /// What the plugin took, microseconds.
+    pub(super) micros: u64,
+}
+
+/// How a change of the manifests went.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Change {
+    /// Which of the files had been there.
+    pub(super) known: Vec<String>,
+    pub(super) nodes: usize,
+    /// Where it is not in force, and why.
+    pub(super) missing: Vec<(String, String)>,
+    /// Until it was in force on the last of the others.
     pub(super) micros: u64,
 }
 
@@ -215,22 +221,16 @@ fn reply(stream: &mut UnixStream, answer: &Answer) {
 
 fn answer(lab: &Lab, turns: &Turns, request: Request) -> anyhow::Result<Answer> {
     Ok(match request {
-        Request::Add { node, pod } => Answer::Pod(view(&lab.add(&node, &pod)?)),
+        Request::Add { node, pod } => {
+            // The plugin would wait for its answer as long as a kubelet does.
+            if let Err(hangs @ Error::Hangs { .. }) = lab.node(&node)?.glance() {
+                return Err(hangs.into());
+            }
+            Answer::Pod(view(&lab.add(&node, &pod)?))
+        }
         Request::Manifests { files } => {
             let _turn = turns.manifests.lock().unwrap_or_else(PoisonError::into_inner);
-            let start = Instant::now();
-            let mut known = Vec::new();
-            for (name, text) in files {
-                let existed = match text {
-                    Some(text) => lab.cluster.apply(&name, &text)?,
-                    None => lab.cluster.delete(&name)?,
-                };
-                known.extend(existed.then_some(name));
-            }
-            lab.settle()?;
-            let without = lab.nodes().iter().filter(|node| node.ipamd_pid().is_none());
-            let without = without.map(|node| node.name.clone()).collect();
-            Answer::InForce { known, without, micros: micros(start.elapsed()) }
+            Answer::InForce(manifests(lab, files)?)
         }
         Request::Del { pod } => {
             let before = view(&lab.pod(&pod)?);
@@ -255,6 +255,28 @@ fn answer(lab: &Lab, turns: &Turns, request: Request) -> anyhow::Result<Answer> 
         }
         Request::Down => Answer::Done,
     })
+}
+
+fn manifests(lab: &Lab, files: BTreeMap<String, Option<String>>) -> anyhow::Result<Change> {
+    let start = Instant::now();
+    let mut known = Vec::new();
+    for (name, text) in files {
+        let existed = match text {
+            Some(text) => lab.cluster.apply(&name, &text)?,
+            None => lab.cluster.delete(&name)?,
+        };
+        known.extend(existed.then_some(name));
+    }
+    let (mut took, mut missing) = (start.elapsed(), Vec::new());
+    let mut last = Duration::ZERO;
+    for (node, outcome) in lab.settle_each()? {
+        match outcome {
+            Ok(elapsed) => last = last.max(elapsed),
+            Err(error) => missing.push((node.name.clone(), format!("{:#}", anyhow!(error)))),
+        }
+    }
+    took += last;
+    Ok(Change { known, nodes: lab.nodes().len(), missing, micros: micros(took) })
 }
 
 fn group(lab: &Lab, change: GroupChange) -> anyhow::Result<Answer> {
@@ -318,6 +340,6 @@ fn view(pod: &veni_lab::Pod) -> PodView {
     }
 }
 
-fn micros(duration: std::time::Duration) -> u64 {
+fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

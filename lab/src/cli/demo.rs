@@ -62,6 +62,7 @@ pub(super) fn demo(options: &Options) -> anyhow::Result<ExitCode> {
     drop(lab);
     print::step("summary");
     checks.summary();
+    print::line("to play: `target/veni/veni-lab up`; docs/lab.md walks through it");
     Ok(if checks.all_held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -104,14 +105,13 @@ fn start_daemons(lab: &Lab) -> anyhow::Result<Vec<Before>> {
         .iter()
         .map(|node| Snapshot::take(&node.namespace))
         .collect::<Result<Vec<_>, _>>()?;
-    for node in lab.nodes() {
-        node.spawn_ipamd(&[])?;
-    }
+    let starts = all_ready(lab.nodes());
     lab.nodes()
         .iter()
         .zip(bare)
-        .map(|(node, bare)| {
-            let ready = node.wait_ready(READY)?;
+        .zip(starts)
+        .map(|((node, bare), ready)| {
+            let ready = ready?;
             node.wait_for("the first pool", SETTLE, |view| idle(view) && view.pool.available > 0)?;
             print::note(format!(
                 "{} ({}, {}): ready after {}",
@@ -129,6 +129,21 @@ fn start_daemons(lab: &Lab) -> anyhow::Result<Vec<Before>> {
             })
         })
         .collect()
+}
+
+/// Starts all daemons at once; how long each took from its own start until it could serve an ADD.
+fn all_ready(nodes: &[Arc<Node>]) -> Vec<veni_lab::Result<Duration>> {
+    std::thread::scope(|scope| {
+        let start = |node: &Node| {
+            let start = Instant::now();
+            node.spawn_ipamd(&[])?;
+            node.wait_ready(READY)?;
+            Ok(start.elapsed())
+        };
+        let starts: Vec<_> = nodes.iter().map(|node| scope.spawn(move || start(node))).collect();
+        let joined = starts.into_iter().map(|of| of.join());
+        joined.map(|ready| ready.unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
+    })
 }
 
 fn burst(lab: &Lab, each: u32, checks: &mut Checks) -> anyhow::Result<Vec<Pod>> {
@@ -233,8 +248,9 @@ fn settle(lab: &Lab, before: &[Before], checks: &mut Checks) -> anyhow::Result<(
                 let now = lab.account.interfaces_of(&node.instance).len();
                 ensure!(now == *enis, "EC2 has {now} ENIs of the node, {enis} before");
                 Ok(format!(
-                    "0 assigned, 0 cooling; {now} ENI, {} warm addresses, as the targets want",
-                    view.pool.total
+                    "0 assigned, 0 cooling, {} warm; {}, as the targets want",
+                    view.pool.total,
+                    print::count(now, "ENI")
                 ))
             }),
         );

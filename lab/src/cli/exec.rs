@@ -1,4 +1,5 @@
-//! `veni-lab exec`: this process moves into the lab and becomes the command.
+//! `veni-lab exec`: this process moves into the lab and becomes the command, in the directory
+//! where it was called.
 
 use std::{
     fs::File,
@@ -20,11 +21,16 @@ pub(super) fn exec(lab: &str, place: &str, command: &[String]) -> anyhow::Result
     let [program, args @ ..] = command else { bail!("no command") };
     let open = |path| File::open(path).with_context(|| format!("cannot open {place}'s namespace"));
     let (net, mounts) = (open(net)?, open(mounts)?);
+    // Entering mounts leads to their root.
+    let here = std::env::current_dir();
     // This process has one thread: the mount namespace can be changed.
     setns(mounts, CloneFlags::CLONE_NEWNS).context("cannot enter the lab's mounts")?;
     setns(net, CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter {place}"))?;
     let mut command = Command::new(program);
     command.args(args);
+    if let Some(here) = here.ok().filter(|here| here.is_dir()) {
+        command.current_dir(here);
+    }
     let node = veni_lab::place::of(lab).join("nodes").join(place);
     if node.is_dir() {
         command.envs(node::directories(&node));

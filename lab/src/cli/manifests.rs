@@ -16,7 +16,7 @@ use veni_lab::{
 
 use super::{
     Name,
-    control::{Answer, Request, ask},
+    control::{Answer, Change, Request, ask},
     print,
 };
 
@@ -73,15 +73,13 @@ pub(super) fn apply(files: &Files) -> anyhow::Result<ExitCode> {
         print::note(format!("{diagnostic}"));
     }
     let names: BTreeSet<String> = texts.keys().cloned().collect();
-    let (replaced, micros) = change(&files.lab.name, texts)?;
-    for name in replaced {
+    let change = change(&files.lab.name, texts)?;
+    for name in &change.known {
         print::note(format!("{name}: in place of what was applied under this name before"));
     }
     let shadowed = beside(&veni_lab::place::of(&files.lab.name).join("manifests"), &names)?;
     let objects = manifests.objects.len().saturating_sub(shadowed);
-    let took = print::millis(Duration::from_micros(micros));
-    print::line(format!("{objects} objects in force on every node after {took}"));
-    Ok(ExitCode::SUCCESS)
+    Ok(tell(&format!("{} in force", print::count(objects, "object")), &change))
 }
 
 /// Tells which objects are in one of these files and in another that was applied before: of two, the first by file name
@@ -106,28 +104,33 @@ fn beside(folder: &Path, names: &BTreeSet<String>) -> anyhow::Result<usize> {
 pub(super) fn delete(files: &Files) -> anyhow::Result<ExitCode> {
     let names = files.read(|_| Ok(None))?;
     let asked: Vec<_> = names.keys().cloned().collect();
-    let (known, micros) = change(&files.lab.name, names)?;
-    let unknown: Vec<_> = asked.into_iter().filter(|name| !known.contains(name)).collect();
+    let change = change(&files.lab.name, names)?;
+    let unknown: Vec<_> = asked.into_iter().filter(|name| !change.known.contains(name)).collect();
     ensure!(unknown.is_empty(), "never applied under this name: {}", unknown.join(", "));
-    let took = print::millis(Duration::from_micros(micros));
-    print::line(format!("{} files gone on every node after {took}", known.len()));
-    Ok(ExitCode::SUCCESS)
+    Ok(tell(&format!("{} gone", print::count(change.known.len(), "file")), &change))
 }
 
-fn change(
-    lab: &str,
-    files: BTreeMap<String, Option<String>>,
-) -> anyhow::Result<(Vec<String>, u64)> {
-    let answer = ask(lab, &Request::Manifests { files })?;
-    let Answer::InForce { known, without, micros } = answer else {
-        bail!("the lab {lab} answered something else: is it of another version?")
-    };
-    for node in without {
-        print::line(format!(
-            "not on {node}: its daemon does not run (veni-lab restart {node}); its pods are judged by what was before"
-        ));
+fn change(lab: &str, files: BTreeMap<String, Option<String>>) -> anyhow::Result<Change> {
+    match ask(lab, &Request::Manifests { files })? {
+        Answer::InForce(change) => Ok(change),
+        _ => bail!("the lab {lab} answered something else: is it of another version?"),
     }
-    Ok((known, micros))
+}
+
+/// On which nodes it is done, and why not on the others: a failure.
+fn tell(what: &str, change: &Change) -> ExitCode {
+    let Change { nodes, missing, micros, .. } = change;
+    for (node, why) in missing {
+        print::line(format!("not on {node}: {why}; its pods are judged by what was before"));
+    }
+    let done = nodes.saturating_sub(missing.len());
+    let took = print::millis(Duration::from_micros(*micros));
+    print::line(match done {
+        _ if missing.is_empty() => format!("{what} on every node after {took}"),
+        0 => format!("{what} on 0 of {}", print::count(*nodes, "node")),
+        _ => format!("{what} on {done} of {} after {took}", print::count(*nodes, "node")),
+    });
+    if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn pairs(texts: &[String], option: &str) -> anyhow::Result<BTreeMap<String, String>> {

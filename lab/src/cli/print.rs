@@ -45,6 +45,11 @@ pub(super) fn table<const N: usize>(headings: [&str; N]) -> Table {
     table
 }
 
+/// `1 node`, `2 nodes`.
+pub(super) fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Milliseconds with two digits.
 pub(super) fn millis(duration: Duration) -> String {
     format!("{:.2} ms", duration.as_secs_f64() * 1e3)

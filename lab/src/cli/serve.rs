@@ -13,7 +13,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, setsid},
 };
-use veni_core::wire::inspect::View;
+use veni_core::wire::inspect::{Eni, Pool, View};
 use veni_lab::{Lab, lab::control_socket, place};
 
 use super::{
@@ -190,37 +190,69 @@ pub(super) fn pools<'a>(
         "pods",
         "free",
         "cooling",
+        "pending",
     ]);
+    let mut silent = Vec::new();
     for (name, kind, view) in nodes {
         let view = match view {
             Ok(view) => view,
             Err(error) => {
-                table.add_row([name, kind, "-", error]);
+                table.add_row([name, kind, "-"]);
+                silent.push(format!("{name}: {error}"));
                 continue;
             }
         };
         for eni in &view.enis {
-            table.add_row([
-                name.to_owned(),
-                kind.to_owned(),
+            let mut row = vec![name.to_owned(), kind.to_owned()];
+            row.extend([
                 eni.ifname
                     .as_ref()
                     .map_or_else(|| eni.device_index.to_string(), ToString::to_string),
                 eni.id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
                 eni.phase.clone(),
                 eni.primary_address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
-                eni.pool.total.to_string(),
-                eni.pool.assigned.to_string(),
-                eni.pool.available.to_string(),
-                eni.pool.cooling.to_string(),
             ]);
+            row.extend(counts(&of_eni(eni)));
+            table.add_row(row);
         }
-        let pool = &view.pool;
-        let sums = [pool.total, pool.assigned, pool.available, pool.cooling].map(|n| n.to_string());
         let mut row = vec![name.to_owned(), kind.to_owned(), "all".to_owned()];
         row.extend([String::new(), String::new(), String::new()]);
-        row.extend(sums);
+        row.extend(counts(&view.pool));
         table.add_row(row);
     }
     print::line(table);
+    silent.iter().for_each(print::note);
+}
+
+fn counts(pool: &Pool) -> [String; 5] {
+    [pool.total, pool.assigned, pool.available, pool.cooling, pool.pending].map(|n| n.to_string())
+}
+
+/// An ENI's part of the pool: what an ENI holds that is not in use yet, or no more, is free for nobody.
+fn of_eni(eni: &Eni) -> Pool {
+    let available = if eni.phase == "in_use" { eni.pool.available } else { 0 };
+    Pool { available, ..eni.pool }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_eni_brings_is_pending_and_free_only_once_it_is_in_use() {
+        for (phase, available, pending, expect) in [
+            ("in_use", 3, 0, ["14", "0", "3", "0", "0"]),
+            ("attaching", 14, 14, ["14", "0", "0", "0", "14"]),
+            ("creating", 0, 14, ["14", "0", "0", "0", "14"]),
+            ("detaching", 14, 0, ["14", "0", "0", "0", "0"]),
+        ] {
+            let pool = Pool { total: 14, available, pending, ..Pool::default() };
+            let eni: Eni = serde_json::from_value(serde_json::json!({
+                "primary": false, "device_index": 1, "phase": phase, "table": 7602, "mark": 0,
+                "pool": pool,
+            }))
+            .unwrap();
+            assert_eq!(counts(&of_eni(&eni)), expect, "{phase}");
+        }
+    }
 }
