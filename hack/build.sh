@@ -5,7 +5,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 OUT=target/veni
-TARGET=$(cat .tools/plugin-target)
+TARGET=$(cat .tools/plugin-target 2>/dev/null) || {
+    echo 'build: what this needs is not installed yet: run `make install-tools` first' >&2
+    exit 1
+}
 # Only read by rustc for this target, so with musl (static by itself) it changes nothing.
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static"
 

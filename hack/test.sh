@@ -42,6 +42,7 @@ heartbeat() {
 
 # shellcheck source=hack/tiers.sh
 source "${VENI_TIERS:-hack/tiers.sh}"
+ALL=("${TIERS[@]}")
 [ $# -eq 0 ] || TIERS=("$@")
 
 passed_total=0 failed_total=0 skipped_total=0 table=() broken=()
@@ -78,10 +79,11 @@ run_tier() {
     table+=("$(printf '%-11s %7d %7d %8d %6d s  %s' "$tier" "$passed" "$failed" "$skipped" $((SECONDS - start)) "$verdict")")
 }
 
+# Before the first of them runs for minutes.
 for tier in "${TIERS[@]}"; do
-    declare -F "tier_$tier" >/dev/null || { echo "no tier '$tier'" >&2; exit 2; }
-    run_tier "$tier"
+    declare -F "tier_$tier" >/dev/null || { echo "no tier '$tier'; there are: ${ALL[*]}" >&2; exit 2; }
 done
+for tier in "${TIERS[@]}"; do run_tier "$tier"; done
 
 printf '\n%-11s %7s %7s %8s %8s\n' tier passed failed skipped time
 printf '%s\n' "${table[@]}"

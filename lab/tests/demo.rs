@@ -4,6 +4,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    path::Path,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -276,6 +277,39 @@ fn an_add_that_waits_keeps_nobody_waiting(name: &str) {
     lab(name, &["delete", "-f", EXAMPLE]);
     lab(name, &["add", "node-1", "late"]);
     lab(name, &["del", "late"]);
+}
+
+/// The README's lines and the walkthrough's, each as it is printed there.
+#[test]
+fn what_the_documentation_says_runs_as_printed() {
+    if let Some(missing) = ns::missing_feature() {
+        println!("SKIPPED: {missing}");
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let program = Path::new(env!("CARGO_BIN_EXE_veni-lab"));
+    let mut path = program.parent().unwrap().as_os_str().to_owned();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap());
+    for (document, lines) in [("README.md", 7), ("docs/lab.md", 17)] {
+        let text = std::fs::read_to_string(root.join(document)).unwrap();
+        let printed = text.lines().map(|line| line.trim_start_matches("target/veni/"));
+        let walked: Vec<_> = printed
+            .filter(|line| line.starts_with("veni-lab "))
+            .scan(false, |is_down, line| {
+                (!std::mem::replace(is_down, line.ends_with(" down"))).then_some(line)
+            })
+            .collect();
+        assert_eq!(walked.len(), lines, "{document}: {walked:#?}");
+        for line in walked {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", line]).env("PATH", &path).current_dir(&root);
+            let output = shell.env("VENI_LAB", format!("doc-{}", std::process::id())).output();
+            let Output { status, stdout, stderr } = output.unwrap();
+            let said = [stdout, stderr].concat();
+            assert!(status.success(), "{document}: {line}: {}", String::from_utf8_lossy(&said));
+        }
+    }
 }
 
 #[test]

@@ -82,6 +82,19 @@ fn root_skips_nothing() {
     check(&format!("echo 'SKIPPED: CAP_SYS_ADMIN'\n{OK}"), !is_root(), word);
 }
 
+#[test]
+fn a_tier_that_there_is_not_is_refused_before_any_runs() {
+    let output = Command::new(root().join("hack/test.sh"))
+        .args(["house", "nope"])
+        .env("VENI_TEST_LOGS", std::env::temp_dir())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("no tier 'nope'; there are: lint house unit"), "{said}");
+    assert!(output.stdout.is_empty(), "a tier ran");
+}
+
 fn is_root() -> bool {
     std::fs::metadata("/proc/self").unwrap().uid() == 0
 }

@@ -191,7 +191,7 @@ fn every_example_of_the_documentation_is_in_force() {
     let expect = [
         "ClusterNetworkPolicy no-guests-in-the-shop",
         "NetworkPolicy shop/db-from-web",
-        "SecurityGroupPolicy shop/web-in-sg-web",
+        "SecurityGroupPolicy shop/api-in-sg-api",
     ];
     assert_eq!(keys(&manifests), expect);
 }
