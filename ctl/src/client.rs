@@ -1,9 +1,10 @@
 //! One question to ipamd over its socket.
 
 use std::{
-    fmt,
+    collections::BTreeSet,
+    fmt, fs,
     io::{self, BufRead, BufReader, Read, Write},
-    os::unix::net::UnixStream,
+    os::unix::{fs::FileTypeExt, net::UnixStream},
     path::Path,
     sync::mpsc,
     thread,
@@ -60,7 +61,12 @@ pub(crate) fn read_view(line: &str) -> Result<View, Unanswered> {
             return Err(Unanswered::new(what, other));
         }
     }
-    lenient::view(reply).map_err(|error| {
+    let once = |mut view: View| {
+        let mut seen = BTreeSet::new();
+        view.plan.waiting_for.retain(|what| seen.insert(what.clone()));
+        view
+    };
+    lenient::view(reply).map(once).map_err(|error| {
         let version = env!("CARGO_PKG_VERSION");
         let what = format!("ipamd's answer cannot be read by this venictl, {version}: {error}");
         Unanswered::new(what, "use the venictl that came with ipamd")
@@ -139,6 +145,11 @@ fn unreachable(socket: &Path, error: &io::Error) -> Unanswered {
             ),
             "start it, or name its socket with --socket or VENI_SOCKET",
         ),
+        // connect(2) refuses a file that is no socket in the same way.
+        io::ErrorKind::ConnectionRefused if !is_socket(socket) => Unanswered::new(
+            format!("{shown} is no socket"),
+            "name ipamd's with --socket or VENI_SOCKET",
+        ),
         io::ErrorKind::ConnectionRefused => absent(
             format!("nobody listens at {shown}: ipamd has stopped"),
             "look at its log and start it (running pods keep their network)",
@@ -152,6 +163,10 @@ fn unreachable(socket: &Path, error: &io::Error) -> Unanswered {
             "see that ipamd runs, and look at its log",
         ),
     }
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
 // === impl Unanswered ===
@@ -218,6 +233,19 @@ mod tests {
     fn a_missing_socket_names_the_next_step() {
         let error = inspect(Path::new("/nonexistent/ipamd.sock"), false).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/ipamd.sock") && error.contains("--socket"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_told() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = inspect(file.path(), false).unwrap_err();
+        assert!(error.what.ends_with("is no socket") && !error.is_absent, "{error}");
+    }
+
+    #[test]
+    fn what_is_waited_for_is_told_once() {
+        let reply = r#"{"version":1,"result":"inspect","plan":{"waiting_for":["x","y","x"]}}"#;
+        assert_eq!(read_view(reply).unwrap().plan.waiting_for, ["x", "y"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::{
     Report,
     cli::{Format, Paths},
+    text,
 };
 
 mod facts;
@@ -69,7 +70,10 @@ fn human(checks: &[Check]) -> String {
     let count = |status| checks.iter().filter(|check| check.status == status).count();
     let (failed, warnings) = (count(Status::Failed), count(Status::Warning));
     let (passed, skipped) = (count(Status::Ok), count(Status::Skipped));
-    out + &format!("\n{passed} ok, {warnings} warnings, {failed} failed, {skipped} not looked at\n")
+    out + &format!(
+        "\n{passed} ok, {}, {failed} failed, {skipped} not looked at\n",
+        text::counted(warnings, "warning")
+    )
 }
 
 // === impl Check and Status ===

@@ -1,12 +1,20 @@
 //! `venictl observe`: flows as they happen.
 
-use std::io::{BufRead, ErrorKind, Write};
+use std::{
+    io::{BufRead, ErrorKind, Write},
+    net::SocketAddr,
+};
 
 use clap::{Args, ValueEnum};
-use veni_core::wire::inspect::policy::{FlowEvent, Verdict};
+use veni_core::wire::inspect::policy::{Direction, FlowEvent, Verdict};
 use veni_policy::view::End;
 
-use crate::{cli::Format, http, policy::arguments::Daemon};
+use crate::{
+    cli::Format,
+    http,
+    policy::arguments::{Daemon, port},
+    text,
+};
 
 /// Which flows.
 #[derive(Debug, Args)]
@@ -21,7 +29,7 @@ pub struct Observe {
     #[arg(long, value_name = "VERDICT", value_enum)]
     pub verdict: Vec<Wanted>,
     /// Only those to this port; may be repeated.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = port)]
     pub port: Vec<u16>,
     /// Stop after so many.
     #[arg(long, value_name = "N")]
@@ -106,13 +114,20 @@ fn parameters(observe: &Observe) -> Vec<(&'static str, String)> {
 /// `14:03:07.123 DENIED  x/a (10.0.1.7:4711) -> y/b (10.0.1.8:80) TCP  ingress: NetworkPolicy y/deny …`
 fn human(event: &FlowEvent) -> String {
     let (source, destination) = event.ends();
-    let named = |name: Option<&str>, address: std::net::SocketAddr| match name {
-        Some(name) => format!("{name} ({address})"),
-        None => address.to_string(),
+    let message = message(event);
+    let named = |name: Option<&str>, address: SocketAddr| {
+        let address = match message {
+            Some(_) => address.ip().to_string(),
+            None => address.to_string(),
+        };
+        match name {
+            Some(name) => format!("{name} ({address})"),
+            None => address,
+        }
     };
     let direction = match event.direction {
-        veni_core::wire::inspect::policy::Direction::Egress => "egress",
-        veni_core::wire::inspect::policy::Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+        Direction::Ingress => "ingress",
     };
     let cause = match (&event.decided_by, &event.reason) {
         (_, Some(reason)) => reason.clone(),
@@ -121,7 +136,8 @@ fn human(event: &FlowEvent) -> String {
     };
     let lost = match event.lost {
         0 => String::new(),
-        lost => format!("  ({lost} events before this one were not sent)"),
+        1 => "  (1 event before this one was not sent)".to_owned(),
+        lost => format!("  ({} before this one were not sent)", text::counted(lost, "event")),
     };
     format!(
         "{}  {:<7}  {} -> {}  {}  {direction} of {}: {cause}{lost}",
@@ -129,9 +145,26 @@ fn human(event: &FlowEvent) -> String {
         event.verdict.as_str().to_uppercase(),
         named(source, event.source),
         named(destination, event.destination),
-        event.protocol,
+        message.unwrap_or_else(|| event.protocol.clone()),
         event.pod,
     )
+}
+
+/// Which ICMP message, as the programs tell it (ebpf/src/events.rs): type × 256 + code in the place of the other end's
+/// port, and the number of an echo in that of the pod's own.
+fn message(event: &FlowEvent) -> Option<String> {
+    let remote = match event.direction {
+        Direction::Egress => event.destination.port(),
+        Direction::Ingress => event.source.port(),
+    };
+    let [kind, code] = remote.to_be_bytes();
+    let name = match (event.protocol.as_str(), kind, code) {
+        ("ICMP", 8, 0) | ("ICMPv6", 128, 0) => "echo request".to_owned(),
+        ("ICMP", 0, 0) | ("ICMPv6", 129, 0) => "echo reply".to_owned(),
+        ("ICMP" | "ICMPv6", kind, code) => format!("type {kind} code {code}"),
+        _ => return None,
+    };
+    Some(format!("{} {name}", event.protocol))
 }
 
 /// The time of day, UTC.

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use veni_core::wire::inspect::policy::{Decision, Diagnostic, Explanation, Flow, Flows, Standing};
+use veni_core::wire::inspect::policy::{Diagnostic, Explanation, Flows, Standing};
 use veni_policy::{
     object::Pod,
     view::{End, PodFilter, Question, Unanswerable},
@@ -45,10 +45,7 @@ fn check(check: &Check, format: Format) -> anyhow::Result<Report> {
             ("protocol", veni_policy::view::protocol_name(question.protocol)),
             ("port", question.port.to_string()),
         ];
-        let mut flows: Flows = live(&check.source, "check", &parameters)?;
-        let notes = flows.flows.iter().filter_map(note_of_live).map(note).collect::<Vec<_>>();
-        flows.diagnostics.extend(notes);
-        flows
+        live::<Flows>(&check.source, "check", &parameters)?
     } else {
         let cluster = Cluster::read(&check.source.files, &check.source.security_groups)?
             .with_service_cidrs(check.service_cidrs.clone());
@@ -63,13 +60,6 @@ fn check(check: &Check, format: Format) -> anyhow::Result<Report> {
 
 fn note(message: String) -> Diagnostic {
     Diagnostic { message, ..Diagnostic::default() }
-}
-
-/// A rule decided over what leaves the pod: its egress is restricted.
-fn note_of_live(flow: &Flow) -> Option<String> {
-    let address = flow.to.parse().ok().filter(|_| flow.service.is_none() && flow.allowed)?;
-    let is_rule = matches!(flow.decided_by.egress, Decision::Rule(_));
-    is_rule.then(|| cluster::unknown_service(&flow.from, address)).flatten()
 }
 
 fn question(check: &Check) -> Result<Question, Usage> {
@@ -138,7 +128,27 @@ fn diff(diff: &Diff, format: Format) -> anyhow::Result<Report> {
     if let (Some(absent), Some(_)) = (old.absent, &new.absent) {
         return Err(usage(absent).into());
     }
-    compared(&difference::between(old.flows, new.flows), format)
+    let without = match (old.pods, new.pods) {
+        (false, false) => {
+            let [old, new] = [0, 1].map(|index| files[index].display());
+            let sentence = format!(
+                "neither {old} nor {new} has a pod with an address, so nothing can be compared: each has to be a whole set, \
+                 Namespaces, Pods with addresses, Services and policies"
+            );
+            return Err(Usage(vec![sentence]).into());
+        }
+        (false, true) => Some(&files[0]),
+        (true, false) => Some(&files[1]),
+        (true, true) => None,
+    };
+    let mut difference = difference::between(old.flows, new.flows);
+    difference.diagnostics.extend(without.map(|path| {
+        let path = path.display();
+        note(format!(
+            "{path} has no pod with an address: every connection of the other's pods is told as a change"
+        ))
+    }));
+    compared(&difference, format)
 }
 
 /// What is in force here and what would be, as far as this node judges it.
@@ -183,6 +193,8 @@ fn compared(difference: &Difference, format: Format) -> anyhow::Result<Report> {
 /// One of two states that are compared.
 struct Side {
     flows: Flows,
+    /// Whether any pod of it has an address, filtered for or not.
+    pods: bool,
     /// What was asked for is not in it.
     absent: Option<Unanswerable>,
 }
@@ -190,14 +202,16 @@ struct Side {
 impl Side {
     fn of(path: &Path, diff: &Diff) -> anyhow::Result<Self> {
         let cluster = Cluster::read(&[path], &diff.security_groups)?;
+        let pods = cluster.pods().any(|pod| !pod.finished && !pod.addresses.is_empty());
         Ok(match cluster.view().matrix(diff.from.as_ref(), diff.to.as_ref()) {
             Ok(mut flows) => {
                 flows.diagnostics.splice(0..0, cluster.diagnostics.iter().cloned());
-                Self { flows, absent: None }
+                Self { flows, pods, absent: None }
             }
             Err(absent) => {
                 let diagnostics = cluster.diagnostics;
-                Self { flows: Flows { diagnostics, ..Flows::default() }, absent: Some(absent) }
+                let flows = Flows { diagnostics, ..Flows::default() };
+                Self { flows, pods, absent: Some(absent) }
             }
         })
     }

@@ -73,20 +73,30 @@ pub(crate) fn explain(view: &View, format: Format) -> anyhow::Result<Report> {
     let View { pool, plan, settings, .. } = view;
     let problems = &problem::of_node(view);
     Report::of(format, &Explained { pool, plan, problems, settings }, || {
-        let problems: Vec<_> = problems.iter().map(Trouble::lines).collect();
+        let lines: Vec<_> = problems.iter().map(Trouble::lines).collect();
         let wants = match plan.wanted {
             0 => "nothing: the pool is as large as it should be\n".to_owned(),
-            1 => "1 more address\n".to_owned(),
-            n => format!("{n} more addresses\n"),
+            n => text::counted(n, "more address") + "\n",
         };
         let mut out = format!("Wants {wants}");
-        out += &text::section("Because", &plan.reasons, "no reason was given");
+        out += &text::section("Because", &because(plan, problems), "no reason was given");
         out += &text::section("Does now", &plan.running, "nothing");
         out += &text::section("Waits for", &plan.waiting_for, "nothing");
-        out += &text::section("Wrong", &problems, "nothing");
+        out += &text::section("Wrong", &lines, "nothing");
         out += &text::section("Settings", &targets(settings), "unknown (an older ipamd)");
         out
     })
+}
+
+/// Why that is wanted, or where steps that would bring it are held back, by what.
+fn because(plan: &PlanView, problems: &[Trouble]) -> Vec<String> {
+    if !plan.reasons.is_empty() || plan.wanted == 0 {
+        return plan.reasons.clone();
+    }
+    if !plan.waiting_for.is_empty() {
+        return plan.waiting_for.clone();
+    }
+    problems.iter().map(|problem| format!("{}: {}", problem.kind, problem.message)).collect()
 }
 
 /// The settings that decide the pool's size.
@@ -128,6 +138,18 @@ mod tests {
     #[test]
     fn what_the_planner_wants_for_people() {
         insta::assert_snapshot!(explain(&busy(), Format::Human).unwrap().text);
+    }
+
+    #[test]
+    fn a_pool_whose_steps_are_held_back_says_by_what() {
+        let mut view = busy();
+        view.plan.reasons.clear();
+        let text = |view: &View| explain(view, Format::Human).unwrap().text;
+        let held = text(&view);
+        assert!(held.contains("Because\n  CreateNetworkInterface is throttled"), "{held}");
+        view.plan.waiting_for.clear();
+        let wrong = text(&view);
+        assert!(wrong.contains("Because\n  throttled: EC2 throttles"), "{wrong}");
     }
 
     #[test]

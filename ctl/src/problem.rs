@@ -8,16 +8,19 @@ use crate::text;
 /// A problem with its next step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Trouble {
-    #[serde(flatten)]
-    problem: Problem,
-    next_step: String,
+    pub(crate) kind: String,
+    pub(crate) message: String,
+    /// Since when; `None`: that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_secs: Option<u64>,
+    pub(crate) next_step: String,
 }
 
 /// Everything that ipamd reports of itself, and that the node is full where pods wait for that.
 pub(crate) fn of_node(view: &View) -> Vec<Trouble> {
-    let reported = view.problems.iter().map(|problem| Trouble {
-        next_step: next_step(&problem.kind).to_owned(),
-        problem: problem.clone(),
+    let reported = view.problems.iter().map(|Problem { kind, message, age_secs }| Trouble {
+        age_secs: Some(*age_secs),
+        ..Trouble::new(kind, message.clone(), next_step(kind).to_owned())
     });
     full(view).into_iter().chain(reported).collect()
 }
@@ -68,7 +71,7 @@ pub(crate) fn next_step(kind: &str) -> &'static str {
 }
 
 /// Pods wait or would have to, and no ENI can be added: EC2 is not even asked, so that ipamd has no problem to report.
-fn full(view: &View) -> Option<Trouble> {
+pub(crate) fn full(view: &View) -> Option<Trouble> {
     let (pool, node) = (&view.pool, &view.node);
     let room = text::room(node);
     let is_short = pool.waiting > 0 || !view.daemon.ready;
@@ -77,10 +80,7 @@ fn full(view: &View) -> Option<Trouble> {
         return None;
     }
     let max_eni = view.settings.get("MAX_ENI").filter(|value| !value.is_empty());
-    let enis = match node.max_enis {
-        1 => "1 ENI".to_owned(),
-        n => format!("{n} ENIs"),
-    };
+    let enis = text::counted(node.max_enis, "ENI");
     let (limit, raise) = match max_eni {
         Some(max_eni) => (
             format!("MAX_ENI={max_eni} allows {enis}"),
@@ -89,8 +89,9 @@ fn full(view: &View) -> Option<Trouble> {
         None => (format!("a {} takes {enis}", node.instance_type), ""),
     };
     let message = format!(
-        "the node is full: {limit} with {} addresses for pods each; {} are with pods, {} cool down",
-        node.addresses_per_eni.saturating_sub(1),
+        "the node is full: {limit} with {} for pods{}; {} with pods, {} cooling down",
+        text::counted(node.addresses_per_eni.saturating_sub(1), "address"),
+        if node.max_enis == 1 { "" } else { " each" },
         pool.assigned,
         pool.cooling
     );
@@ -98,25 +99,25 @@ fn full(view: &View) -> Option<Trouble> {
         "{raise}use a larger instance type or more nodes, and give the kubelet maxPods={room} plus its pods on the node's \
          network, so that no more are scheduled here"
     );
-    let problem = Problem { kind: "limit_reached".to_owned(), message, age_secs: 0 };
-    Some(Trouble { problem, next_step })
+    Some(Trouble::new("limit_reached", message, next_step))
 }
 
 // === impl Trouble ===
 
 impl Trouble {
-    pub(crate) fn new(problem: Problem, next_step: String) -> Self {
-        Self { problem, next_step }
+    /// Of which it is not known since when it is so.
+    pub(crate) fn new(kind: &str, message: String, next_step: String) -> Self {
+        Self { kind: kind.to_owned(), message, age_secs: None, next_step }
     }
 
     /// For people: what, since when, and the next step under it.
     pub(crate) fn lines(&self) -> String {
-        let Problem { kind, message, age_secs } = &self.problem;
+        let Self { kind, message, age_secs, next_step } = self;
         let since = match age_secs {
-            0 => String::new(),
-            secs => format!(" (for {})", text::duration(*secs)),
+            None | Some(0) => String::new(),
+            Some(secs) => format!(" (for {})", text::duration(*secs)),
         };
-        format!("{kind}: {message}{since}\n    → {}", self.next_step)
+        format!("{kind}: {message}{since}\n    → {next_step}")
     }
 }
 
@@ -168,7 +169,9 @@ mod tests {
             let found = of_node(&view);
             assert_eq!(found.len(), usize::from(expected.is_some()), "{assigned} {waiting}");
             if let Some((limit, step)) = expected {
-                assert!(found[0].problem.message.contains(limit), "{found:?}");
+                assert!(found[0].message.contains(limit), "{found:?}");
+                let document = serde_json::to_value(&found[0]).unwrap();
+                assert!(document.get("age_secs").is_none(), "{document}");
                 assert!(found[0].next_step.starts_with(step), "{found:?}");
             }
         }

@@ -2,10 +2,7 @@
 
 use std::path::Path;
 
-use veni_core::wire::inspect::{
-    Problem,
-    policy::{GroupStanding, Standing},
-};
+use veni_core::wire::inspect::policy::{GroupStanding, Standing};
 
 use crate::{http, links, policy::arguments::Daemon, problem::Trouble, text};
 
@@ -14,6 +11,9 @@ const NOT_ENFORCED: &str = "no policy is enforced";
 
 /// What security groups of pods cannot do (README).
 pub(crate) const LIMIT: &str = "a rule elsewhere in AWS that names a pod's group as its source sees the ENI's groups, not the pod's";
+
+/// What ipamd says of a group right after its start (security-groups/src/assemble.rs): nothing has failed.
+const TAKEN_OVER: &str = "as an earlier daemon left it";
 
 /// Something that is not as it should be, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,10 +74,9 @@ impl Policy {
                 unread.into_iter().chain(wrong(standing)).collect()
             }
         };
-        let problem = |message| Problem { kind: "policy".to_owned(), message, age_secs: 0 };
         wrong
             .into_iter()
-            .map(|Wrong { what, next_step }| Trouble::new(problem(what), next_step))
+            .map(|Wrong { what, next_step }| Trouble::new("policy", what, next_step))
             .collect()
     }
 
@@ -111,13 +110,15 @@ pub(crate) fn summary(standing: &Standing) -> String {
     } else if standing.pending == 0 {
         format!("generation {applied} in force")
     } else {
-        format!("generation {generation} is not in force yet, {} steps pending", standing.pending)
+        let steps = text::counted(standing.pending, "step");
+        format!("generation {generation} is not in force yet, {steps} pending")
     };
     let groups = match security_groups.len() {
         0 => String::new(),
-        count => format!(", {count} security groups"),
+        count => format!(", {}", text::counted(count, "security group")),
     };
-    format!("{mode}, {state}; {pods} pods judged by {sets} rule sets{groups}")
+    let (pods, sets) = (text::counted(*pods, "pod"), text::counted(*sets, "rule set"));
+    format!("{mode}, {state}; {pods} judged by {sets}{groups}")
 }
 
 /// What is not as it should be.
@@ -145,8 +146,10 @@ pub(crate) fn wrong(standing: &Standing) -> Vec<Wrong> {
     }));
     all.extend(standing.security_groups.iter().filter_map(group));
     if standing.diagnostics > 0 {
-        let count = standing.diagnostics;
-        let what = format!("{count} things are wrong with objects");
+        let what = match standing.diagnostics {
+            1 => "1 thing is wrong with objects".to_owned(),
+            count => format!("{count} things are wrong with objects"),
+        };
         all.push(Wrong::new(what, "`venictl policy matrix --live` lists them: mend the manifests"));
     }
     all
@@ -155,9 +158,22 @@ pub(crate) fn wrong(standing: &Standing) -> Vec<Wrong> {
 /// What is not as it should be with a group.
 pub(crate) fn group(group: &GroupStanding) -> Option<Wrong> {
     let GroupStanding { id, state, reason, age_secs, last_error, .. } = group;
-    let why = reason.as_deref().or(last_error.as_deref()).unwrap_or("no reason is known");
+    let of_before = |reason: &&str| reason.starts_with(TAKEN_OVER);
+    let is_taken_over = last_error.is_none() && reason.as_deref().as_ref().is_some_and(of_before);
+    let why = reason.as_deref().filter(|reason| last_error.is_none() || !of_before(reason));
+    let why = why.or(last_error.as_deref()).unwrap_or("no reason is known");
+    // The group is named already.
+    let of_it = why.strip_prefix(id.as_str()).and_then(|rest| rest.strip_prefix(' '));
+    let why = &of_it.map_or_else(|| why.to_owned(), |rest| format!("it {rest}"));
     let (what, next) = match state.as_str() {
         "fresh" => return None,
+        "stale" if is_taken_over => (
+            format!(
+                "in force as an earlier daemon read it {} ago, this one has not read it yet",
+                text::duration(age_secs.unwrap_or(0))
+            ),
+            "wait some seconds; if it stays, check the node role's IAM policy (docs/iam-policy.json) and the route to EC2",
+        ),
         "stale" => (
             format!(
                 "in force as it was {} ago, because the last refresh failed: {why}",
@@ -191,6 +207,40 @@ impl Wrong {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_group_is_named_once_and_what_was_taken_over_has_not_failed() {
+        for (state, reason, last_error, expect) in [
+            (
+                "unresolved",
+                "sg-1 does not exist in this account and region",
+                None,
+                "security group sg-1: its pods are denied everything: it does not exist in this account and region",
+            ),
+            (
+                "stale",
+                "as an earlier daemon left it, not read yet",
+                None,
+                "security group sg-1: in force as an earlier daemon read it 117 s ago, this one has not read it yet",
+            ),
+            (
+                "stale",
+                "as an earlier daemon left it, not read yet",
+                Some("RequestLimitExceeded"),
+                "security group sg-1: in force as it was 117 s ago, because the last refresh failed: RequestLimitExceeded",
+            ),
+        ] {
+            let standing = GroupStanding {
+                id: "sg-1".to_owned(),
+                state: state.to_owned(),
+                reason: Some(reason.to_owned()),
+                age_secs: Some(117),
+                last_error: last_error.map(str::to_owned),
+                ..GroupStanding::default()
+            };
+            assert_eq!(group(&standing).unwrap().what, expect);
+        }
+    }
 
     #[test]
     fn what_is_wrong_with_policy_is_under_its_line() {

@@ -83,7 +83,9 @@ fn human(view: &View, policy: &Policy) -> String {
         daemon.provider,
         text::duration(daemon.uptime_secs),
     );
-    out += &format!("Pool: {} addresses on {} of {} ENIs\n", pool.total, enis.len(), node.max_enis);
+    let addresses = text::counted(pool.total, "address");
+    let most = text::counted(node.max_enis, "ENI");
+    out += &format!("Pool: {addresses} on {} of {most}\n", enis.len());
     out += &text::bar(pool, node);
     out += "\n";
     out += &text::enis(enis);

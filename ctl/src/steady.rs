@@ -10,6 +10,7 @@ use veni_core::{
 use crate::{
     Report, Usage,
     cli::{Format, Question},
+    text,
 };
 
 pub(crate) fn report(question: &Question, format: Format) -> anyhow::Result<Report> {
@@ -23,7 +24,7 @@ pub(crate) fn report(question: &Question, format: Format) -> anyhow::Result<Repo
     settings.pod_eni &= limits::takes_trunk(&instance_type, &limits);
     let outcome = steady(&limits, &settings, question.pods, question.max_pods);
     let mut report = Report::of(format, &outcome.steady, || {
-        human(&instance_type, &limits, question.pods, &outcome.steady)
+        human(&instance_type, &limits, &settings, question.pods, &outcome.steady)
     })?;
     let warnings = warnings.iter().map(|warning| format!("warning: {warning}"));
     report.asides =
@@ -47,14 +48,18 @@ fn pairs(env: &[String]) -> Result<Vec<(String, String)>, Usage> {
 fn human(
     instance_type: &InstanceType,
     limits: &InstanceLimits,
+    settings: &PoolSettings,
     pods: u32,
     steady: &Steady,
 ) -> String {
     let Steady { enis, addresses, prefixes, pending } = steady;
+    let limit = limits.enis_for_pods();
+    let most = settings.max_eni.map_or(limit, |most| most.min(limit));
     let mut out = format!(
-        "{pods} pods on {instance_type} (up to {} ENIs with {} pod addresses each)\n\n",
-        limits.enis_for_pods(),
-        limits.pod_addresses_per_eni(),
+        "{} on {instance_type} (up to {} with {} each)\n\n",
+        text::counted(pods, "pod"),
+        text::counted(most.saturating_sub(settings.pod_eni.into()), "ENI"),
+        text::counted(limits.pod_addresses_per_eni(), "pod address"),
     );
     out += &format!("ENIs       {enis}\n");
     out += &format!(
@@ -65,7 +70,8 @@ fn human(
         out += &format!("Prefixes   {prefixes}\n");
     }
     if *pending > 0 {
-        out += &format!("Pending    {pending} pods do not fit\n");
+        let do_not = if *pending == 1 { "does not" } else { "do not" };
+        out += &format!("Pending    {} {do_not} fit\n", text::counted(*pending, "pod"));
     }
     out
 }
@@ -89,6 +95,19 @@ mod tests {
             question("m5.large", 40, &["ENABLE_PREFIX_DELEGATION=true", "MINIMUM_IP_TARGET=20"]);
         let report = report(&asked, Format::Human).unwrap();
         insta::assert_snapshot!(report.text + "---\n" + &report.asides.join("\n"));
+    }
+
+    #[test]
+    fn the_header_knows_max_eni() {
+        for (env, most) in [
+            (&["MAX_ENI=2"][..], "(up to 2 ENIs with 9"),
+            (&["MAX_ENI=1"], "(up to 1 ENI with 9"),
+            (&["MAX_ENI=9"], "(up to 3 ENIs with 9"),
+            (&["ENABLE_POD_ENI=true"], "(up to 2 ENIs with 9"),
+        ] {
+            let text = report(&question("m5.large", 1, env), Format::Human).unwrap().text;
+            assert!(text.starts_with("1 pod on m5.large") && text.contains(most), "{text}");
+        }
     }
 
     #[test]

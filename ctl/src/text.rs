@@ -1,10 +1,37 @@
 //! Drawing for people: tables, the pool's bar, durations.
 
+use std::fmt;
+
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use veni_core::wire::inspect::{Eni, Node, Pool};
 
 /// Cells of the pool's bar.
 const BAR: u32 = 40;
+
+/// `1 pod`, `2 pods`, `0 addresses`: the number with its noun.
+pub(crate) fn counted<N: fmt::Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+    let plural = match noun {
+        noun if count == N::from(1) => noun.to_owned(),
+        noun if noun.ends_with('s') => format!("{noun}es"),
+        noun => format!("{noun}s"),
+    };
+    format!("{count} {plural}")
+}
+
+/// Lines of at most so many characters, broken at spaces.
+pub(crate) fn wrapped(text: &str, width: usize) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + word.chars().count() < width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.join("\n")
+}
 
 /// A table with a header and no lines, like kubectl's. Columns from `numbers` on are right-aligned.
 pub(crate) fn table(
@@ -120,6 +147,32 @@ pub(crate) fn duration(secs: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_no_plural() {
+        for (count, noun, expect) in [
+            (0, "pod", "0 pods"),
+            (1, "pod", "1 pod"),
+            (2, "pod", "2 pods"),
+            (1, "address", "1 address"),
+            (2, "free address", "2 free addresses"),
+            (3, "ENI", "3 ENIs"),
+        ] {
+            assert_eq!(counted(count, noun), expect);
+        }
+    }
+
+    #[test]
+    fn long_lists_are_broken_at_spaces() {
+        for (text, expect) in [
+            ("", ""),
+            ("aa bb", "aa bb"),
+            ("aa bb cc", "aa bb\ncc"),
+            ("aaaaaaaaa b", "aaaaaaaaa\nb"),
+        ] {
+            assert_eq!(wrapped(text, 6), expect);
+        }
+    }
 
     #[test]
     fn durations_have_two_units() {

@@ -173,6 +173,31 @@ fn a_plan_is_compared_with_what_this_node_judges() {
 }
 
 #[test]
+fn an_end_that_another_node_judges_is_no_verdict() {
+    let allow = serde_json::json!({"default": "allow"});
+    let elsewhere = serde_json::json!({"default": "allow", "because": "judged on its own node"});
+    let told = serde_json::json!([{"object": "Pod z/c", "field": "",
+        "message": "is on there: its side is judged there, and not looked at here. Ask there, too"}]);
+    for (egress, ingress, first) in [
+        (&allow, &allow, "ALLOWED  x/a"),
+        (&allow, &elsewhere, "ALLOWED here  x/a"),
+        (&elsewhere, &elsewhere, "NOT JUDGED here  x/a"),
+    ] {
+        let flows = serde_json::json!({"diagnostics": told, "flows": [{"from": "x/a", "to": "z/c", "protocol": "TCP",
+            "port": 80, "allowed": true, "decided_by": {"egress": egress, "ingress": ingress}}]});
+        let (address, server) = daemon(ok(&flows.to_string()));
+        let args = ["policy", "check", "--from", "x/a", "--to", "z/c", "--port", "80", "--live"];
+        let output = venictl(&address, &args);
+        server.join().expect("the daemon was asked");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.starts_with(first), "{text}");
+        let unjudged = text.contains("ingress of z/c: not judged here (there decides)\n");
+        assert_eq!(unjudged, ingress == &elsewhere, "{text}");
+        assert_eq!(text.contains("has to allow it, too"), ingress == &elsewhere, "{text}");
+    }
+}
+
+#[test]
 fn a_plan_without_the_nodes_pods_is_no_whole_set() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = dir.path().join("new.yaml");

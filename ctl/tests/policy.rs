@@ -547,6 +547,67 @@ fn diff_tells_what_changes() {
 }
 
 #[test]
+fn diff_says_where_there_are_no_pods_to_compare() {
+    let with_pods = two_pods() + DENY_TO_B;
+    let dir = folder(&[("none.yaml", DENY_TO_B), ("pods.yaml", &with_pods)]);
+    for (old, new, code, words) in [
+        ("none.yaml", "none.yaml", 2, "neither none.yaml nor none.yaml has a pod"),
+        ("none.yaml", "pods.yaml", 0, "none.yaml has no pod with an address"),
+        ("pods.yaml", "none.yaml", 0, "none.yaml has no pod with an address"),
+        ("pods.yaml", "pods.yaml", 0, ""),
+    ] {
+        let output = venictl(dir.path(), &["diff", "-f", old, "-f", new]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{old} {new}: {said}");
+        assert!(said.contains(words) && said.is_empty() == words.is_empty(), "{said}");
+    }
+}
+
+#[test]
+fn what_is_no_address_and_no_port_is_told() {
+    let dir = folder(&[("m.yaml", &two_pods())]);
+    for (to, port, words) in [
+        ("10.0.0.300", "80", "neither an address nor a pod"),
+        ("y/b", "sql", "a number from 1 to 65535"),
+    ] {
+        let args = ["check", "-f", "m.yaml", "--from", "x/a", "--to", to, "--port", port];
+        let output = venictl(dir.path(), &args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(words), "{said}");
+    }
+}
+
+#[test]
+fn explain_names_the_groups_rule_that_opens_a_pod() {
+    let with_groups = "---\napiVersion: vpcresources.k8s.aws/v1beta1\nkind: SecurityGroupPolicy\nmetadata: {name: g, namespace: y}\n\
+        spec: {podSelector: {}, securityGroups: {groupIds: [sg-0123456789abcdef0]}}\n";
+    let rule = |id: &str, port: u16, cidr: &str| {
+        json!({"SecurityGroupRuleId": id, "GroupId": "sg-0123456789abcdef0", "IsEgress": false,
+            "IpProtocol": "tcp", "FromPort": port, "ToPort": port, "CidrIpv4": cidr})
+    };
+    let rules = json!({"SecurityGroupRules": [
+        rule("sgr-1", 8080, "10.0.0.0/16"), rule("sgr-2", 8081, "10.0.0.0/16"), rule("sgr-3", 9, "192.0.2.0/24"),
+    ]});
+    let many: String = (10..16)
+        .map(|n| pod(&format!("x/a-pod-with-a-long-name-{n}"), &format!("10.0.0.{n}"), NO_PORT))
+        .collect();
+    let manifests = two_pods() + &many + with_groups;
+    let dir = folder(&[("m.yaml", &manifests), ("sg.json", &rules.to_string())]);
+    let args = ["explain", "y/b", "-f", "m.yaml", "--security-groups", "sg.json"];
+    let output = venictl(dir.path(), &args);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("who may connect to it (restricted by security groups)"), "{text}");
+    for (port, id) in [("TCP 8080", "sgr-1"), ("TCP 8081", "sgr-2"), ("TCP 9", "sgr-3")] {
+        let of_port = text.lines().find(|line| line.contains(&format!("{port} ")));
+        let of_port = of_port.unwrap_or_else(|| panic!("{port} is missing: {text}"));
+        assert!(of_port.contains("allow") && of_port.contains(id), "{of_port}\n{text}");
+    }
+    assert!(!text.contains("allowed by default"), "{text}");
+    let ports_at = text.lines().filter_map(|line| line.find(" PORTS "));
+    assert!(ports_at.into_iter().all(|at| at < 66), "{text}");
+}
+
+#[test]
 fn the_picture_for_people() {
     let manifests = two_pods() + &pod("y/c", "10.0.0.3", PORT_80) + DENY_TO_B;
     let dir = folder(&[("m.yaml", &manifests)]);

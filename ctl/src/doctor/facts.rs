@@ -1,7 +1,7 @@
 //! Looking at the node. Nothing here decides what is right, and nothing is changed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -9,12 +9,15 @@ use std::{
 };
 
 use serde::Deserialize;
-use veni_core::wire::inspect::View;
+use veni_core::wire::inspect::{
+    View,
+    policy::{Diagnostic, Flows},
+};
 
 use crate::{
     cli::Paths,
     client::{self, Unanswered},
-    links,
+    http, links,
     standing::Policy,
 };
 
@@ -35,6 +38,8 @@ pub(super) struct Facts {
     pub(super) socket: PathBuf,
     pub(super) view: Result<View, Unanswered>,
     pub(super) policy: Policy,
+    /// What is wrong with the objects that the daemon knows, but for pods of other nodes; empty when it did not say.
+    pub(super) wrong_objects: Vec<Diagnostic>,
     /// Whether the nftables table is there.
     pub(super) nft_table: Result<bool, String>,
     pub(super) rules: Result<Vec<Rule>, String>,
@@ -67,10 +72,18 @@ pub(super) struct Route {
 
 pub(super) fn gather(socket: &Path, paths: &Paths) -> Facts {
     let mut view =
-        client::inspect(socket, false).map_err(|error| crate::sooner(error, &paths.daemon));
+        client::inspect(socket, true).map_err(|error| crate::sooner(error, &paths.daemon));
     if let Ok(view) = &mut view {
         links::name(view);
     }
+    let policy = match &view {
+        Ok(_) => Policy::ask(&paths.daemon, socket),
+        Err(_) => Policy::Unknown("needs ipamd's answer".to_owned()),
+    };
+    let wrong_objects = match (&view, policy.standing()) {
+        (Ok(view), Some(standing)) if standing.diagnostics > 0 => wrong_objects(view, paths),
+        _ => Vec::new(),
+    };
     Facts {
         kernel: read("/proc/sys/kernel/osrelease").map(|release| release.trim().to_owned()),
         kernel_config: kernel_config(),
@@ -79,10 +92,8 @@ pub(super) fn gather(socket: &Path, paths: &Paths) -> Facts {
         pins: names(&paths.bpf_dir),
         sysctls: sysctls(view.as_ref().ok()),
         socket: socket.to_owned(),
-        policy: match &view {
-            Ok(_) => Policy::ask(&paths.daemon, socket),
-            Err(_) => Policy::Unknown("needs ipamd's answer".to_owned()),
-        },
+        policy,
+        wrong_objects,
         nft_table: nft_table(),
         rules: ip(&["rule", "show"]),
         routes: routes(view.as_ref().ok()),
@@ -92,6 +103,31 @@ pub(super) fn gather(socket: &Path, paths: &Paths) -> Facts {
         cni_bin_dir: paths.cni_bin_dir.clone(),
         plugins: executables(&paths.cni_bin_dir),
     }
+}
+
+/// Beside any part of the matrix, however small, the daemon tells all that is wrong with objects. Of pods that are not
+/// here their own nodes tell.
+fn wrong_objects(view: &View, paths: &Paths) -> Vec<Diagnostic> {
+    let pods = view.addresses.iter().filter_map(|address| address.pod.as_ref());
+    let here: BTreeSet<String> =
+        pods.map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
+    let ask = |parameters: &[(&str, String)]| {
+        let address = &paths.daemon.introspection;
+        http::document::<Flows>(address, "/v1/policy/matrix", parameters).ok()
+    };
+    let narrowed = |pod: &String| ask(&[("from", pod.clone()), ("to", pod.clone())]);
+    // A pod whose object is not here is refused.
+    let flows = here.iter().take(4).find_map(narrowed).or_else(|| ask(&[]));
+    let is_here =
+        |wrong: &Diagnostic| wrong.object.strip_prefix("Pod ").is_none_or(|pod| here.contains(pod));
+    let mut found = flows.map(|flows| flows.diagnostics).unwrap_or_default();
+    found.retain(|wrong| !wrong.object.is_empty() && is_here(wrong) && !is_news(wrong));
+    found
+}
+
+/// What the matrix says beside its verdicts that is not wrong with an object.
+fn is_news(found: &Diagnostic) -> bool {
+    found.message.ends_with("left out") || found.message.contains("is judged there")
 }
 
 fn read(path: impl AsRef<Path>) -> Result<String, String> {

@@ -7,7 +7,11 @@ use super::{
     Check, Status,
     facts::{Facts, Rule},
 };
-use crate::{client::Unanswered, problem};
+use crate::{
+    client::Unanswered,
+    problem::{self, Trouble},
+    text,
+};
 
 mod policy;
 
@@ -146,7 +150,7 @@ fn bpffs(facts: &Facts) -> Check {
             "mount it: `mount -t bpf bpf /sys/fs/bpf`; ipamd in a container needs it from the host",
         ),
         (Ok(pins), true) if !pins.is_empty() => {
-            Check::ok(name, format!("{} objects pinned in {dir}", pins.len()))
+            Check::ok(name, format!("{} pinned in {dir}", text::counted(pins.len(), "object")))
         }
         (_, true) => Check::failed(
             name,
@@ -187,19 +191,28 @@ fn ready(facts: &Facts) -> Check {
     if view.daemon.ready {
         return Check::ok(
             name,
-            format!("{} addresses free, {} with pods", pool.available, pool.assigned),
+            format!(
+                "{} free, {} with pods",
+                text::counted(pool.available, "address"),
+                pool.assigned
+            ),
         );
     }
-    let waits = if view.plan.waiting_for.is_empty() {
-        "it does not say for what".to_owned()
-    } else {
-        view.plan.waiting_for.join("; ")
+    let (why, next_step) = match (&view.plan.waiting_for[..], problem::full(view)) {
+        (_, Some(full)) => (full.message, full.next_step),
+        (waits @ [_, ..], None) => (
+            format!("ipamd waits: {}", waits.join("; ")),
+            "`venictl pool explain` says why".to_owned(),
+        ),
+        ([], None) => match problem::of_node(view).into_iter().next() {
+            Some(first) => (format!("{}: {}", first.kind, first.message), first.next_step),
+            None => (
+                "ipamd does not say what it waits for".to_owned(),
+                "look at the log of veni-ipamd".to_owned(),
+            ),
+        },
     };
-    Check::failed(
-        name,
-        format!("no address can be given out; ipamd waits: {waits}"),
-        "`venictl pool explain` says why",
-    )
+    Check::failed(name, format!("no address can be given out: {why}"), &next_step)
 }
 
 fn cloud(facts: &Facts) -> Check {
@@ -208,28 +221,32 @@ fn cloud(facts: &Facts) -> Check {
         Ok(view) => view,
         Err(check) => return check,
     };
-    let problems: Vec<_> = view
-        .problems
-        .iter()
-        .filter(|problem| CLOUD_PROBLEMS.contains(&problem.kind.as_str()))
-        .map(|problem| format!("{}: {}", problem.kind, problem.message))
-        .collect();
+    let problems = troubles(view, true);
     if problems.is_empty() {
         return Check::ok(
             name,
             format!("ipamd reports no trouble with its provider, {}", view.daemon.provider),
         );
     }
-    Check::failed(name, problems.join("; "), &steps(view, true))
+    Check::failed(name, told(&problems), &steps(&problems))
 }
 
-/// What to do about ipamd's problems that are of the cloud, or the others: each step once.
-fn steps(view: &View, of_cloud: bool) -> String {
-    let kinds = view.problems.iter().map(|problem| problem.kind.as_str());
+/// The node's problems that are of the cloud, or the others, as `status` has them.
+fn troubles(view: &View, of_cloud: bool) -> Vec<Trouble> {
+    let all = problem::of_node(view).into_iter();
+    all.filter(|problem| CLOUD_PROBLEMS.contains(&problem.kind.as_str()) == of_cloud).collect()
+}
+
+fn told(problems: &[Trouble]) -> String {
+    let told: Vec<_> =
+        problems.iter().map(|problem| format!("{}: {}", problem.kind, problem.message)).collect();
+    told.join("; ")
+}
+
+/// What to do about them: each step once.
+fn steps(problems: &[Trouble]) -> String {
     let mut steps = Vec::new();
-    for step in
-        kinds.filter(|kind| CLOUD_PROBLEMS.contains(kind) == of_cloud).map(problem::next_step)
-    {
+    for step in problems.iter().map(|problem| problem.next_step.as_str()) {
         if !steps.contains(&step) {
             steps.push(step);
         }
@@ -244,19 +261,13 @@ fn problems(facts: &Facts) -> Check {
         Ok(view) => view,
         Err(check) => return check,
     };
-    let mut others = view
-        .problems
-        .iter()
-        .filter(|problem| !CLOUD_PROBLEMS.contains(&problem.kind.as_str()))
-        .peekable();
-    if others.peek().is_none() {
+    let others = troubles(view, false);
+    if others.is_empty() {
         return Check::ok(name, "ipamd reports no other problem");
     }
-    let grave = others.clone().any(|problem| GRAVE_PROBLEMS.contains(&problem.kind.as_str()));
-    let found: Vec<_> =
-        others.map(|problem| format!("{}: {}", problem.kind, problem.message)).collect();
+    let grave = others.iter().any(|problem| GRAVE_PROBLEMS.contains(&problem.kind.as_str()));
     let status = if grave { Status::Failed } else { Status::Warning };
-    Check::new(name, status, found.join("; "), &steps(view, false))
+    Check::new(name, status, told(&others), &steps(&others))
 }
 
 fn forwarding(facts: &Facts) -> Check {
@@ -377,8 +388,10 @@ fn routes(facts: &Facts) -> Check {
         if *table == base {
             let (has, pods) = (routes.len(), view.pool.assigned);
             if u32::try_from(has).is_ok_and(|has| has < pods) {
-                missing
-                    .push(format!("{pods} pods have addresses, but table {base} has {has} routes"));
+                missing.push(format!(
+                    "{pods} of the addresses are with pods, but table {base} has {}",
+                    text::counted(has, "route")
+                ));
             }
         } else if in_use && !routes.iter().any(|route| route.dst == "default") {
             missing.push(format!("table {table} has no default route"));

@@ -5,7 +5,7 @@ use super::{
     *,
 };
 use veni_core::wire::inspect::policy::{
-    ForeignView, GroupStanding, JudgedBy, Standing, Unlabelled,
+    Diagnostic, ForeignView, GroupStanding, JudgedBy, Standing, Unlabelled,
 };
 
 use crate::{
@@ -53,6 +53,7 @@ fn healthy() -> Facts {
             sets: 3,
             ..Standing::default()
         })),
+        wrong_objects: Vec::new(),
         nft_table: Ok(true),
         rules: Ok(serde_json::from_str::<Vec<Rule>>(rules).unwrap()),
         routes: BTreeMap::from([
@@ -173,6 +174,63 @@ fn without_ipamd_the_rest_is_still_looked_at() {
     let report = written(&judge::all(&facts), Format::Human).unwrap();
     assert!(report.failed);
     insta::assert_snapshot!(report.text);
+}
+
+#[test]
+fn a_full_node_is_told_as_status_tells_it() {
+    let mut facts = healthy();
+    let view = view(&mut facts);
+    view.daemon.ready = false;
+    view.pool.waiting = 1;
+    view.pool.assigned = text::room(&view.node);
+    view.pool.cooling = 0;
+    view.settings.insert("MAX_ENI".to_owned(), "4".to_owned());
+    let checks = judge::all(&facts);
+    for (name, status) in [("ready", Status::Failed), ("problems", Status::Warning)] {
+        let check = checks.iter().find(|check| check.name == name).unwrap();
+        assert!(check.found.contains("the node is full: MAX_ENI=4 allows 4 ENIs"), "{check:?}");
+        assert!(check.next_step.as_ref().unwrap().contains("raise MAX_ENI"), "{check:?}");
+        assert_eq!(check.status, status);
+    }
+}
+
+#[test]
+fn objects_that_are_wrong_are_told_and_groups_that_are_none_fail() {
+    let wrong = |object: &str, field: &str, message: &str| Diagnostic {
+        object: object.to_owned(),
+        field: field.to_owned(),
+        message: message.to_owned(),
+        ..Diagnostic::default()
+    };
+    let annotation = wrong(
+        "Pod x/a",
+        "metadata.annotations.vpc.amazonaws.com/security-groups",
+        "\"nosuch\" is not a security group's id; the pod is denied everything",
+    );
+    let group_policy = wrong("SecurityGroupPolicy x/g", "spec.securityGroups.groupIds[0]", "no id");
+    let policy = wrong("NetworkPolicy x/p", "spec.ingress[0]", "matches nothing");
+    for (found, count, of_groups, of_policy) in [
+        (vec![], 0, (Status::Ok, "no pod here"), (Status::Ok, "in force")),
+        (vec![annotation], 1, (Status::Failed, "Pod x/a: "), (Status::Ok, "in force")),
+        (vec![group_policy], 1, (Status::Failed, "x/g: "), (Status::Ok, "in force")),
+        (
+            vec![policy.clone(); 4],
+            5,
+            (Status::Ok, "no pod here"),
+            (Status::Warning, "matches nothing; 2 more things wrong with objects"),
+        ),
+        (vec![], 1, (Status::Ok, "no pod here"), (Status::Warning, "1 thing wrong with objects")),
+    ] {
+        let mut facts = healthy();
+        let Policy::Enforced(standing) = &mut facts.policy else { panic!("it is enforced") };
+        standing.diagnostics = count;
+        facts.wrong_objects = found;
+        let checks = judge::all(&facts);
+        for (name, (status, words)) in [("groups", of_groups), ("policy", of_policy)] {
+            let check = checks.iter().find(|check| check.name == name).unwrap();
+            assert!(check.status == status && check.found.contains(words), "{check:?}");
+        }
+    }
 }
 
 #[test]

@@ -74,6 +74,46 @@ fn a_line_for_people_names_pods_verdict_and_rule() {
 }
 
 #[test]
+fn a_message_of_icmp_has_no_ports() {
+    for (direction, protocol, source, destination, expect) in [
+        (
+            "egress",
+            "ICMP",
+            "10.0.0.1:77",
+            "10.0.0.2:2048",
+            "x/a (10.0.0.1) -> 10.0.0.2  ICMP echo request  egress",
+        ),
+        (
+            "ingress",
+            "ICMP",
+            "10.0.0.2:2048",
+            "10.0.0.1:77",
+            "10.0.0.2 -> x/a (10.0.0.1)  ICMP echo request  ingress",
+        ),
+        (
+            "egress",
+            "ICMPv6",
+            "[fd00::1]:7",
+            "[fd00::2]:32768",
+            "x/a (fd00::1) -> fd00::2  ICMPv6 echo request  egress",
+        ),
+        (
+            "egress",
+            "ICMP",
+            "10.0.0.1:0",
+            "10.0.0.2:3329",
+            "-> 10.0.0.2  ICMP type 13 code 1  egress",
+        ),
+        ("egress", "UDP", "10.0.0.1:77", "10.0.0.2:2048", "-> 10.0.0.2:2048  UDP  egress"),
+    ] {
+        let event = json!({"time_millis": 1, "verdict": "denied", "pod": "x/a", "direction": direction,
+            "source": source, "destination": destination, "protocol": protocol});
+        let text = human(&serde_json::from_value(event).unwrap());
+        assert!(text.contains(expect), "{text}");
+    }
+}
+
+#[test]
 fn the_end_of_the_daemon_is_told_and_the_limit_is_not() {
     assert!(printed("", Format::Json).1);
     assert!(!printed("--limit 2", Format::Json).1);

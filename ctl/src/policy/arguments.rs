@@ -31,7 +31,7 @@ pub struct Check {
     #[arg(long, value_name = "POD|IP")]
     pub to: End,
     /// The destination's port, of TCP, UDP and SCTP.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = port)]
     pub port: Option<u16>,
     /// Of ICMP and ICMPv6: which message; an echo request unless told otherwise.
     #[arg(long, value_name = "TYPE[/CODE]", value_parser = message)]
@@ -143,6 +143,13 @@ fn message(text: &str) -> Result<(u8, u8), String> {
         text.parse().map_err(|_| format!("{text:?} is no number up to 255: TYPE or TYPE/CODE"))
     };
     Ok((number(kind)?, number(code)?))
+}
+
+/// Port 0 is refused later, with the protocol.
+pub(crate) fn port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| {
+        format!("{text:?} is no port: a number from 1 to 65535 (names of ports are not looked up)")
+    })
 }
 
 fn protocol(text: &str) -> Result<u8, String> {

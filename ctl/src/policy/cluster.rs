@@ -258,7 +258,7 @@ impl Judge for OfNode<'_> {
 
 /// What the programs may do before any rule is asked, where it is not known whether they do. No Service range is of
 /// addresses that are public.
-pub(super) fn unknown_service(from: &str, address: IpAddr) -> Option<String> {
+fn unknown_service(from: &str, address: IpAddr) -> Option<String> {
     let ranges = [
         "10.0.0.0/8",
         "172.16.0.0/12",

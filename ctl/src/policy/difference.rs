@@ -104,7 +104,8 @@ pub(super) fn elsewhere<'a>(
     elsewhere
 }
 
-fn is_elsewhere(decision: &Decision) -> bool {
+/// Whether another node's daemon judges that end.
+pub(super) fn is_elsewhere(decision: &Decision) -> bool {
     matches!(decision, Decision::Default { because: Some(because), .. } if because == ELSEWHERE)
 }
 

@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use veni_core::wire::inspect::policy::{
-    Explanation, Family, Flow, Flows, PolicyRef, PortEntry, Side, TableEntry,
+    Decision, Diagnostic, Explanation, Family, Flow, Flows, PolicyRef, PortEntry, Side, TableEntry,
 };
 
-use super::difference::{Change, Compared, Difference, Judged};
+use super::difference::{Change, Compared, Difference, Judged, is_elsewhere};
 use crate::text;
 
 /// Under what the tables do not have yet.
@@ -14,25 +14,53 @@ const PENDING: &str = "Pending: not all of it is in the programs' tables yet; pa
 /// Peers of an entry that are printed by name.
 const PEERS: usize = 8;
 
+/// Characters of the column of peers; longer lists go on below.
+const PEER_WIDTH: usize = 60;
+
 /// A verdict a family, with what decided at each end.
 pub(super) fn check(flows: &Flows) -> String {
     let behind = if flows.pending { PENDING } else { "" };
+    let verdict = |flow| verdict(flow, &flows.diagnostics);
     flows.flows.iter().map(verdict).chain([behind.to_owned()]).collect()
 }
 
-fn verdict(flow: &Flow) -> String {
+/// What decided at one end, or that it was not asked here.
+fn side_of(decision: &Decision, node: Option<&str>) -> String {
+    if is_elsewhere(decision) {
+        return format!("not judged here ({} decides)", node.unwrap_or("its own node"));
+    }
+    decision.to_string()
+}
+
+/// The node that judges a pod, as the daemon tells it beside its verdicts (`is on NODE: …`).
+fn node_of<'a>(pod: &str, told: &'a [Diagnostic]) -> Option<&'a str> {
+    let of_pod = |told: &&Diagnostic| told.object.strip_prefix("Pod ") == Some(pod);
+    let said = told.iter().filter(of_pod).find_map(|told| told.message.strip_prefix("is on "))?;
+    said.split_once(':').map(|(node, _)| node)
+}
+
+fn verdict(flow: &Flow, nodes: &[Diagnostic]) -> String {
     let Flow { from, to, protocol, port, family, service, allowed, decided_by, security_groups } =
         flow;
-    let verdict = if *allowed { "ALLOWED" } else { "DENIED" };
+    let unjudged = [&decided_by.egress, &decided_by.ingress].map(is_elsewhere);
+    let verdict = match (*allowed, unjudged) {
+        (false, _) => "DENIED",
+        (true, [false, false]) => "ALLOWED",
+        (true, [true, true]) => "NOT JUDGED here",
+        (true, _) => "ALLOWED here",
+    };
     let over = over(*family);
     let service =
         service.as_ref().map(|service| format!("  (Service {service})")).unwrap_or_default();
     let mut out = format!(
         "{verdict}  {from} -> {to}  {}{over}{service}\n  egress of {from}: {}\n  ingress of {to}: {}\n",
         traffic(protocol, *port),
-        decided_by.egress,
-        decided_by.ingress
+        side_of(&decided_by.egress, node_of(from, nodes)),
+        side_of(&decided_by.ingress, node_of(to, nodes))
     );
+    if verdict.ends_with("here") {
+        out += "  Whoever judges the other end has to allow it, too: ask there.\n";
+    }
     let groups = security_groups.as_ref();
     for (end, decision) in [
         (from, groups.and_then(|groups| groups.egress.as_ref())),
@@ -66,7 +94,8 @@ pub(super) fn difference(difference: &Difference) -> String {
 /// What of a node's state was compared.
 fn compared(compared: &Compared) -> String {
     let Compared { connections, elsewhere, of_groups } = compared;
-    let mut out = format!("Compared: {connections} connections that this node judges.\n");
+    let connections = text::counted(*connections, "connection");
+    let mut out = format!("Compared: {connections} that this node judges.\n");
     if !elsewhere.is_empty() {
         let named: Vec<_> = elsewhere.iter().take(PEERS).map(String::as_str).collect();
         let more = match elsewhere.len().saturating_sub(PEERS) {
@@ -80,7 +109,8 @@ fn compared(compared: &Compared) -> String {
     }
     if *of_groups > 0 {
         out += &format!(
-            "Not compared: {of_groups} connections of pods with security groups, whose rules are not given (--security-groups).\n"
+            "Not compared: {} of pods with security groups, whose rules are not given (--security-groups).\n",
+            text::counted(*of_groups, "connection")
         );
     }
     out
@@ -99,7 +129,9 @@ fn changes(difference: &Difference) -> String {
     }
     let table =
         text::table(&["", "FROM", "TO", "PORT", "BEFORE", "AFTER", "BECAUSE OF"], 0..0, rows);
-    format!("{table}\n{opened} connections open, {closed} close.\n")
+    let open = if opened == 1 { "opens" } else { "open" };
+    let close = if closed == 1 { "closes" } else { "close" };
+    format!("{table}\n{} {open}, {closed} {close}.\n", text::counted(opened, "connection"))
 }
 
 fn change(change: &Change) -> Vec<String> {
@@ -113,7 +145,7 @@ fn change(change: &Change) -> Vec<String> {
     let cause = after.as_ref().or(before.as_ref()).map(|judged| {
         let by = &judged.decided_by;
         // An allowed connection has two causes, a denied one those sides that deny; both are worth reading.
-        format!("{}; {}", by.egress, by.ingress)
+        format!("{}; {}", side_of(&by.egress, None), side_of(&by.ingress, None))
     });
     vec![
         sign.to_owned(),
@@ -153,12 +185,18 @@ pub(super) fn explanation(explanation: &Explanation) -> String {
     for note in &explanation.notes {
         out += &format!("  {note}\n");
     }
-    out + &side("Egress: what it may connect to", &explanation.egress)
-        + &side("Ingress: who may connect to it", &explanation.ingress)
+    let has_groups = !explanation.security_groups.is_empty();
+    out + &side("Egress: what it may connect to", &explanation.egress, has_groups)
+        + &side("Ingress: who may connect to it", &explanation.ingress, has_groups)
 }
 
-fn side(heading: &str, side: &Side) -> String {
-    let isolation = if side.isolated { "isolated by a NetworkPolicy" } else { "not isolated" };
+fn side(heading: &str, side: &Side, has_groups: bool) -> String {
+    let isolation = match (side.isolated, has_groups) {
+        (true, true) => "isolated by a NetworkPolicy, restricted by security groups",
+        (true, false) => "isolated by a NetworkPolicy",
+        (false, true) => "restricted by security groups",
+        (false, false) => "not isolated",
+    };
     let mut out = format!("\n{heading} ({isolation})\n");
     for policy in &side.policies {
         out += &format!("  {}\n", named(policy));
@@ -183,18 +221,18 @@ fn named(policy: &PolicyRef) -> String {
         (Some(tier), Some(priority)) => format!(" ({tier}, priority {priority})"),
         _ => String::new(),
     };
-    let plural = if *rules == 1 { "rule" } else { "rules" };
-    format!("{kind} {namespace}{name}{tier}: {rules} {plural}")
+    format!("{kind} {namespace}{name}{tier}: {}", text::counted(*rules, "rule"))
 }
 
 fn entry(entry: &TableEntry) -> Vec<Vec<String>> {
-    let mut peer = match &entry.peers[..] {
+    let peer = match &entry.peers[..] {
         [] => "everyone else".to_owned(),
         peers if peers.len() > PEERS => {
             format!("{} and {} more", peers[..PEERS].join(" "), peers.len() - PEERS)
         }
         peers => peers.join(" "),
     };
+    let mut peer = text::wrapped(&peer, PEER_WIDTH);
     let rows = entry.ports.iter().map(|port| {
         vec![
             std::mem::take(&mut peer),

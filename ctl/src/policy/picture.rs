@@ -7,6 +7,9 @@ use std::{
 
 use veni_core::wire::inspect::policy::{Family, Flow, Flows};
 
+use super::difference::is_elsewhere;
+use crate::text;
+
 /// Columns side by side; more are drawn below each other.
 const COLUMNS: usize = 30;
 
@@ -32,7 +35,20 @@ pub(super) fn matrix(flows: &Flows) -> String {
     let allowed = flows.flows.iter().filter(|flow| flow.allowed).count();
     let total = flows.flows.len();
     out += &legend(&symbols);
-    out + &format!("{allowed} of {total} connections are allowed. Rows connect to columns.\n")
+    let are = if total == 1 { "is" } else { "are" };
+    let total = text::counted(total, "connection");
+    out += &format!("{allowed} of {total} {are} allowed. Rows connect to columns.\n");
+    let by = |flow: &&Flow| {
+        let sides = [&flow.decided_by.egress, &flow.decided_by.ingress];
+        flow.allowed && sides.into_iter().any(is_elsewhere)
+    };
+    let half = flows.flows.iter().filter(by).count();
+    if half > 0 {
+        out += &format!(
+            "Of those, {half} with an end that another node judges, which has to allow it, too: ask there.\n"
+        );
+    }
+    out
 }
 
 fn picture(flows: &[&Flow], symbols: &mut BTreeSet<char>) -> String {

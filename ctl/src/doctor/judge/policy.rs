@@ -1,9 +1,16 @@
 //! Policy, security groups of pods, and others' programs where packets are judged.
 
-use veni_core::wire::inspect::policy::Standing;
+use veni_core::wire::inspect::policy::{Diagnostic, Standing};
+use veni_policy::object::SECURITY_GROUPS_ANNOTATION;
 
 use super::super::{Check, Status, facts::Facts};
-use crate::standing::{self, LIMIT, Policy, Wrong};
+use crate::{
+    standing::{self, LIMIT, Policy, Wrong},
+    text,
+};
+
+/// Objects that are wrong and are named; the rest is counted.
+const OBJECTS: usize = 3;
 
 /// How policy stands, or the check that says that it does not.
 fn known<'a>(facts: &'a Facts, name: &'static str) -> Result<&'a Standing, Check> {
@@ -27,7 +34,9 @@ pub(super) fn standing(facts: &Facts) -> Check {
         diagnostics: 0,
         ..standing.clone()
     };
-    let (wrong, next_steps) = apart(standing::wrong(&policy));
+    let mut all = standing::wrong(&policy);
+    all.extend(objects(standing, &facts.wrong_objects));
+    let (wrong, next_steps) = apart(all);
     if let (Some(_), _) | (None, false) = (&standing.write_failure, standing.complete) {
         let found = [&[standing::summary(standing)], &wrong[..]].concat().join("; ");
         let log = "look at the log of veni-ipamd: what is above is in it".to_owned();
@@ -37,6 +46,24 @@ pub(super) fn standing(facts: &Facts) -> Check {
         return Check::ok(name, standing::summary(standing));
     }
     Check::warning(name, wrong.join("; "), &next_steps.join("; "))
+}
+
+/// What is wrong with objects, but for groups, which have their own line.
+fn objects(standing: &Standing, wrong: &[Diagnostic]) -> Option<Wrong> {
+    let others: Vec<_> = wrong.iter().filter(|wrong| !is_of_groups(wrong)).collect();
+    let count = standing.diagnostics.saturating_sub(wrong.len() - others.len());
+    let mut named: Vec<_> = others.iter().take(OBJECTS).map(ToString::to_string).collect();
+    let more = count.saturating_sub(named.len());
+    if more > 0 {
+        let beside = if named.is_empty() { "" } else { "more " };
+        named.push(text::counted(more, &format!("{beside}thing")) + " wrong with objects");
+    }
+    (count > 0).then(|| Wrong {
+        what: named.join("; "),
+        next_step:
+            "`venictl policy matrix --live` lists what is wrong with objects: mend the manifests"
+                .to_owned(),
+    })
 }
 
 /// What is wrong, and what to do about it: each step once.
@@ -58,19 +85,31 @@ pub(super) fn groups(facts: &Facts) -> Check {
         Err(check) => return check,
     };
     let groups = &standing.security_groups;
-    if groups.is_empty() {
+    let invalid: Vec<_> = facts.wrong_objects.iter().filter(|wrong| is_of_groups(wrong)).collect();
+    if groups.is_empty() && invalid.is_empty() {
         return Check::ok(name, "no pod here has security groups of its own");
     }
-    let (wrong, steps) = apart(groups.iter().filter_map(standing::group).collect());
+    let (mut wrong, mut steps) = apart(groups.iter().filter_map(standing::group).collect());
+    if !invalid.is_empty() {
+        wrong.extend(invalid.iter().map(ToString::to_string));
+        steps.push("mend the annotation or the SecurityGroupPolicy: ids of groups, sg-…, separated by commas".to_owned());
+    }
     if wrong.is_empty() {
         return Check::ok(
             name,
-            format!("{} security groups fresh; the limit: {LIMIT}", groups.len()),
+            format!("{} fresh; the limit: {LIMIT}", text::counted(groups.len(), "security group")),
         );
     }
-    let denied = groups.iter().any(|group| !["fresh", "stale"].contains(&group.state.as_str()));
+    let denied = !invalid.is_empty()
+        || groups.iter().any(|group| !["fresh", "stale"].contains(&group.state.as_str()));
     let status = if denied { Status::Failed } else { Status::Warning };
     Check::new(name, status, format!("{}; the limit: {LIMIT}", wrong.join("; ")), &steps.join("; "))
+}
+
+/// Whether it is about which groups pods have: those of the pods are closed until it is mended.
+fn is_of_groups(wrong: &Diagnostic) -> bool {
+    wrong.field.contains(SECURITY_GROUPS_ANNOTATION)
+        || wrong.object.starts_with("SecurityGroupPolicy ")
 }
 
 pub(super) fn hooks(facts: &Facts) -> Check {
