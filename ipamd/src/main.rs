@@ -47,8 +47,8 @@ fn main() -> ExitCode {
         None | Some("--uninstall") => {}
         Some("--help" | "-h") => return say(HELP),
         Some("--version" | "-V") => return say(concat!("veni-ipamd ", env!("CARGO_PKG_VERSION"))),
-        Some(_) => {
-            say(HELP);
+        Some(unknown) => {
+            complain(unknown);
             return ExitCode::from(2);
         }
     }
@@ -104,6 +104,11 @@ fn main() -> ExitCode {
 fn say(text: &str) -> ExitCode {
     println!("{text}");
     ExitCode::SUCCESS
+}
+
+#[expect(clippy::print_stderr, reason = "before there is a log")]
+fn complain(unknown: &str) {
+    eprintln!("veni-ipamd: there is no option {unknown:?}\n\n{HELP}");
 }
 
 fn init_logs(config: &Config) {
