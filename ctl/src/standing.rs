@@ -155,6 +155,12 @@ pub(crate) fn wrong(standing: &Standing) -> Vec<Wrong> {
     all
 }
 
+/// A reason beside the group's id, which it need not say again.
+pub(crate) fn of_it(id: &str, why: &str) -> String {
+    let rest = why.strip_prefix(id).and_then(|rest| rest.strip_prefix(' '));
+    rest.map_or_else(|| why.to_owned(), |rest| format!("it {rest}"))
+}
+
 /// What is not as it should be with a group.
 pub(crate) fn group(group: &GroupStanding) -> Option<Wrong> {
     let GroupStanding { id, state, reason, age_secs, last_error, .. } = group;
@@ -162,9 +168,7 @@ pub(crate) fn group(group: &GroupStanding) -> Option<Wrong> {
     let is_taken_over = last_error.is_none() && reason.as_deref().as_ref().is_some_and(of_before);
     let why = reason.as_deref().filter(|reason| last_error.is_none() || !of_before(reason));
     let why = why.or(last_error.as_deref()).unwrap_or("no reason is known");
-    // The group is named already.
-    let of_it = why.strip_prefix(id.as_str()).and_then(|rest| rest.strip_prefix(' '));
-    let why = &of_it.map_or_else(|| why.to_owned(), |rest| format!("it {rest}"));
+    let why = &of_it(id, why);
     let (what, next) = match state.as_str() {
         "fresh" => return None,
         "stale" if is_taken_over => (

@@ -173,6 +173,45 @@ fn a_plan_is_compared_with_what_this_node_judges() {
 }
 
 #[test]
+fn doctor_asks_what_is_wrong_with_objects_and_fails_for_a_pod_whose_groups_are_none() {
+    let invalid = |pod: &str| {
+        serde_json::json!({"object": format!("Pod {pod}"), "field": "metadata.annotations.vpc.amazonaws.com/security-groups",
+            "message": "\"nosuch\" is not a security group's id; the pod is denied everything"})
+    };
+    let flows = serde_json::json!({"flows": [], "diagnostics": [invalid("default/web-0"), invalid("x/of-another-node")]});
+    let standing = r#"{"mode":"standard","complete":true,"diagnostics":2}"#;
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let socket = dir.path().join("s");
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    let node = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("venictl connects");
+        let mut line = String::new();
+        BufReader::new(stream.try_clone().expect("a descriptor"))
+            .read_line(&mut line)
+            .expect("a request");
+        let view: serde_json::Value =
+            serde_json::from_str(include_str!("../src/testdata/busy.json")).expect("JSON");
+        writeln!(stream, "{view}").expect("venictl reads");
+    });
+    let (address, server) = daemon_of(vec![ok(standing), ok(&flows.to_string())]);
+    let path = socket.display().to_string();
+    let output = venictl(&address, &["--socket", &path, "doctor", "-o", "json"]);
+    node.join().expect("the node was asked");
+    let asked = server.join().expect("the daemon was asked").remove(1).replace("%2F", "/");
+    assert_eq!(asked, "GET /v1/policy/matrix?from=default/web-0&to=default/web-0 HTTP/1.1");
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a document");
+    let check = |name: &str| {
+        let checks = document["checks"].as_array().expect("a list").iter();
+        checks.filter(|check| check["name"] == name).cloned().collect::<Vec<_>>().remove(0)
+    };
+    let found = check("groups")["found"].as_str().expect("text").to_owned();
+    assert_eq!(check("groups")["status"], "failed", "{document:#}");
+    assert!(found.contains("web-0") && found.contains("nosuch"), "{found}");
+    assert!(!found.contains("another-node"), "{found}");
+    assert_eq!(check("policy")["status"], "warning", "{document:#}");
+}
+
+#[test]
 fn an_end_that_another_node_judges_is_no_verdict() {
     let allow = serde_json::json!({"default": "allow"});
     let elsewhere = serde_json::json!({"default": "allow", "because": "judged on its own node"});

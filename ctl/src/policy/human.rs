@@ -7,7 +7,7 @@ use veni_core::wire::inspect::policy::{
 };
 
 use super::difference::{Change, Compared, Difference, Judged, is_elsewhere};
-use crate::text;
+use crate::{standing::of_it, text};
 
 /// Under what the tables do not have yet.
 const PENDING: &str = "Pending: not all of it is in the programs' tables yet; packets are judged by what was before.\n";
@@ -176,7 +176,10 @@ pub(super) fn explanation(explanation: &Explanation) -> String {
         out += "  It is on its node's network, where no policy holds.\n";
     }
     for group in &explanation.security_groups {
-        let state = group.unresolved.as_ref().map(|why| format!(": denies everything: {why}"));
+        let state = group
+            .unresolved
+            .as_ref()
+            .map(|why| format!(": denies everything: {}", of_it(&group.id, why)));
         out += &format!("  security group {}{}\n", group.id, state.unwrap_or_default());
     }
     if explanation.pending {
