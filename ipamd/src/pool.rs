@@ -28,6 +28,7 @@ mod explain;
 mod fit;
 mod orphans;
 mod settle;
+mod strayed;
 mod unclaimed;
 
 pub use adopt::Adoption;
@@ -69,6 +70,8 @@ pub struct Pool<S> {
     /// Pods that the kernel shows and whose addresses no answer of EC2 has shown yet, by address.
     unclaimed: BTreeMap<std::net::Ipv4Addr, Allocation>,
     /// Whether such a pod was taken over of which the kernel side has not been told.
+    /// Addresses that EC2 shows on another ENI than the ledger, with that one's place.
+    strayed: BTreeMap<std::net::Ipv4Addr, EniSlot>,
     took_over: bool,
     /// Whether EC2 is to be asked what was left behind.
     pub orphans_wanted: bool,
@@ -157,6 +160,7 @@ impl<S: Store> Pool<S> {
             refused: BTreeMap::new(),
             on_pods: HashSet::new(),
             unclaimed: BTreeMap::new(),
+            strayed: BTreeMap::new(),
             took_over: false,
             orphans_wanted: false,
             orphans: Vec::new(),

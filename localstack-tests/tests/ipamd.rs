@@ -66,18 +66,31 @@ async fn the_pool_grows_with_a_burst_and_shrinks_after_it() {
 
 #[tokio::test]
 async fn a_full_subnet_is_told_and_served_again_when_there_is_room() {
-    // 11 addresses, of which the instance has one.
+    // 11 addresses, of which the instance has one, and somebody else takes five.
     let daemon =
         daemon("10.0.0.0/28", &[("WARM_IP_TARGET", "1"), ("VENI_ADD_WAIT_SECS", "3")]).await;
-    let wirings = daemon.add_all(0..10).await.unwrap();
-    assert_eq!(wirings.len(), 10);
-    let refused = daemon.add(10).await.unwrap_err().to_string();
+    daemon.settle().await.unwrap();
+    let subnet = daemon.audit().await.unwrap()[0].subnet_id.to_string();
+    let ec2 = daemon.account().ec2();
+    let other = ec2.create_network_interface().subnet_id(subnet);
+    let other = other.secondary_private_ip_address_count(4).send().await.unwrap();
+    let other = other.network_interface.unwrap().network_interface_id.unwrap();
+    assert_eq!(daemon.add_all(0..5).await.unwrap().len(), 5);
+    let refused = daemon.add(5).await.unwrap_err().to_string();
     assert!(refused.contains("NoAddress") && refused.contains("subnet"), "{refused}");
     daemon
         .until("told", |view| view.problems.iter().any(|p| p.kind.contains("subnet")))
         .await
         .unwrap();
-    daemon.audit().await.unwrap();
+
+    ec2.delete_network_interface().network_interface_id(other).send().await.unwrap();
+    // Past the wait that the refusals brought.
+    daemon.pass(LONG);
+    let before = daemon.calls_of("AssignPrivateIpAddresses").unwrap();
+    assert_eq!(daemon.add_all(5..10).await.unwrap().len(), 5);
+    let calls = daemon.calls_of("AssignPrivateIpAddresses").unwrap() - before;
+    assert!(calls <= 3, "{calls} calls for five pods: it still asks as if the subnet were full");
+    daemon.audit_in_time().await.unwrap();
 }
 
 #[tokio::test]

@@ -32,6 +32,9 @@ pub const SHRINK_PATIENCE: Duration = Duration::from_secs(30);
 /// How long EC2 may take to attach or detach before it is asked how things stand.
 pub const TRANSITION_PATIENCE: Duration = Duration::from_secs(15);
 
+/// A [`Block`]'s kind: the subnet has no free address.
+pub const SUBNET_FULL: &str = "subnet_full";
+
 /// How far apart two EC2 answers must be to agree that something is gone.
 pub const CONFIRM: Duration = Duration::from_secs(30);
 

@@ -228,9 +228,8 @@ impl<S: Store> Pool<S> {
     fn absent(&mut self, slot: EniSlot, now: BootTime) {
         let Some(eni) = self.ledger.eni(slot) else { return };
         let first = *self.absent.entry(slot).or_insert(now);
-        let needed = eni.primary
-            || eni.counts().assigned > 0
-            || (!self.unclaimed.is_empty() && eni.in_use());
+        let needed =
+            eni.primary || eni.counts().assigned > 0 || (!self.all_claimed() && eni.in_use());
         let young = now.since(eni.since) < CONFIRM;
         let confirmed = !eni.in_use() || now.since(first) >= CONFIRM;
         if young || needed || !confirmed {
@@ -315,7 +314,7 @@ impl<S: Store> Pool<S> {
         );
         self.note(vec![Record::EniAttaching { slot, attachment, at: now }]);
         let held = |eni: &veni_core::ipam::Eni| eni.counts().assigned + eni.counts().cooling > 0;
-        if leaving && self.unclaimed.is_empty() && !self.ledger.eni(slot).is_some_and(held) {
+        if leaving && self.all_claimed() && !self.ledger.eni(slot).is_some_and(held) {
             self.note(vec![Record::EniDraining { slot, at: now }]);
         }
     }
@@ -346,7 +345,7 @@ impl<S: Store> Pool<S> {
             .ledger
             .eni(slot)
             .is_some_and(|eni| !eni.primary && eni.counts().assigned + eni.counts().cooling == 0);
-        let idle = idle && self.unclaimed.is_empty();
+        let idle = idle && self.all_claimed();
         if idle {
             self.note(vec![
                 Record::EniDraining { slot, at: now },
@@ -391,6 +390,7 @@ impl<S: Store> Pool<S> {
         for (address, state, gained) in hidden {
             self.hidden(slot, address, &state, gained, now);
         }
+        self.find_strayed(slot, interface, now);
     }
 
     /// An address that EC2's answer does not show.
@@ -423,7 +423,7 @@ impl<S: Store> Pool<S> {
 
     /// Whether an answer that shows `address` there is stale: it was given back. A pod that has it is the better
     /// witness.
-    fn returned(&self, slot: EniSlot, address: Ipv4Addr, now: BootTime) -> bool {
+    pub(super) fn returned(&self, slot: EniSlot, address: Ipv4Addr, now: BootTime) -> bool {
         let on_pod = self.on_pods.contains(&address) || self.unclaimed.contains_key(&address);
         self.ledger.entombed(slot, address, now) && !on_pod
     }
@@ -457,6 +457,7 @@ impl<S: Store> Pool<S> {
         };
         self.note(vec![record]);
         self.claim(now);
+        self.find_strayed(slot, interface, now);
     }
 
     pub(super) fn facts(&self, interface: &Interface) -> EniFacts {

@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
-use veni_core::ipam::BootTime;
+use veni_core::ipam::{
+    BootTime,
+    plan::{Blocked, SUBNET_FULL},
+};
 
 use super::Pool;
 use crate::journal::Store;
@@ -27,6 +30,18 @@ impl<S: Store> Pool<S> {
         let more = fit.saturating_mul(2);
         self.activity.fit = (more < self.limits.per_eni).then_some(more);
         self.fit_at = now;
+    }
+
+    /// Addresses went back to the subnet.
+    pub(super) fn subnet_has_room(&mut self, count: usize) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.activity.fit = self.activity.fit.map(|fit| fit.max(count));
+        for what in [Blocked::NewEni, Blocked::Assign] {
+            if self.activity.blocks.get(&what).is_some_and(|block| block.kind == SUBNET_FULL) {
+                self.unblock(what);
+                self.activity.fit = Some(count);
+            }
+        }
     }
 
     pub(super) fn forget_fit(&mut self, now: BootTime) {

@@ -103,6 +103,7 @@ impl<S: Store> Pool<S> {
             }
             (Step::Unassign { addresses, .. }, _) => {
                 self.unblock(Blocked::Shrink);
+                self.subnet_has_room(addresses.len());
                 self.note(vec![Record::Unassigned { slot, addresses: addresses.clone(), at: now }]);
             }
             (Step::ProtectEni { .. }, _) => self.note(vec![Record::EniProtected { slot }]),

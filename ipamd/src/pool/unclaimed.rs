@@ -35,7 +35,7 @@ impl<S: Store> Pool<S> {
     /// Waits for an answer that shows where the pod's address is.
     pub(super) fn leave_unclaimed(&mut self, pod: Allocation) {
         self.unclaimed.insert(pod.address, pod);
-        self.activity.unclaimed = self.unclaimed.len();
+        self.count_unclaimed();
     }
 
     /// Takes over the pods whose addresses have been shown.
@@ -60,7 +60,7 @@ impl<S: Store> Pool<S> {
                 tracing::error!(%address, %link, "the address of a pod in the kernel is another pod's: delete one of them");
             }
         }
-        self.activity.unclaimed = self.unclaimed.len();
+        self.count_unclaimed();
     }
 
     /// Whether pods were taken over since this was last asked.
@@ -71,6 +71,6 @@ impl<S: Store> Pool<S> {
     /// Those that are not `alive` any more need no address.
     pub fn forget_unclaimed(&mut self, alive: impl Fn(&Allocation) -> bool) {
         self.unclaimed.retain(|_, pod| alive(pod));
-        self.activity.unclaimed = self.unclaimed.len();
+        self.count_unclaimed();
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Blocked, BootTime, MIN_ENI_AGE, Plan, PoolState, SHRINK_PATIENCE, Snapshot, Step};
+use super::{
+    Blocked, BootTime, MIN_ENI_AGE, Plan, PoolState, SHRINK_PATIENCE, SUBNET_FULL, Snapshot, Step,
+};
 use crate::{ipam::Eni, marks::EniSlot};
 
 pub(super) fn shrink(plan: &mut Plan, snapshot: &Snapshot<'_>) {
@@ -121,8 +123,29 @@ fn movable(snapshot: &Snapshot<'_>, pool: PoolState, eni: &Eni) -> bool {
     let headroom = pool.max_pods.map_or(u32::MAX, |max| max.saturating_sub(pool.counts.total()));
     eni.counts().free > 0
         && pool.counts.cooling + pool.waiting == 0
-        && snapshot.blocked(Blocked::Assign).is_none()
+        && may_move(snapshot, short, eni)
         && (1..=room.min(headroom)).contains(&short)
+}
+
+/// Whether the others can be given addresses: at once, or where the subnet is full (of this node's own ENIs, it may be)
+/// once the idle one has given some back.
+fn may_move(snapshot: &Snapshot<'_>, short: u32, idle: &Eni) -> bool {
+    if subnet_is_full(snapshot) {
+        to_give_back(snapshot, short, idle) > 0
+    } else {
+        snapshot.blocked(Blocked::Assign).is_none()
+    }
+}
+
+/// Whether the subnet has refused even one address, and nothing has gone back to it since.
+fn subnet_is_full(snapshot: &Snapshot<'_>) -> bool {
+    let refused = snapshot.activity.blocks.get(&Blocked::Assign);
+    refused.is_some_and(|block| block.kind == SUBNET_FULL)
+}
+
+/// How many an idle ENI can give back while the targets hold, of those that others are to have in their place.
+fn to_give_back(snapshot: &Snapshot<'_>, short: u32, idle: &Eni) -> u32 {
+    snapshot.usable_free(idle).saturating_sub(short).min(short)
 }
 
 fn short(snapshot: &Snapshot<'_>, pool: PoolState, eni: &Eni) -> u32 {
@@ -168,12 +191,16 @@ fn consolidate(
         return true;
     }
     let mut short = short(snapshot, pool, eni);
+    if subnet_is_full(snapshot) {
+        return make_room(plan, snapshot, eni, to_give_back(snapshot, short, eni));
+    }
+    let fit = snapshot.activity.fit.unwrap_or(u32::MAX);
     let mut others: Vec<_> = others_with_room(snapshot, eni)
         .filter(|other| !plan.steps.iter().any(|s| s.slot() == other.slot))
         .collect();
     others.sort_by_key(|other| (std::cmp::Reverse(snapshot.room(other)), other.slot));
     for other in others {
-        let count = short.min(snapshot.room(other));
+        let count = short.min(snapshot.room(other)).min(fit);
         let Some(facts) = other.facts.as_ref().filter(|_| count > 0) else { continue };
         short -= count;
         plan.reasons.push(format!(
@@ -183,6 +210,24 @@ fn consolidate(
         ));
         plan.steps.push(Step::Assign { slot: other.slot, eni: facts.id.clone(), count });
     }
+    true
+}
+
+/// Gives back from an idle ENI what others are to get in its place.
+fn make_room(plan: &mut Plan, snapshot: &Snapshot<'_>, idle: &Eni, count: u32) -> bool {
+    let free = idle.free().rev().filter(|address| snapshot.usable(idle.slot, *address));
+    let addresses: Vec<_> = free.take(count as usize).collect();
+    let Some(facts) = idle.facts.as_ref() else { return false };
+    plan.reasons.push(format!(
+        "{} is idle and the subnet is full: {count} of its addresses go back, for others to have",
+        facts.id
+    ));
+    plan.steps.push(Step::Unassign {
+        slot: idle.slot,
+        eni: facts.id.clone(),
+        addresses,
+        announced: false,
+    });
     true
 }
 
