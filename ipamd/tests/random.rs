@@ -43,6 +43,8 @@ use veni_provider::{
 /// and it asked for ever to empty one onto the other.
 const REGRESSIONS: &[u64] = &[24, 207_780_043];
 const OPS_PER_WORLD: u64 = 500;
+/// A subnet that a node can fill.
+const SMALL: &str = "10.0.0.0/27";
 /// EC2 calls in any minute of one daemon.
 const CALLS_PER_MINUTE: u64 = 80;
 const MINUTE_MILLIS: u64 = 60_000;
@@ -115,7 +117,7 @@ impl World {
         let sim = SimConfig { seed, latency, consistency, ..SimConfig::instant() };
         let config = Config { targets, ..Config::default() };
         let instance_type = dice.pick(&["t3.small", "m5.large", "m5.xlarge"]);
-        let subnet = dice.pick(&["10.0.0.0/24", "10.0.0.0/27"]);
+        let subnet = dice.pick(&["10.0.0.0/24", SMALL]);
         let spec = NodeSpec { instance_type, subnet, config, sim };
         let node = Node::start(spec.clone()).await;
         let log = vec![format!("{instance_type} in {subnet}, {targets:?}, stale {stale}")];
@@ -392,7 +394,10 @@ impl World {
             assert_eq!(other, None, "{address} is on pods {pod} and {other:?}");
             // While the disk is full, releases wait in memory; allocations never do.
             let held = ledger.allocation(&Node::attachment(*pod)).map(|a| a.address);
-            assert_eq!(held, Some(*address), "pod {pod}'s allocation was dropped");
+            // What a damaged journal lost waits, in the kernel and for nobody else, until an answer shows the address:
+            // a stale one does not. `end` looks again when all are fresh.
+            let waits = self.damaged && self.stale && ledger.address(*address).is_none();
+            assert!(waits || held == Some(*address), "pod {pod}'s allocation was dropped");
         }
     }
 
@@ -401,6 +406,9 @@ impl World {
         self.heal();
         self.node.sim().set_consistency(Consistency::default());
         self.pass(Duration::from_secs(400)).await;
+        let was_stale = std::mem::replace(&mut self.stale, false);
+        self.check();
+        self.stale = was_stale;
         for pod in std::mem::take(&mut self.pods).into_keys() {
             drop(self.node.del(pod).await);
         }
@@ -421,7 +429,14 @@ impl World {
         let fresh = Node::start(self.spec.clone()).await.settle().await;
         let steady = (fresh.enis.len(), fresh.pool.available);
         let settled = (view.enis.len(), view.pool.available);
-        assert_eq!(settled, steady, "not as a node on which nothing ever failed; {describe}");
+        // Where the subnet was full, calls asked for less than an ENI takes, and nothing asks for the rest when the targets
+        // are met.
+        let crowded = self.spec.subnet == SMALL && settled.0 == steady.0 && view.plan.wanted == 0;
+        let short = crowded && (1..steady.1).contains(&settled.1);
+        assert!(
+            settled == steady || short,
+            "{settled:?} instead of {steady:?}: not as a node on which nothing ever failed; {describe}"
+        );
         let sim = self.node.sim();
         let enis = sim.interfaces().count();
         assert_eq!(view.enis.len(), enis, "ENIs of ledger and account differ; {describe}");
