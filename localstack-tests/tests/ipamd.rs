@@ -87,9 +87,10 @@ async fn a_full_subnet_is_told_and_served_again_when_there_is_room() {
     // Past the wait that the refusals brought.
     daemon.pass(LONG);
     let before = daemon.calls_of("AssignPrivateIpAddresses").unwrap();
-    assert_eq!(daemon.add_all(5..10).await.unwrap().len(), 5);
+    // With the one that is to be warm they are as many as are free now.
+    assert_eq!(daemon.add_all(5..9).await.unwrap().len(), 4);
     let calls = daemon.calls_of("AssignPrivateIpAddresses").unwrap() - before;
-    assert!(calls <= 3, "{calls} calls for five pods: it still asks as if the subnet were full");
+    assert!(calls <= 3, "{calls} calls for four pods: it still asks as if the subnet were full");
     daemon.audit_in_time().await.unwrap();
 }
 
