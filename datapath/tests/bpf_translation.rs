@@ -56,6 +56,31 @@ fn the_end_of_a_flow_to_a_service_frees_its_ports() {
     }
 }
 
+/// A host-network back end behind its own node's external address, by the same port: both views are one.
+#[test]
+fn a_back_end_that_is_its_own_front_end_answers() {
+    node::in_node(|directory| {
+        let mut world = served(directory);
+        world.service(front(PEER, 8080, TCP), 5, &[at(PEER, 8080)], 0);
+        world.service(front(PEER_V6, 8080, TCP), 6, &[at(PEER_V6, 8080)], 0);
+        world.set(2, 8, &[]);
+        world.isolate(2, OPEN);
+        let answer = tcp((PEER, 8080), (POD, 4000), SYN | ACK);
+        world.ingress("before it is asked", &answer, Err(DropReason::IngressDenied));
+        world.egress("SYN", &tcp((POD, 4000), (PEER, 8080), SYN), Ok(()));
+        world.ingress("SYN ACK", &answer, Ok(()));
+        world.egress("ACK", &tcp((POD, 4000), (PEER, 8080), ACK), Ok(()));
+        world.ingress("data", &tcp((PEER, 8080), (POD, 4000), ACK), Ok(()));
+        world.ingress(
+            "another's",
+            &tcp((OTHER, 8080), (POD, 4000), ACK),
+            Err(DropReason::IngressDenied),
+        );
+        world.egress("SYN", &tcp6((POD_V6, 4000), (PEER_V6, 8080), SYN), Ok(()));
+        world.ingress("SYN ACK", &tcp6((PEER_V6, 8080), (POD_V6, 4000), SYN | ACK), Ok(()));
+    });
+}
+
 #[test]
 fn a_pod_reaches_itself_by_its_service_over_ipv6_and_by_datagrams() {
     node::in_node(|directory| {

@@ -148,8 +148,17 @@ fn is_foreign<F: Family>(env: &Env, work: &Work<F>) -> bool {
         // What is turned round comes from the pod's own interface.
         return env.skb.ingress_ifindex() != env.skb.ifindex();
     }
-    // The pod's view is on no wire: this comes from a machine that has the Service's address.
-    work.entry.kind == FlowKind::FORWARD || (flags & FlowFlags::EXEMPT != 0 && came_in(env, work))
+    // The pod's view is on no wire, unless the back end is the front end: this comes from a machine that has the
+    // Service's address.
+    let forward = work.entry.kind == FlowKind::FORWARD && !is_own_front_end(work);
+    forward || (flags & FlowFlags::EXEMPT != 0 && came_in(env, work))
+}
+
+/// Whether the flow's two views are one: its back end has the address and the port that the pod called.
+#[inline(always)]
+fn is_own_front_end<F: Family>(work: &Work<F>) -> bool {
+    F::same(&F::narrow(&work.entry.address), &work.packet.source)
+        && work.entry.remote_port == work.packet.source_port.to_be_bytes()
 }
 
 /// Whether a packet into the pod was made neither by the node nor by the pod: after masquerading it may carry the
