@@ -2,7 +2,11 @@
 //!
 //! [`Kernel`](kernel::Kernel) is the real one. Tests that are about the pool use [`fake::FakeHost`].
 
-use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::Ipv4Addr,
+};
 
 use veni_core::{
     id::IfName,
@@ -67,6 +71,13 @@ pub trait Host: fmt::Debug + Send + 'static {
     /// # Errors
     /// When the kernel does not list its routes.
     fn strays(&self, pods: &[(Allocation, Mac)]) -> Result<Strays, String>;
+
+    /// The MACs of the links that the node has now and that can be ENIs'; `None` where there is nothing to look at. Whether
+    /// they are configured is told later ([`HostEvent::Configured`]).
+    ///
+    /// # Errors
+    /// When the kernel does not list its links.
+    fn eni_links(&self) -> Result<Option<BTreeSet<Mac>>, String>;
 
     /// Whether the node has a link of this index, whosever it is: no new pod gets it.
     fn index_taken(&self, index: u32) -> bool;

@@ -836,6 +836,28 @@ async fn a_restarted_daemon_hands_out_nothing_before_it_has_looked_what_leads_wh
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_restarted_daemon_hands_out_nothing_of_an_eni_whose_link_went_meanwhile() {
+    let mut node =
+        Node::start(NodeSpec::instant(Config { max_eni: Some(2), ..Config::default() })).await;
+    assert_all_wired(&add_all(&node, 0..1).await);
+    let before = node.settle().await;
+    let (primary, second) = (&before.enis[0], &before.enis[1]);
+    let lost: Vec<_> =
+        before.addresses.iter().filter(|a| Some(&a.eni) == second.id.as_ref()).collect();
+    assert_eq!((before.enis.len(), lost.len()), (2, 14));
+    node.kill().await;
+    node.host.plug([primary.mac.unwrap()].into());
+    node.host.state().silent = true;
+    node.boot().await;
+    for body in add_all(&node, 1..20).await {
+        let ReplyBody::Wiring(wiring) = body else { continue };
+        let on_lost = lost.iter().any(|a| a.address == wiring.address);
+        assert!(!on_lost, "{} is on the ENI without a link", wiring.address);
+    }
+    node.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_is_released_while_its_link_is_there_keeps_its_address_from_others() {
     let config = Config {
         targets: Targets { warm_ip: 1, ..Targets::default() },

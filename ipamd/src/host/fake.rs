@@ -1,7 +1,7 @@
 //! A host without a kernel, for tests of the pool: ENIs that are wanted are there at once, or when the test says so.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -34,8 +34,10 @@ pub struct FakeState {
     pub kept: HashSet<u32>,
     /// What the node leads to links of nobody.
     pub strays: Strays,
-    /// From now on the kernel does not list its routes.
+    /// From now on the kernel does not list its routes and links.
     pub unreadable: bool,
+    /// From now on it is not told what is configured, as by a kernel that is slow.
+    pub silent: bool,
     /// From now on the filter's map takes nothing.
     pub failing: bool,
     events: Option<mpsc::UnboundedSender<HostEvent>>,
@@ -149,6 +151,9 @@ impl FakeState {
     }
 
     fn report(&self) {
+        if self.silent {
+            return;
+        }
         let there = |mac: Mac| self.plugged.as_ref().is_none_or(|plugged| plugged.contains(&mac));
         let ready = self
             .wanted
@@ -214,6 +219,14 @@ impl Host for FakeHost {
             return Err("no routes: the test says so".to_owned());
         }
         Ok(state.strays.clone())
+    }
+
+    fn eni_links(&self) -> Result<Option<BTreeSet<Mac>>, String> {
+        let state = self.state();
+        if state.unreadable {
+            return Err("no links: the test says so".to_owned());
+        }
+        Ok(state.plugged.as_ref().map(|plugged| plugged.iter().copied().collect()))
     }
 
     fn index_taken(&self, index: u32) -> bool {

@@ -2,7 +2,7 @@
 //! to the thread of [`super::keeper`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::Ipv4Addr,
     path::PathBuf,
@@ -273,6 +273,12 @@ impl Host for Kernel {
     fn strays(&self, pods: &[(Allocation, Mac)]) -> Result<Strays, String> {
         let pods = pods.iter().map(|(pod, _)| (pod.host_ifindex, pod_link(pod))).collect();
         stray::look(&self.config, &self.filter, &self.links, &pods).map_err(|error| chain(&error))
+    }
+
+    fn eni_links(&self) -> Result<Option<BTreeSet<Mac>>, String> {
+        let links = host::links().map_err(|error| chain(&error))?;
+        let enis = links.into_iter().filter(host::Link::can_be_eni);
+        Ok(Some(enis.filter_map(|link| link.mac).collect()))
     }
 
     fn index_taken(&self, index: u32) -> bool {

@@ -37,16 +37,21 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         }
     }
 
-    /// Sets aside what the node leads elsewhere, before an address is handed out. Returns why it cannot.
+    /// Sets aside what the node leads elsewhere, and what is on ENIs whose links it does not have, before an address is
+    /// handed out. Returns why it cannot.
     fn first_look(&mut self, pods: &[(Allocation, Mac)]) -> Option<String> {
-        match self.parts.host.strays(pods) {
-            Ok(strays) => {
+        let host = &self.parts.host;
+        match host.eni_links().and_then(|links| Ok((links, host.strays(pods)?))) {
+            Ok((links, strays)) => {
+                if let Some(links) = links {
+                    self.parts.pool.links_found(&links);
+                }
                 self.strays = strays;
                 self.quarantine();
                 None
             }
             Err(error) => {
-                tracing::error!(error, "pods' routes not looked at: no address is handed out");
+                tracing::error!(error, "links and routes not looked at: no address is handed out");
                 Some(error)
             }
         }

@@ -3,7 +3,7 @@
 //! Invariants: an address that a pod has is never dropped because an answer does not show it; a free one only after
 //! two EC2 answers, [`CONFIRM`] apart, do not; one that was given back a short while ago is not taken in again.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use veni_core::{
     id::AttachmentId,
@@ -12,6 +12,7 @@ use veni_core::{
         plan::{Blocked, CONFIRM},
     },
     marks::EniSlot,
+    net::Mac,
 };
 use veni_provider::{
     Interface, InterfaceStatus, MetadataInterface, TAG_CREATED_AT, TAG_INSTANCE_ID, TAG_NO_MANAGE,
@@ -156,6 +157,26 @@ impl<S: Store> Pool<S> {
         true
     }
 
+    /// At a start: of the ENIs in use those whose links the node has, until it is told which are configured
+    /// ([`Pool::links_ready`]). One may have gone while no daemon ran, or a damaged journal may have lost how it went.
+    pub fn links_found(&mut self, macs: &BTreeSet<Mac>) {
+        if self.activity.links_known {
+            return;
+        }
+        for eni in self.ledger.enis().filter(|eni| eni.in_use()) {
+            if eni.facts.as_ref().is_some_and(|facts| macs.contains(&facts.mac)) {
+                self.activity.links.insert(eni.slot);
+            } else {
+                tracing::warn!(
+                    slot = eni.slot.get(),
+                    "the node has no link of an ENI in use, EC2 is asked"
+                );
+                self.activity.doubts.insert(eni.slot);
+            }
+        }
+        self.activity.links_known = true;
+    }
+
     /// Links that are on the node and configured: their ENIs can be used.
     pub fn links_ready(&mut self, ready: &[EniSlot], now: BootTime) {
         self.activity.links = ready.iter().copied().collect();
@@ -173,7 +194,7 @@ impl<S: Store> Pool<S> {
     }
 
     /// An ENI's link has gone: if it was being detached, it is now.
-    pub fn link_gone(&mut self, mac: veni_core::net::Mac, now: BootTime) {
+    pub fn link_gone(&mut self, mac: Mac, now: BootTime) {
         let Some(eni) = self.ledger.enis().find(|e| e.facts.as_ref().is_some_and(|f| f.mac == mac))
         else {
             return;
@@ -227,10 +248,14 @@ impl<S: Store> Pool<S> {
     /// the first.
     fn absent(&mut self, slot: EniSlot, now: BootTime) {
         let Some(eni) = self.ledger.eni(slot) else { return };
+        let young = now.since(eni.since) < CONFIRM;
+        if !young {
+            self.move_strayed_from(slot, now);
+        }
         let first = *self.absent.entry(slot).or_insert(now);
+        let Some(eni) = self.ledger.eni(slot) else { return };
         let needed =
             eni.primary || eni.counts().assigned > 0 || (!self.all_claimed() && eni.in_use());
-        let young = now.since(eni.since) < CONFIRM;
         let confirmed = !eni.in_use() || now.since(first) >= CONFIRM;
         if young || needed || !confirmed {
             let reason = format!(

@@ -1,8 +1,8 @@
 //! Addresses that EC2 shows on another ENI than the ledger: a damaged journal has lost how they went from one to the
 //! other.
 //!
-//! Invariants: one moves only when an answer shows it on the one ENI, and an answer does not show it on the other; no ENI
-//! is given back as long as there is one, for it may carry a pod that the ledger has elsewhere.
+//! Invariants: one moves only when an answer shows it on the one ENI, and an answer does not show it on the other, or not
+//! the other ENI at all; no ENI is given back as long as there is one, for it may carry a pod that the ledger has elsewhere.
 
 use std::net::Ipv4Addr;
 
@@ -44,6 +44,17 @@ impl<S: Store> Pool<S> {
             .filter(|(address, _)| missing(address))
             .map(|(a, s)| (*a, *s))
             .collect();
+        for (address, to) in certain {
+            self.move_to(to, address, now);
+        }
+        self.count_unclaimed();
+    }
+
+    /// Moves those of an ENI that EC2 does not show at all.
+    pub(super) fn move_strayed_from(&mut self, absent: EniSlot, now: BootTime) {
+        let strayed = self.strayed.iter().map(|(address, to)| (*address, *to));
+        let its = |address| self.ledger.address(address).is_some_and(|(slot, ..)| slot == absent);
+        let certain: Vec<_> = strayed.filter(|(address, _)| its(*address)).collect();
         for (address, to) in certain {
             self.move_to(to, address, now);
         }
