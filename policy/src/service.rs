@@ -7,7 +7,9 @@
 //! selector. Traffic that is not a pod's is kube-proxy's.
 //!
 //! Invariants: a front end leads to one complete list of back ends at every moment, the old one or the new one; a list
-//! that a program may still read is not touched. What is invalid is a [`Diagnostic`] and makes no front end.
+//! that a program may still read is not touched. What is invalid is a [`Diagnostic`] and makes no front end. Every pod
+//! may reach what is the node's own and no front end: so an address that is new since an earlier daemon is told as the
+//! node's own only once every object was applied and its front ends are there.
 //!
 //! Load-balancer addresses with `loadBalancerSourceRanges` are kube-proxy's, which looks at the source: packets to them are
 //! left to it, but refused from pods that are isolated, since no policy would see where they go.
@@ -85,15 +87,23 @@ pub struct ServiceTables {
     sources: Sources,
     claims: Claims,
     tables: Tables,
+    /// The node's own addresses, as far as they have been told; the others wait for the objects.
+    told: BTreeSet<IpAddr>,
+    /// Whether new addresses of the node are told at once.
+    telling: bool,
     diagnostics: BTreeMap<Key, Vec<Diagnostic>>,
 }
 
 impl ServiceTables {
     /// Without objects, over maps as they were found. What was found and is nobody's stays until
-    /// [`ServiceTables::complete`] or [`ServiceTables::reset`].
+    /// [`ServiceTables::complete`] or [`ServiceTables::reset`]; so long addresses that are new since then are not told as
+    /// the node's own. Where none was told (the kernel is fresh) they are at once: without them no pod would take
+    /// anything from its own node, probes among it.
     #[must_use]
     pub fn new(own: OwnNode, found: &Found) -> Self {
         Self {
+            told: own.addresses.clone(),
+            telling: own.addresses.is_empty(),
             sources: Sources::new(own),
             claims: Claims::default(),
             tables: Tables::adopt(found),
@@ -138,7 +148,8 @@ impl ServiceTables {
         }
         let mut touched = self.expand(dirty);
         touched.extend(self.tables.front_ends());
-        self.tables.change(touched, &self.claims)
+        self.telling = true;
+        self.readdress(touched)
     }
 
     /// The node gave this pod these addresses: they count from now on, whatever its status says or does not say yet. None:
@@ -154,16 +165,18 @@ impl ServiceTables {
         self.tables.change(touched, &self.claims)
     }
 
-    /// Every object was applied once: what was found in the maps and is nobody's goes.
+    /// Every object was applied once: what was found in the maps and is nobody's goes, and addresses that waited for it
+    /// become the node's own.
     pub fn complete(&mut self) -> Vec<Step> {
         let touched = self.tables.front_ends().collect();
-        self.tables.change(touched, &self.claims)
+        self.telling = true;
+        self.readdress(touched)
     }
 
-    /// The node's own addresses.
+    /// The node's own addresses, as they were told.
     #[must_use]
     pub const fn own_addresses(&self) -> &BTreeSet<IpAddr> {
-        &self.sources.own.addresses
+        &self.told
     }
 
     /// The node's own addresses are these now.
@@ -171,9 +184,20 @@ impl ServiceTables {
         if self.sources.own.addresses == addresses {
             return Vec::new();
         }
-        let old = std::mem::replace(&mut self.sources.own.addresses, addresses);
+        self.sources.own.addresses = addresses;
         let touched = self.expand(self.sources.owners());
-        self.tables.change_addresses(touched, &self.claims, &old, &self.sources.own.addresses)
+        self.readdress(touched)
+    }
+
+    /// Makes these front ends lead where the claims say, and tells the node's own addresses that may be told now.
+    fn readdress(&mut self, touched: BTreeSet<FrontEnd>) -> Vec<Step> {
+        let wanted = &self.sources.own.addresses;
+        let own = if self.telling { wanted.clone() } else { &self.told & wanted };
+        if own == self.told {
+            return self.tables.change(touched, &self.claims);
+        }
+        let old = std::mem::replace(&mut self.told, own);
+        self.tables.change_addresses(touched, &self.claims, &old, &self.told)
     }
 
     /// Where a front end leads; `None` when it is none.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use veni_policy::{
     change::{PodKey, Step},
     object::Kind,
-    service::{Found, ServiceTables},
+    service::{Found, OwnNode, ServiceTables},
 };
 
 use crate::{
@@ -251,26 +251,78 @@ fn new_addresses_of_the_node_get_its_node_ports() {
     assert_eq!(at, ["10.0.1.12:30080/TCP", "172.20.0.1:80/TCP"]);
 }
 
+/// What each step does to the node's own addresses and to front ends.
+fn kinds(steps: &[Step]) -> Vec<String> {
+    let kind = |step: &Step| match step {
+        Step::NodeAddresses(own) => format!("own {own:?}"),
+        Step::Delete(_) => "front end goes".to_owned(),
+        Step::Write(_) => "front end comes".to_owned(),
+        other => format!("{other:?}"),
+    };
+    steps.iter().map(kind).collect()
+}
+
 #[test]
 fn an_address_is_the_nodes_own_only_while_its_front_ends_are_there() {
     let ports = json!([{"port": 80, "targetPort": 8080, "nodePort": 30080}]);
     let (mut tables, _) = tables(&[service(json!({"type": "NodePort", "ports": ports}))]);
-    let kinds = |steps: Vec<Step>| -> Vec<String> {
-        let kind = |step: &Step| match step {
-            Step::NodeAddresses(own) => format!("own {own:?}"),
-            Step::Delete(_) => "front end goes".to_owned(),
-            Step::Write(_) => "front end comes".to_owned(),
-            other => format!("{other:?}"),
-        };
-        steps.iter().map(kind).collect()
-    };
     let (first, second) = ("10.0.1.11".parse().unwrap(), "10.0.1.12".parse().unwrap());
-    kinds(tables.set_addresses([first].into()));
-    let more = kinds(tables.set_addresses([first, second].into()));
+    tables.set_addresses([first].into());
+    let more = kinds(&tables.set_addresses([first, second].into()));
     assert_eq!(more, ["front end comes", "own {10.0.1.11, 10.0.1.12}", "Epoch"]);
-    let less = kinds(tables.set_addresses([second].into()));
+    let less = kinds(&tables.set_addresses([second].into()));
     assert_eq!(less, ["own {10.0.1.12}", "front end goes", "own {10.0.1.12}", "Epoch"]);
-    assert_eq!(kinds(tables.set_addresses([second].into())), [""; 0]);
+    assert_eq!(kinds(&tables.set_addresses([second].into())), [""; 0]);
+}
+
+/// A daemon starts that knows what is the node's own from the one before, and no object.
+fn resumed(addresses: &[&str]) -> ServiceTables {
+    let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    ServiceTables::new(OwnNode { addresses, ..own() }, &Found::default())
+}
+
+#[test]
+fn an_address_that_is_new_since_the_last_daemon_is_the_nodes_own_once_all_objects_are_known() {
+    let host_port = json!({"spec": {"containers": [
+        {"name": "c", "ports": [{"containerPort": 8080, "hostPort": 9000, "protocol": "TCP"}]}]}});
+    let [first, second, gone] =
+        ["10.0.1.11", "10.0.1.12", "10.0.1.13"].map(|address| address.parse().unwrap());
+    let mut tables = resumed(&["10.0.1.11", "10.0.1.13"]);
+    let told = kinds(&tables.set_addresses([first, second].into()));
+    assert_eq!(told, ["own {10.0.1.11}", "own {10.0.1.11}", "Epoch"], "one goes, one waits");
+    assert!(!tables.own_addresses().contains(&second) && !tables.own_addresses().contains(&gone));
+    let served = kinds(&tables.apply(&object(&pod("a", "here", "10.0.9.1", host_port))));
+    assert_eq!(served, ["front end comes", "front end comes", "front end comes", "Epoch"]);
+    assert_eq!(kinds(&tables.complete()), ["own {10.0.1.11, 10.0.1.12}", "Epoch"]);
+    assert_eq!(kinds(&tables.complete()), [""; 0]);
+    let later = kinds(&tables.set_addresses([first, second, gone].into()));
+    assert!(later.contains(&"own {10.0.1.11, 10.0.1.12, 10.0.1.13}".to_owned()), "{later:?}");
+}
+
+#[test]
+fn what_waits_for_the_objects_is_told_with_a_new_list_of_them_as_well() {
+    let mut tables = resumed(&["10.0.1.11"]);
+    let both = ["10.0.1.11", "10.0.1.12"].map(|address| address.parse().unwrap());
+    assert_eq!(kinds(&tables.set_addresses(both.into())), [""; 0]);
+    // It was there for a moment.
+    assert_eq!(kinds(&tables.set_addresses([both[0]].into())), [""; 0]);
+    assert_eq!(kinds(&tables.set_addresses(both.into())), [""; 0]);
+    let ports = json!([{"port": 80, "targetPort": 8080, "nodePort": 30080}]);
+    let web = object(&service(json!({"type": "NodePort", "ports": ports})));
+    let told = kinds(&tables.reset([&web]));
+    let expected = ["front end comes"; 3];
+    assert_eq!(told[..3], expected);
+    assert_eq!(told[3..], ["own {10.0.1.11, 10.0.1.12}", "Epoch"]);
+}
+
+/// Probes come from there, and nothing that was judged before has to be kept.
+#[test]
+fn a_kernel_that_was_never_told_of_the_nodes_addresses_is_told_at_once() {
+    let mut tables = resumed(&[]);
+    let [first, second] = ["10.0.1.11", "10.0.1.12"].map(|address| address.parse().unwrap());
+    assert_eq!(kinds(&tables.set_addresses([first].into())), ["own {10.0.1.11}", "Epoch"]);
+    let more = kinds(&tables.set_addresses([first, second].into()));
+    assert_eq!(more, ["own {10.0.1.11, 10.0.1.12}", "Epoch"]);
 }
 
 #[test]
