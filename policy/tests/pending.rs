@@ -197,6 +197,44 @@ fn a_restart_flips_nothing_while_the_groups_are_not_known() {
     assert!(node.index.judge([10, 0, 0, 1].into(), peer, 6, 443).allowed);
 }
 
+/// A set that stays from before knows addresses by the class that they had then.
+#[test]
+fn an_address_that_another_pod_gets_is_not_the_former_one_to_a_set_from_before() {
+    let at: IpAddr = [10, 0, 0, 5].into();
+    let peer = |name: &str, created: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "x", "name": name, "labels": {"app": name},
+                "creationTimestamp": created},
+            "spec": {"nodeName": "n2", "containers": [{"name": "c"}]},
+            "status": {"podIP": at.to_string()}})
+    };
+    let friend = peer("friend", "2026-01-01T00:00:00Z");
+    let to_friends = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": "x", "name": "friends"},
+        "spec": {"podSelector": {"matchLabels": {"role": "web"}}, "policyTypes": ["Egress"],
+            "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "friend"}}}]}]}});
+    let mut web_pod = pod("sg-1");
+    web_pod["metadata"]["labels"] = json!({"role": "web"});
+    let mut node = Node::new();
+    node.index.set_security_groups(groups(&[("sg-1", Ok(443))]));
+    node.told(&[web_pod.clone(), to_friends.clone(), friend.clone()]);
+    let mut node = node.restarted();
+    node.index.set_security_groups(groups(&[("sg-1", Err(pending()))]));
+    node.told(&[web_pod, to_friends, friend]);
+    node.index.complete();
+    node.change();
+    let allowed = |node: &Node| {
+        let said = node.tables.decide(&web(), Direction::Egress, at, 6, 443).expect("it has sets");
+        (said.allowed(), node.index.judge([10, 0, 0, 1].into(), at, 6, 443).egress.allowed)
+    };
+    assert_eq!(allowed(&node), (true, true));
+    // The friend's object stays for a while.
+    node.told(&[peer("stranger", "2026-01-02T00:00:00Z")]);
+    assert_eq!(node.index.pod_at(at), Some(PodKey::new("x", "stranger")));
+    assert_eq!(node.index.awaited_groups(&web()).len(), 1, "web has its set from before");
+    assert_eq!(allowed(&node), (false, false));
+}
+
 #[test]
 fn what_a_group_allows_is_named_by_no_rule() {
     // The programs open instance metadata to a pod when a rule is named (VENI_INSTANCE_METADATA=closed).

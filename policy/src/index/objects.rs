@@ -266,7 +266,12 @@ impl Index {
         self.dirty.addresses.insert(address);
         let blocks = self.regions.blocks_at(address);
         let absent = Entry { pod: None, blocks, extra: 0, class: region::ABSENT, origin: 0 };
-        self.entries.entry(address).or_insert(absent).pod = owner;
+        let entry = self.entries.entry(address).or_insert(absent);
+        entry.pod = owner;
+        if self.complete && before.is_some() {
+            // What an earlier daemon knew of it was of the pod that had it.
+            entry.origin = 0;
+        }
     }
 
     fn claim<'a>(&'a self, pod: &'a PodState) -> impl Ord + 'a {
