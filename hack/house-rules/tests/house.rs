@@ -8,6 +8,11 @@ use veni_house_rules::{Deny, Metadata, root};
 const PURE: &[(&str, &[&str])] = &[
     ("veni-core", &["ipnet", "serde", "serde_json", "thiserror"]),
     ("veni-provider", &["ipnet", "serde", "serde_json", "thiserror", "veni-core"]),
+    // The last three make definitions, behind the feature `schema`.
+    (
+        "veni-eniconfig-crd",
+        &["serde", "serde_json", "veni-core", "kube", "k8s-openapi", "schemars"],
+    ),
 ];
 
 /// What the plugin may not pull in, at any depth: an asynchronous runtime, BPF, the AWS SDK.
