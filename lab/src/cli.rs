@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use veni_core::{id::InstanceType, limits};
-use veni_lab::{LabConfig, NodeConfig};
+use veni_lab::{LabConfig, NodeConfig, kubernetes};
 
 /// A VPC in a box: nodes, ENIs, subnets, a router and hosts outside, in network namespaces of their own. The real
 /// veni-ipamd runs on every node, and pods are added with the real veni-cni.
@@ -87,6 +87,14 @@ enum Command {
         /// The node
         node: String,
     },
+    /// Run kubectl in a lab that is up with `--kubernetes`, as the cluster's administrator
+    Kubectl {
+        #[command(flatten)]
+        lab: Name,
+        /// What kubectl is told
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        args: Vec<String>,
+    },
     /// Show the nodes, their ENIs and pools, and the pods
     Status {
         #[command(flatten)]
@@ -126,6 +134,9 @@ struct LabArgs {
     /// EC2 answers and attaches at once
     #[arg(long)]
     instant: bool,
+    /// With a real Kubernetes on the nodes: see `kubectl`
+    #[arg(long)]
+    kubernetes: bool,
     #[arg(long, hide = true)]
     detached: bool,
 }
@@ -154,6 +165,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Group { command } => group::group(command),
         Command::Del { lab, names } => serve::del(&lab.name, &names),
         Command::Restart { lab, node } => serve::restart(&lab.name, node),
+        Command::Kubectl { lab, args } => exec::kubectl(&lab.name, args),
         Command::Status { lab, output } => serve::status(&lab.name, output),
         Command::Down(lab) => serve::down(&lab.name),
         Command::Demo(options) => demo::demo(&options),
@@ -183,6 +195,9 @@ impl LabArgs {
         }
         if self.instant {
             config.ec2 = veni_provider::sim::SimConfig::instant();
+        }
+        if self.kubernetes {
+            config = kubernetes::lab_config(config);
         }
         Ok(config)
     }

@@ -21,7 +21,8 @@ use crate::{
     binaries,
     cluster::{Cluster, PodSpec},
     dhcp,
-    error::{Error, Result, make_dir},
+    error::{Context as _, Error, Result, make_dir},
+    machine::Machine,
     node::{self, Daemon, Node},
     ns::{Namespace, Outer, Worker},
     place,
@@ -56,6 +57,9 @@ pub struct NodeConfig {
     /// Whether its daemon starts with it.
     #[serde(default = "yes")]
     pub ipamd: bool,
+    /// Whether it is a machine: with namespaces for processes and mounts too, in which its daemon runs.
+    #[serde(default)]
+    pub machine: bool,
 }
 
 /// A lab that is up. It is down when dropped.
@@ -72,6 +76,8 @@ pub struct Lab {
     /// The API server.
     pub cluster: Cluster,
     nodes: Vec<Arc<Node>>,
+    /// What is in the VPC beside its nodes.
+    hosts: Mutex<BTreeMap<String, Namespace>>,
     pods: Mutex<BTreeMap<String, Pod>>,
     /// Names of pods that are being added.
     coming: Mutex<BTreeSet<String>>,
@@ -160,6 +166,7 @@ impl NodeConfig {
             instance_type: instance_type.parse().expect("an instance type is a family and a size"),
             environment: BTreeMap::new(),
             ipamd: true,
+            machine: false,
         }
     }
 }
@@ -189,6 +196,7 @@ impl Lab {
             account,
             cluster,
             nodes: Vec::new(),
+            hosts: Mutex::default(),
             pods: Mutex::default(),
             coming: Mutex::default(),
             outer,
@@ -263,7 +271,7 @@ impl Lab {
         })
     }
 
-    /// A namespace by its name: a node, a pod, `router`, `internet` or `peer`.
+    /// A namespace by its name: a node, a host, a pod, `router`, `internet` or `peer`.
     ///
     /// # Errors
     /// When there is none of that name.
@@ -272,11 +280,32 @@ impl Lab {
             "router" => Ok(self.vpc.router.clone()),
             "internet" => Ok(self.vpc.internet.clone()),
             "peer" => Ok(self.vpc.peer.clone()),
-            name => match self.node(name) {
-                Ok(node) => Ok(node.namespace.clone()),
-                Err(_) => self.pod(name).map(|pod| pod.namespace),
+            name => match (self.node(name), self.locked_hosts().get(name)) {
+                (Ok(node), _) => Ok(node.namespace.clone()),
+                (Err(_), Some(host)) => Ok(host.clone()),
+                (Err(_), None) => self.pod(name).map(|pod| pod.namespace),
             },
         }
+    }
+
+    /// Adds a host that is no instance of ours: it has `address`, a subnet of its own, and reaches all of the VPC.
+    ///
+    /// # Errors
+    /// When the name is taken, or its cable is refused.
+    pub fn add_host(
+        &self,
+        name: &str,
+        address: Ipv4Addr,
+        len: u8,
+        gateway: Ipv4Addr,
+    ) -> Result<Namespace> {
+        if self.namespace(name).is_ok() {
+            return Err(Error::invalid(format!("{name:?} is taken in the lab {}", self.name)));
+        }
+        let host = Namespace::create(name, self.dir.join("netns").join(name), &self.outer)?;
+        self.vpc.add_host(&host, address, len, gateway)?;
+        self.locked_hosts().insert(name.to_owned(), host.clone());
+        Ok(host)
     }
 
     /// An empty sandbox for a pod of the first node, which the API server knows from now on.
@@ -464,12 +493,14 @@ impl Lab {
             cache_dir: dir.join("cni"),
             socket: dir.join("ipamd.sock"),
         };
-        self.cluster.put_node(&config.name, zone_of(self.nodes.len()), address)?;
+        let zone = zone_of(self.nodes.len());
+        self.cluster.put_node(&config.name, zone, address)?;
         runtime.install(&dir.join("net.d"), &dir.join("bin"))?;
+        let machine = self.machine(config, &namespace, &dir)?;
         let daemon = Daemon {
             program: binaries::find("veni-ipamd")?.path,
             environment,
-            worker: Worker::start(&namespace)?,
+            worker: machine.as_ref().map_or_else(|| Worker::start(&namespace), Machine::worker)?,
             process: Mutex::default(),
         };
         self.nodes.push(Arc::new(Node {
@@ -480,7 +511,9 @@ impl Lab {
             instance_type: config.instance_type.clone(),
             subnet,
             address,
+            zone,
             runtime,
+            machine,
             daemon,
         }));
         Ok(())
@@ -503,6 +536,28 @@ impl Lab {
         let cidr = cidr.parse().map_err(|e| Error::invalid(format!("{e}")))?;
         dhcp::configure(node, address, cidr)?;
         Ok(address)
+    }
+
+    /// The machine around a node, if it is to be one.
+    fn machine(
+        &self,
+        config: &NodeConfig,
+        network: &Namespace,
+        dir: &Path,
+    ) -> Result<Option<Machine>> {
+        if !config.machine {
+            return Ok(None);
+        }
+        // Inside, the daemon's socket is in a directory that others can mount.
+        let socket = dir.join("ipamd.sock");
+        std::os::unix::fs::symlink("run/ipamd.sock", &socket)
+            .context(|| format!("cannot make {}", socket.display()))?;
+        Machine::start(network, dir, &self.dir).map(Some)
+    }
+
+    fn locked_hosts(&self) -> MutexGuard<'_, BTreeMap<String, Namespace>> {
+        // The map is whole between any two statements.
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn locked_pods(&self) -> MutexGuard<'_, BTreeMap<String, Pod>> {

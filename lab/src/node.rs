@@ -27,6 +27,7 @@ use veni_core::{
 
 use crate::{
     error::{Context as _, Error, Result, succeeded},
+    machine::Machine,
     ns::{Namespace, Worker},
     runtime::Runtime,
     wire,
@@ -63,8 +64,12 @@ pub struct Node {
     pub subnet: SubnetId,
     /// Its primary ENI's address.
     pub address: Ipv4Addr,
+    /// Its availability zone.
+    pub zone: &'static str,
     /// The container runtime on it.
     pub runtime: Runtime,
+    /// What is around its network namespace, if it is a machine.
+    pub machine: Option<Machine>,
     pub(crate) daemon: Daemon,
 }
 

@@ -256,11 +256,16 @@ impl Worker {
     /// # Errors
     /// When the namespace cannot be entered.
     pub fn start(namespace: &Namespace) -> Result<Self> {
+        let namespace = namespace.clone();
+        Self::start_with(move || namespace.enter())
+    }
+
+    /// A worker wherever `enter` leads its thread.
+    pub(crate) fn start_with(enter: impl FnOnce() -> Result<()> + Send + 'static) -> Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let (entered, outcome) = mpsc::channel();
-        let namespace = namespace.clone();
         thread::spawn(move || {
-            let result = namespace.enter();
+            let result = enter();
             let failed = result.is_err();
             if entered.send(result).is_err() || failed {
                 return;

@@ -1,7 +1,8 @@
 //! Where labs keep their files, and whose they are.
 //!
 //! A lab's directory holds nothing that outlives its process but logs, journals and empty mount points: namespaces,
-//! links and filters go with the process. So removing a dead lab is removing its directory.
+//! links and filters go with the process. So removing a dead lab is removing its directory, and the empty control groups
+//! of its machines.
 
 use std::{
     fs,
@@ -11,7 +12,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Context as _, Error, Result, make_dir};
+use crate::{
+    error::{Context as _, Error, Result, make_dir},
+    machine,
+};
 
 /// The holder of a lab's directory; it is removed when this is dropped.
 #[derive(Debug)]
@@ -130,8 +134,10 @@ fn remove_dead(base: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes `dir`, although a daemon that is just being killed may still write its last line into it.
+/// Removes `dir`, although a daemon that is just being killed may still write its last line into it, and what the lab's
+/// machines have left outside of it.
 fn remove(dir: &Path) -> std::io::Result<()> {
+    machine::remove_cgroups(dir);
     let mut attempts = 50;
     loop {
         match fs::remove_dir_all(dir) {

@@ -171,7 +171,11 @@ impl Vpc {
         parse_drops(&text).ok_or_else(|| Error::invalid("cannot read the router's drop counters"))
     }
 
-    fn add_host(
+    /// Puts `host` on a cable of its own, which the router has `gateway` on.
+    ///
+    /// # Errors
+    /// When a link or an address is refused.
+    pub(crate) fn add_host(
         &self,
         host: &Namespace,
         address: Ipv4Addr,

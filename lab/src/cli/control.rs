@@ -19,6 +19,7 @@ use veni_core::{
 };
 use veni_lab::{
     Error, Lab, PodSpec,
+    kubernetes::control_plane,
     lab::{READY, control_socket},
     node::{Node, Restarted},
     place,
@@ -221,6 +222,9 @@ fn reply(stream: &mut UnixStream, answer: &Answer) {
 
 fn answer(lab: &Lab, turns: &Turns, request: Request) -> anyhow::Result<Answer> {
     Ok(match request {
+        Request::Add { .. } | Request::Manifests { .. } if is_cluster(lab) => bail!(
+            "the pods and policies of this lab are its API server's: `veni-lab kubectl apply -f FILE`"
+        ),
         Request::Add { node, pod } => {
             // The plugin would wait for its answer as long as a kubelet does.
             if let Err(hangs @ Error::Hangs { .. }) = lab.node(&node)?.glance() {
@@ -255,6 +259,10 @@ fn answer(lab: &Lab, turns: &Turns, request: Request) -> anyhow::Result<Answer> 
         }
         Request::Down => Answer::Done,
     })
+}
+
+fn is_cluster(lab: &Lab) -> bool {
+    lab.namespace(control_plane::HOST).is_ok()
 }
 
 fn manifests(lab: &Lab, files: BTreeMap<String, Option<String>>) -> anyhow::Result<Change> {

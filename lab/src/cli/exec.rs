@@ -7,11 +7,23 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use nix::sched::{CloneFlags, setns};
-use veni_lab::{binaries, node};
+use veni_lab::{
+    binaries,
+    kubernetes::{Programs, control_plane},
+    node, place,
+};
 
 use super::control::{Answer, Request, ask};
+
+pub(super) fn kubectl(lab: &str, args: Vec<String>) -> anyhow::Result<ExitCode> {
+    let config = control_plane::kubeconfig(&place::of(lab), "admin");
+    ensure!(config.exists(), "the lab {lab} has no Kubernetes: `veni-lab up --kubernetes`");
+    let program = Programs::find()?.kubernetes("kubectl");
+    let own = [program, "--kubeconfig".into(), config].map(|path| path.display().to_string());
+    exec(lab, control_plane::HOST, &own.into_iter().chain(args).collect::<Vec<_>>())
+}
 
 pub(super) fn exec(lab: &str, place: &str, command: &[String]) -> anyhow::Result<ExitCode> {
     let Answer::Entrance { net, mounts } = ask(lab, &Request::Resolve { place: place.to_owned() })?
@@ -31,7 +43,7 @@ pub(super) fn exec(lab: &str, place: &str, command: &[String]) -> anyhow::Result
     if let Some(here) = here.ok().filter(|here| here.is_dir()) {
         command.current_dir(here);
     }
-    let node = veni_lab::place::of(lab).join("nodes").join(place);
+    let node = place::of(lab).join("nodes").join(place);
     if node.is_dir() {
         command.envs(node::directories(&node));
     }

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use veni_lab::place;
+use veni_lab::{machine, place};
 
 /// What SIGINT, SIGTERM and SIGHUP do from now on.
 pub(super) fn remove_on_signal(lab: &str) -> anyhow::Result<()> {
@@ -40,6 +40,17 @@ pub(super) fn remove_on_signal(lab: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What is still dying may write its last line into the directory, and keeps its control group.
+const REMOVE: &str = r#"
+groups() { find /sys/fs/cgroup -mindepth 1 -depth -type d -path "*/$GROUPS_OF*" "$@" 2>/dev/null; }
+for attempt in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    rm -rf -- "$1" 2>/dev/null
+    [ -z "$(groups)" ] || groups -exec rmdir {} \;
+    [ -e "$1" ] || [ -n "$(groups)" ] || break
+    sleep 0.2
+done
+exit "$2""#;
+
 /// Removes the lab's directory and ends this process with `code`.
 pub(super) fn leave(dir: &Path, code: i32) -> ! {
     // execve(2) ends all other threads first: nothing is written into the directory any more. The daemons end
@@ -51,7 +62,8 @@ pub(super) fn leave(dir: &Path, code: i32) -> ! {
         }
     }));
     let mut remove = Command::new("/bin/sh");
-    remove.args(["-c", r#"rm -rf -- "$1"; exit "$2""#, "veni-lab"]).arg(dir).arg(code.to_string());
+    remove.args(["-c", REMOVE, "veni-lab"]).arg(dir).arg(code.to_string());
+    remove.env("GROUPS_OF", machine::cgroup_parent(dir, ""));
     drop(remove.exec());
     // There is no shell: the next lab removes the directory.
     process::exit(code);

@@ -14,7 +14,7 @@ use nix::{
     unistd::{Pid, setsid},
 };
 use veni_core::wire::inspect::{Eni, Pool, View};
-use veni_lab::{Lab, lab::control_socket, place};
+use veni_lab::{Lab, kubernetes::Kubernetes, lab::control_socket, place};
 
 use super::{
     LabArgs, Output,
@@ -23,7 +23,7 @@ use super::{
 };
 
 /// How long a lab may take to come up.
-const UP: Duration = Duration::from_secs(60);
+const UP: Duration = Duration::from_secs(180);
 /// How long it may take to go.
 const DOWN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
@@ -49,6 +49,7 @@ pub(super) fn up(args: &LabArgs) -> anyhow::Result<ExitCode> {
         command.args(values.iter().flat_map(|value| [option, value]));
     }
     command.args(args.instant.then_some("--instant"));
+    command.args(args.kubernetes.then_some("--kubernetes"));
     print::step(format!("bringing up the lab {name} (log: {})", log.display()));
     let mut child = command.spawn().context("cannot start the lab's process")?;
     let start = Instant::now();
@@ -79,11 +80,14 @@ pub(super) fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
         setsid().context("cannot leave the terminal")?;
     }
     let lab = Lab::up(&args.config()?)?;
+    let kubernetes = args.kubernetes.then(|| Kubernetes::up(&lab)).transpose()?;
     let listener =
         UnixListener::bind(control_socket(&lab.dir)).context("cannot make the control socket")?;
     print::step(format!("the lab {name} is up; `veni-lab status --name {name}`"));
     // Pods that are still being added, with plugins that wait, go with the process.
-    match control::answer_until_down(lab, listener)? {
+    let lab = control::answer_until_down(lab, listener)?;
+    drop(kubernetes);
+    match lab {
         Some(lab) => drop(lab),
         None => interrupt::leave(&place::of(name), 0),
     }

@@ -1,0 +1,194 @@
+//! Images made of files of this machine, as archives that `ctr images import` takes: no registry is asked.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::programs::Programs;
+use crate::error::{Context as _, Result};
+
+/// What every pod's sandbox is.
+pub const PAUSE: &str = "veni.test/pause:local";
+/// Kubernetes' own test program (`agnhost netexec`, `connect`, `pause`…) beside a busybox.
+pub const AGNHOST: &str = "veni.test/agnhost:local";
+
+/// What agnhost's image has of busybox.
+const APPLETS: &[&str] = &[
+    "sh", "cat", "cp", "date", "echo", "env", "grep", "head", "hostname", "id", "ip", "ls",
+    "mkdir", "nc", "nslookup", "ping", "ps", "rm", "seq", "sleep", "tail", "test", "timeout",
+    "touch", "true", "wc", "wget",
+];
+
+/// One image of one layer.
+struct Image {
+    name: &'static str,
+    entrypoint: &'static [&'static str],
+    command: &'static [&'static str],
+    programs: Vec<(&'static str, PathBuf)>,
+    /// What leads to `/bin/busybox`.
+    applets: &'static [&'static str],
+}
+
+/// Writes the archives of all images into `dir`; their files.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub(crate) fn write_all(programs: &Programs, dir: &Path) -> Result<Vec<PathBuf>> {
+    let busybox = || ("bin/busybox", programs.busybox());
+    // A sandbox ends by SIGKILL when its first process ignores the rest: it need not be a program of its own.
+    let pause = Image {
+        name: PAUSE,
+        entrypoint: &["/bin/sleep"],
+        command: &["2147483647"],
+        programs: vec![busybox()],
+        applets: &["sleep"],
+    };
+    let agnhost = Image {
+        name: AGNHOST,
+        entrypoint: &["/agnhost"],
+        command: &["pause"],
+        programs: vec![("agnhost", programs.kubernetes("agnhost")), busybox()],
+        applets: APPLETS,
+    };
+    let write = |(file, image): (&str, Image)| {
+        let file = dir.join(file);
+        image.write(&file).context(|| format!("cannot make the image {}", file.display()))?;
+        Ok(file)
+    };
+    [("pause.tar", pause), ("agnhost.tar", agnhost)].into_iter().map(write).collect()
+}
+
+// === impl Image ===
+
+impl Image {
+    /// An OCI image layout (image-spec, `image-layout.md`), as a tar archive.
+    fn write(&self, archive: &Path) -> std::io::Result<()> {
+        let layer = self.layer()?;
+        let config = json!({
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {
+                "Entrypoint": self.entrypoint, "Cmd": self.command, "Env": ["PATH=/bin:/"], "WorkingDir": "/",
+            },
+            "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
+        })
+        .to_string()
+        .into_bytes();
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
+        })
+        .to_string()
+        .into_bytes();
+        let mut named = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+        named["annotations"] = json!({"io.containerd.image.name": self.name});
+        named["platform"] = json!({"architecture": "amd64", "os": "linux"});
+        let index = json!({"schemaVersion": 2, "manifests": [named]}).to_string().into_bytes();
+
+        let mut tar = tar::Builder::new(File::create(archive)?);
+        append(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
+        append(&mut tar, "index.json", &index, 0o644)?;
+        for blob in [&layer, &config, &manifest] {
+            append(&mut tar, &digest(blob).replacen("sha256:", "blobs/sha256/", 1), blob, 0o644)?;
+        }
+        tar.finish()
+    }
+
+    fn layer(&self) -> std::io::Result<Vec<u8>> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (dir, mode) in [
+            ("bin/", 0o755),
+            ("etc/", 0o755),
+            ("tmp/", 0o1777),
+            ("proc/", 0o755),
+            ("sys/", 0o755),
+            ("dev/", 0o755),
+            ("run/", 0o755),
+        ] {
+            let mut header = header(tar::EntryType::Directory, 0, mode);
+            tar.append_data(&mut header, dir, std::io::empty())?;
+        }
+        for (path, program) in &self.programs {
+            append(&mut tar, path, &std::fs::read(program)?, 0o755)?;
+        }
+        for applet in self.applets {
+            let mut header = header(tar::EntryType::Symlink, 0, 0o777);
+            tar.append_link(&mut header, format!("bin/{applet}"), "busybox")?;
+        }
+        append(&mut tar, "etc/passwd", b"root:x:0:0:root:/:/bin/sh\n", 0o644)?;
+        append(&mut tar, "etc/group", b"root:x:0:\n", 0o644)?;
+        tar.into_inner()
+    }
+}
+
+fn append<W: std::io::Write>(
+    tar: &mut tar::Builder<W>,
+    path: &str,
+    data: &[u8],
+    mode: u32,
+) -> std::io::Result<()> {
+    let mut header = header(tar::EntryType::Regular, data.len() as u64, mode);
+    tar.append_data(&mut header, path, data)
+}
+
+fn header(kind: tar::EntryType, size: u64, mode: u32) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_size(size);
+    header.set_mode(mode);
+    header
+}
+
+fn descriptor(media_type: &str, blob: &[u8]) -> Value {
+    json!({"mediaType": media_type, "digest": digest(blob), "size": blob.len()})
+}
+
+fn digest(blob: &[u8]) -> String {
+    let hex: Vec<String> = Sha256::digest(blob).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{}", hex.concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    #[test]
+    fn every_blob_has_its_digest_as_name_and_the_index_names_the_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let (program, archive) = (dir.path().join("program"), dir.path().join("image.tar"));
+        std::fs::write(&program, b"not really").unwrap();
+        let image = Image {
+            name: PAUSE,
+            entrypoint: &["/bin/sleep"],
+            command: &["1"],
+            programs: vec![("bin/busybox", program)],
+            applets: &["sleep"],
+        };
+        image.write(&archive).unwrap();
+
+        let mut names = Vec::new();
+        for entry in tar::Archive::new(File::open(&archive).unwrap()).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let name = entry.path().unwrap().display().to_string();
+            let mut data = Vec::new();
+            entry.read_to_end(&mut data).unwrap();
+            match name.strip_prefix("blobs/sha256/") {
+                Some(hex) => assert_eq!(digest(&data), format!("sha256:{hex}")),
+                None if name == "index.json" => {
+                    assert!(String::from_utf8(data).unwrap().contains(PAUSE));
+                }
+                None => assert_eq!(name, "oci-layout"),
+            }
+            names.push(name);
+        }
+        assert_eq!(names.len(), 5, "{names:?}");
+    }
+}
