@@ -31,6 +31,8 @@ use veni_policy::{
 
 mod carry;
 mod events;
+mod foreign;
+mod matrix;
 mod memory;
 mod metrics;
 mod plane;
@@ -40,6 +42,8 @@ mod views;
 mod wirings;
 
 pub use events::Subscriber;
+pub use foreign::Look;
+pub use matrix::Reply;
 pub use memory::Memory;
 pub use metrics::exposition;
 pub use plane::{FilterPlane, Plane};

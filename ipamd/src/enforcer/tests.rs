@@ -17,13 +17,14 @@ use veni_policy::{
     change::{CLOSED_SET, Remove, Write},
     object::parse,
     security_group::{GroupPeer, GroupProtocol, GroupRule, GroupState, ResolvedGroup},
-    view::Judge,
+    view::{Judge, View},
 };
 
 use super::*;
 
 mod groups;
 mod interfaces;
+mod matrix;
 
 /// Maps that remember who is judged by what, and that can be made to fail.
 #[derive(Clone, Default)]

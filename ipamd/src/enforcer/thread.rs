@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::IpAddr,
+    ops::ControlFlow,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -14,18 +15,19 @@ use tokio::sync::oneshot;
 use veni_core::{
     config::Enforcing,
     id::SecurityGroupId,
-    wire::inspect::policy::{Applied, Diagnostic, ForeignView, GroupStanding, Standing},
+    wire::inspect::policy::{Applied, Diagnostic, GroupStanding, Standing},
 };
 use veni_ebpf_common::Event;
 use veni_policy::{
     object::{Key, Object},
     security_group::SecurityGroups,
     service::OwnNode,
-    view::Unanswerable,
+    view::PodFilter,
 };
 
 use super::{
-    Answer, Answering, Enforcer, Found, Memory, Plane, Query, ServiceRanges, Subscriber, Wired,
+    Answering, Enforcer, Found, Look, Memory, Plane, Query, Reply, ServiceRanges, Subscriber,
+    Wired, foreign::ForeignPrograms, matrix::Matrices,
 };
 
 /// What the thread is told.
@@ -68,7 +70,9 @@ pub enum Input {
     /// Someone follows flows from now on.
     Subscribe(Subscriber),
     /// A question.
-    Query(Query, oneshot::Sender<Result<Answer, Unanswerable>>),
+    Query(Query, Reply),
+    /// Who of these may talk to whom of those: worked out in slices, when nothing else is to be done.
+    Matrix([Option<PodFilter>; 2], Reply),
     /// How policy stands.
     Standing(oneshot::Sender<Standing>),
     /// Answered once this generation (the present one unless told otherwise) is in force.
@@ -80,7 +84,7 @@ pub enum Input {
 pub struct Handle {
     inputs: Sender<Input>,
     groups: Arc<dyn Fn() -> Vec<GroupStanding> + Send + Sync>,
-    foreign: Arc<dyn Fn() -> Vec<ForeignView> + Send + Sync>,
+    foreign: ForeignPrograms,
 }
 
 /// What the thread starts from.
@@ -102,7 +106,7 @@ pub struct Sources<P> {
     /// How they stand.
     pub groups: Arc<dyn Fn() -> Vec<GroupStanding> + Send + Sync>,
     /// Looks for others' programs. Not on the thread: each interface costs calls.
-    pub foreign: Arc<dyn Fn() -> Vec<ForeignView> + Send + Sync>,
+    pub foreign: Look,
 }
 
 impl std::fmt::Debug for Input {
@@ -130,7 +134,8 @@ impl Handle {
     /// When no thread can be made.
     pub fn start<P: Plane>(sources: Sources<P>) -> std::io::Result<Self> {
         let (inputs, received) = channel();
-        let (groups, foreign) = (sources.groups.clone(), sources.foreign.clone());
+        let groups = sources.groups.clone();
+        let foreign = ForeignPrograms::new(sources.foreign.clone());
         std::thread::Builder::new()
             .name("policy".to_owned())
             .spawn(move || run(sources, &received))?;
@@ -147,8 +152,7 @@ impl Handle {
     pub async fn standing(&self) -> Option<Standing> {
         let (reply, answer) = oneshot::channel();
         self.tell(Input::Standing(reply));
-        let (security_groups, look) = (self.groups(), self.foreign.clone());
-        let foreign = tokio::task::spawn_blocking(move || look()).await.unwrap_or_default();
+        let (security_groups, foreign) = (self.groups(), self.foreign.found().await);
         Some(Standing { security_groups, foreign, ..answer.await.ok()? })
     }
 
@@ -164,18 +168,8 @@ fn run<P: Plane>(sources: Sources<P>, inputs: &Receiver<Input>) {
     let Sources { plane, own, enforcing, ranges, memory, found, want, groups: _, foreign: _ } =
         sources;
     let mut enforcer = Enforcer::new(plane, own, enforcing, memory, &found).with_ranges(ranges);
-    let mut wanted = BTreeSet::new();
-    loop {
-        let now = Instant::now();
-        let wait = enforcer
-            .wake_at()
-            .map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(now));
-        match inputs.recv_timeout(wait) {
-            Ok(input) => take(&mut enforcer, input),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
-        enforcer.expire(Instant::now());
+    let (mut matrices, mut wanted) = (Matrices::default(), BTreeSet::new());
+    while turn(&mut enforcer, &mut matrices, inputs).is_continue() {
         if let Some(now_wanted) = enforcer.wanted_anew()
             && now_wanted != wanted
         {
@@ -185,7 +179,28 @@ fn run<P: Plane>(sources: Sources<P>, inputs: &Receiver<Input>) {
     }
 }
 
-fn take<P: Plane>(enforcer: &mut Enforcer<P>, input: Input) {
+/// Takes what is told, or goes on with a matrix where nothing is; breaks when nobody is left to tell anything.
+pub(super) fn turn<P: Plane>(
+    enforcer: &mut Enforcer<P>,
+    matrices: &mut Matrices,
+    inputs: &Receiver<Input>,
+) -> ControlFlow<()> {
+    let now = Instant::now();
+    let until_wake = || {
+        let wake_at = enforcer.wake_at();
+        wake_at.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(now))
+    };
+    let wait = if matrices.is_empty() { until_wake() } else { Duration::ZERO };
+    match inputs.recv_timeout(wait) {
+        Ok(input) => take(enforcer, matrices, input),
+        Err(RecvTimeoutError::Timeout) => matrices.advance(enforcer),
+        Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
+    }
+    enforcer.expire(Instant::now());
+    ControlFlow::Continue(())
+}
+
+fn take<P: Plane>(enforcer: &mut Enforcer<P>, matrices: &mut Matrices, input: Input) {
     let now = Instant::now();
     match input {
         Input::Objects { apply, delete, diagnostics, complete } => {
@@ -205,6 +220,7 @@ fn take<P: Plane>(enforcer: &mut Enforcer<P>, input: Input) {
         Input::Subscribe(subscriber) => enforcer.subscribe(subscriber),
         // Who asked and went away needs no answer.
         Input::Query(query, reply) => drop(reply.send(enforcer.query(&query))),
+        Input::Matrix(ends, reply) => matrices.ask(enforcer, ends, reply),
         Input::Standing(reply) => drop(reply.send(enforcer.standing(now))),
         Input::Await(generation, reply) => enforcer.await_applied(generation, reply),
     }

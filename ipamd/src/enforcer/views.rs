@@ -15,7 +15,7 @@ use veni_policy::{
     change::{Direction, PodKey},
     object::{Pod, Protocol},
     service::FrontEnd,
-    view::{self, Judge, Judgement, Party, PodFilter, Question, Translated, Unanswerable, View},
+    view::{self, Judge, Judgement, Party, Question, Translated, Unanswerable, View},
 };
 
 use super::{Enforcer, Plane};
@@ -25,13 +25,6 @@ use super::{Enforcer, Plane};
 pub enum Query {
     /// About one connection.
     Check(Question),
-    /// About all pods, or those chosen.
-    Matrix {
-        /// Sources.
-        from: Option<PodFilter>,
-        /// Destinations.
-        to: Option<PodFilter>,
-    },
     /// What applies to a pod.
     Explain(PodKey),
 }
@@ -39,7 +32,7 @@ pub enum Query {
 /// An answer.
 #[derive(Debug)]
 pub enum Answer {
-    /// To [`Query::Check`] and [`Query::Matrix`].
+    /// To [`Query::Check`] and [`super::Input::Matrix`].
     Flows(Flows),
     /// To [`Query::Explain`].
     Explanation(Box<Explanation>),
@@ -56,9 +49,6 @@ pub struct ServiceRanges {
     pub node_ports: NodePorts,
 }
 
-/// Flows of a matrix that are worked out at once: pods that are added wait meanwhile.
-const FLOWS: usize = 100_000;
-
 impl<P: Plane> Enforcer<P> {
     /// Answers from the index that the tables follow.
     ///
@@ -69,13 +59,6 @@ impl<P: Plane> Enforcer<P> {
         match query {
             Query::Check(question) => {
                 let mut flows = view.check(question)?;
-                flows.diagnostics.extend(self.others(&flows));
-                flows.pending = !self.pending.is_empty();
-                Ok(Answer::Flows(flows))
-            }
-            Query::Matrix { from, to } => {
-                let mut flows = view.bounded_matrix(from.as_ref(), to.as_ref(), FLOWS)?;
-                flows.diagnostics.extend(self.wrong());
                 flows.diagnostics.extend(self.others(&flows));
                 flows.pending = !self.pending.is_empty();
                 Ok(Answer::Flows(flows))
@@ -107,7 +90,7 @@ impl<P: Plane> Enforcer<P> {
     }
 
     /// Which ends of these flows others judge.
-    fn others(&self, flows: &Flows) -> Vec<Diagnostic> {
+    pub(super) fn others(&self, flows: &Flows) -> Vec<Diagnostic> {
         let ends = flows.flows.iter().flat_map(|flow| [flow.from.as_str(), &flow.to]);
         let pods: BTreeSet<&str> = ends.collect();
         let of_others = pods.into_iter().filter_map(|end| {
@@ -177,7 +160,7 @@ impl<P: Plane> Enforcer<P> {
     }
 
     /// Everything that is wrong with objects.
-    fn wrong(&self) -> Vec<Diagnostic> {
+    pub(super) fn wrong(&self) -> Vec<Diagnostic> {
         let services = self.services.diagnostics().into_iter().map(|found| Diagnostic {
             object: found.key.to_string(),
             field: found.field,

@@ -15,6 +15,7 @@ use axum::{
 use futures_util::stream;
 use tokio::{
     sync::{mpsc, oneshot},
+    task::spawn_blocking,
     time::timeout,
 };
 use veni_core::wire::inspect::policy::{
@@ -25,7 +26,7 @@ use veni_policy::{
     view::{End, Question, protocol_number},
 };
 
-use crate::enforcer::{Answer, Handle, Input, Query, Subscriber, exposition};
+use crate::enforcer::{Answer, Handle, Input, Query, Reply, Subscriber, exposition};
 
 /// How long a generation is waited for unless told otherwise, and at most.
 const APPLIED: Duration = Duration::from_secs(10);
@@ -105,12 +106,12 @@ async fn check(State(enforcer): State<Option<Handle>>, pairs: Pairs) -> Result<R
         },
         port: required(&pairs, "port")?,
     };
-    ask(enforcer, Query::Check(question)).await
+    ask(enforcer, |reply| Input::Query(Query::Check(question), reply)).await
 }
 
 async fn matrix(State(enforcer): State<Option<Handle>>, pairs: Pairs) -> Result<Response, Refusal> {
-    let (from, to) = (parameter(&pairs, "from")?, parameter(&pairs, "to")?);
-    ask(enforcer, Query::Matrix { from, to }).await
+    let ends = [parameter(&pairs, "from")?, parameter(&pairs, "to")?];
+    ask(enforcer, |reply| Input::Matrix(ends, reply)).await
 }
 
 async fn explain(
@@ -119,18 +120,25 @@ async fn explain(
 ) -> Result<Response, Refusal> {
     match required(&pairs, "pod")? {
         End::Pod { namespace, name } => {
-            ask(enforcer, Query::Explain(PodKey { namespace, name })).await
+            let query = Query::Explain(PodKey { namespace, name });
+            ask(enforcer, |reply| Input::Query(query, reply)).await
         }
         End::Address(address) => Err(bad(format!("pod={address}: expected namespace/name"))),
     }
 }
 
-async fn ask(enforcer: Option<Handle>, query: Query) -> Result<Response, Refusal> {
+async fn ask(
+    enforcer: Option<Handle>,
+    question: impl FnOnce(Reply) -> Input,
+) -> Result<Response, Refusal> {
     let (reply, answer) = oneshot::channel();
     let enforcer = enabled(enforcer)?;
-    enforcer.tell(Input::Query(query, reply));
+    enforcer.tell(question(reply));
     match answer.await.map_err(|_| stopping())? {
-        Ok(Answer::Flows(flows)) => Ok(Json(flows).into_response()),
+        // A large matrix is megabytes, and the runtime's one thread serves ADDs.
+        Ok(Answer::Flows(flows)) => {
+            spawn_blocking(move || Json(flows).into_response()).await.map_err(|_| stopping())
+        }
         Ok(Answer::Explanation(mut explanation)) => {
             note_groups(&mut explanation, &enforcer.groups());
             Ok(Json(explanation).into_response())
