@@ -15,7 +15,9 @@ mod reader;
 mod report;
 mod variables;
 
-pub use policy::{Enforcing, Established, FlowEvents, MetadataAccess, NodePorts, PolicySettings};
+pub use policy::{
+    Enforcing, Established, FlowEvents, MetadataAccess, NoNodePorts, NodePorts, PolicySettings,
+};
 pub use report::{ConfigError, Warning};
 pub use variables::{Support, VARIABLES, Variable, find};
 
@@ -208,7 +210,7 @@ impl Config {
             prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
         };
         let number = |number: Option<u32>| number.map(|n| n.to_string()).unwrap_or_default();
-        let pairs: [(&str, String); 17] = [
+        let pairs: [(&str, String); 18] = [
             ("WARM_ENI_TARGET", targets.warm_eni.to_string()),
             ("WARM_IP_TARGET", targets.warm_ip.to_string()),
             ("MINIMUM_IP_TARGET", targets.minimum_ip.to_string()),
@@ -226,6 +228,7 @@ impl Config {
             ("POD_MTU", self.pod_mtu.to_string()),
             ("VENI_ENI_MARK_MASK", format!("{:#010x}", self.eni_mark_mask.bits())),
             ("VENI_TABLE_BASE", self.table_base.to_string()),
+            ("VENI_NODE_PORT_RANGE", self.policy.node_ports.to_string()),
         ];
         pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }

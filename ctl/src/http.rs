@@ -3,6 +3,7 @@
 //! Invariant: one that hangs is told from one that computes, because it does not answer for its health either.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     fmt::Write as _,
     io::{self, Read},
@@ -32,6 +33,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 const MAX_DOCUMENT_BYTES: u64 = 1 << 30;
 /// The longest reason of a refusal that is worth reading.
 const MAX_REASON_BYTES: u64 = 4096;
+/// More than all settings take.
+const MAX_SETTINGS_BYTES: u64 = 1 << 16;
 
 /// Nobody answers HTTP there: ipamd does not run, runs without, or listens elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +115,14 @@ pub(crate) fn starting(address: &str) -> Option<Unanswered> {
     let body = response.into_body().into_with_config().limit(MAX_REASON_BYTES).lossy_utf8(true);
     let said = body.read_to_string().ok()?;
     said.starts_with("starting").then(|| Unanswered::starting(&said))
+}
+
+/// A setting that the daemon has; `None` when none answers at once, or it has no such.
+pub(crate) fn setting(address: &str, name: &str) -> Option<String> {
+    let response = agent(Some(PULSE)).get(format!("http://{address}/v1/settings")).call().ok()?;
+    let body = response.into_body().into_with_config().limit(MAX_SETTINGS_BYTES).reader();
+    let mut settings: BTreeMap<String, String> = serde_json::from_reader(body).ok()?;
+    settings.remove(name)
 }
 
 fn get(

@@ -5,7 +5,10 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use veni_core::wire::inspect::policy::{Diagnostic, Explanation, Flows, Standing};
+use veni_core::{
+    config::NodePorts,
+    wire::inspect::policy::{Diagnostic, Explanation, Flows, Standing},
+};
 use veni_policy::{
     object::Pod,
     view::{End, PodFilter, Question, Unanswerable},
@@ -24,6 +27,8 @@ mod human;
 
 mod picture;
 
+/// As the daemon calls them among its settings.
+const NODE_PORT_RANGE: &str = "VENI_NODE_PORT_RANGE";
 /// An echo request: type 8 or 128, code 0.
 const ECHO: [(u8, u16); 2] = [(1, 8 << 8), (58, 128 << 8)];
 
@@ -49,6 +54,8 @@ fn check(check: &Check, format: Format) -> anyhow::Result<Report> {
     } else {
         let cluster = Cluster::read(&check.source.files, &check.source.security_groups)?
             .with_service_cidrs(check.service_cidrs.clone());
+        let node_ports = node_ports(check, &question, &cluster);
+        let cluster = cluster.with_node_ports(node_ports);
         let mut flows = cluster.view().check(&question).map_err(usage)?;
         let notes = flows.flows.iter().filter_map(|flow| cluster.note(flow)).map(note);
         flows.diagnostics = notes.collect();
@@ -56,6 +63,18 @@ fn check(check: &Check, format: Format) -> anyhow::Result<Report> {
         flows
     };
     document(&flows, format, human::check)
+}
+
+/// The cluster's node ports: as told, as this node's daemon has them, or the API server's default. The daemon is asked only
+/// where they matter.
+fn node_ports(check: &Check, question: &Question, cluster: &Cluster) -> NodePorts {
+    let of_daemon = || match question.to {
+        End::Address(to) if cluster.is_of_node(to) => {
+            http::setting(&check.source.daemon.introspection, NODE_PORT_RANGE)?.parse().ok()
+        }
+        _ => None,
+    };
+    check.node_port_range.or_else(of_daemon).unwrap_or_default()
 }
 
 fn note(message: String) -> Diagnostic {

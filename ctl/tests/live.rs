@@ -408,3 +408,42 @@ fn what_is_not_in_force_yet_is_said() {
         assert_eq!(text.contains("Pending: not all of it"), said, "{text}");
     }
 }
+
+/// Of the daemon, unless the command line or the environment says.
+#[test]
+fn the_node_ports_of_manifests_are_those_of_the_nodes_daemon() {
+    let manifests = r#"{"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"},
+            "status": {"addresses": [{"type": "InternalIP", "address": "10.9.0.1"}]}},
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "x"},
+            "spec": {"nodeName": "n", "containers": [{"name": "c"}]}, "status": {"podIP": "10.0.0.1"}},
+        {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p", "namespace": "x"},
+            "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]}}]}"#;
+    let file = tempfile::NamedTempFile::with_suffix(".json").expect("a temporary file");
+    std::fs::write(file.path(), manifests).expect("room for it");
+    let path = file.path().to_str().expect("UTF-8");
+    let check = |answer: String, port: &str, refused: bool| {
+        let (address, asked) = daemon(answer);
+        let args =
+            ["policy", "check", "-f", path, "--from", "x/a", "--to", "10.9.0.1", "--port", port];
+        let output = venictl(&address, &args);
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        assert_eq!(text.contains("unknown_service"), refused, "{port}: {text}");
+        assert_eq!(asked.join().expect("asked"), "GET /v1/settings HTTP/1.1");
+    };
+    let known = r#"{"POD_MTU":"9001","VENI_NODE_PORT_RANGE":"20000-20100"}"#;
+    check(ok(known), "20001", true);
+    check(ok(known), "30001", false);
+    check(ok("{}"), "30001", true);
+    let starts = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 8\r\n\r\nstarting";
+    check(starts.to_owned(), "30001", true);
+    let of_environment = |address: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_venictl"));
+        command.env("INTROSPECTION_BIND_ADDRESS", address).env("VENI_NODE_PORT_RANGE", "1-9");
+        command.args(["policy", "check", "-f", path, "--from", "x/a", "--to", "10.9.0.1"]);
+        command.args(["--port", "9"]).output().expect("cargo has built the binary")
+    };
+    // Nobody is there to be asked.
+    let text = String::from_utf8(of_environment("127.0.0.1:1").stdout).expect("UTF-8");
+    assert!(text.contains("unknown_service"), "{text}");
+}

@@ -1,6 +1,6 @@
 //! Settings of network policy, Services and security groups.
 
-use std::time::Duration;
+use std::{fmt, str::FromStr, time::Duration};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -125,6 +125,29 @@ impl Default for NodePorts {
     }
 }
 
+/// Not `FIRST-LAST`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected the first and the last port, such as 30000-32767")]
+pub struct NoNodePorts;
+
+impl FromStr for NodePorts {
+    type Err = NoNodePorts;
+
+    fn from_str(text: &str) -> Result<Self, NoNodePorts> {
+        let ends = text.split_once('-').ok_or(NoNodePorts)?;
+        match (ends.0.trim().parse(), ends.1.trim().parse()) {
+            (Ok(first), Ok(last)) if 0 < first && first <= last => Ok(Self { first, last }),
+            _ => Err(NoNodePorts),
+        }
+    }
+}
+
+impl fmt::Display for NodePorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
 /// Reads them.
 pub(super) fn settings(reader: &mut Reader) -> PolicySettings {
     let defaults = PolicySettings::default();
@@ -183,15 +206,10 @@ fn word<T: Copy + Default>(reader: &mut Reader, name: &str, words: &[(&str, T)])
 fn node_ports(reader: &mut Reader) -> NodePorts {
     const NAME: &str = "VENI_NODE_PORT_RANGE";
     let Some(value) = reader.text(NAME) else { return NodePorts::default() };
-    let ends = value.split_once('-');
-    let ends = ends.map(|(first, last)| (first.trim().parse(), last.trim().parse()));
-    match ends {
-        Some((Ok(first), Ok(last))) if 0 < first && first <= last => NodePorts { first, last },
-        _ => {
-            reader.fail(NAME, "expected the first and the last port, such as 30000-32767");
-            NodePorts::default()
-        }
-    }
+    value.parse().unwrap_or_else(|error: NoNodePorts| {
+        reader.fail(NAME, error.to_string());
+        NodePorts::default()
+    })
 }
 
 /// One range a family, as the API server's `--service-cluster-ip-range`.

@@ -380,6 +380,7 @@ fn policy_settings_are_words_and_ranges() {
     assert_eq!((policy.node_ports.first(), policy.node_ports.last()), (20_000, 20_100));
     let default = read(&[]).unwrap().node_ports;
     assert_eq!((default.first(), default.last()), (30_000, 32_767));
+    assert_eq!(policy.node_ports.to_string(), "20000-20100");
     assert_eq!(policy.enforcing, Enforcing::Strict);
     for (mode, expect) in [("none", Enforcing::None), ("standard", Enforcing::Standard)] {
         assert_eq!(read(&[("NETWORK_POLICY_ENFORCING_MODE", mode)]).unwrap().enforcing, expect);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
+use veni_core::config::NodePorts;
 use veni_policy::view::{End, PodFilter};
 
 /// Where ipamd answers over HTTP unless told otherwise.
@@ -43,6 +44,11 @@ pub struct Check {
     /// is refused from a pod whose egress is restricted.
     #[arg(long, value_name = "CIDR", env = "VENI_SERVICE_CIDRS", value_delimiter = ',')]
     pub service_cidrs: Vec<ipnet::IpNet>,
+    /// The cluster's node ports (VENI_NODE_PORT_RANGE), for manifests: what goes to one on the pod's node that no Service
+    /// has is refused from a pod whose egress is restricted. Unless told: those of this node's ipamd, where one answers,
+    /// else 30000-32767.
+    #[arg(long, value_name = "FIRST-LAST", env = "VENI_NODE_PORT_RANGE")]
+    pub node_port_range: Option<NodePorts>,
     /// Where the objects are.
     #[command(flatten)]
     pub source: Source,

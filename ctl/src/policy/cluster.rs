@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
 use ipnet::IpNet;
 use veni_core::{
-    config::Enforcing,
+    config::{Enforcing, NodePorts},
     wire::inspect::policy::{Decision, DefaultVerdict, Diagnostic, Explanation, Flow, PolicyRef},
 };
 use veni_policy::{
@@ -20,8 +20,6 @@ use crate::Usage;
 
 /// The programs' word for what goes to a Service's address or a NodePort that no Service is known for.
 const UNKNOWN_SERVICE: &str = "unknown_service";
-/// The API server's default.
-const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 /// What the daemon says of the end that another node's daemon judges.
 pub(super) const ELSEWHERE: &str = "judged on its own node";
 
@@ -40,6 +38,7 @@ pub(super) struct Cluster {
     index: Index,
     /// The node's Service range, as far as it is known.
     service_cidrs: Vec<IpNet>,
+    node_ports: NodePorts,
     /// What is wrong with them.
     pub(super) diagnostics: Vec<Diagnostic>,
 }
@@ -73,12 +72,18 @@ impl Cluster {
                 ..Diagnostic::default()
             }),
         );
-        Ok(Self { objects, index, service_cidrs: Vec::new(), diagnostics })
+        let (service_cidrs, node_ports) = (Vec::new(), NodePorts::default());
+        Ok(Self { objects, index, service_cidrs, node_ports, diagnostics })
     }
 
     /// On a node with this Service range.
     pub(super) fn with_service_cidrs(self, service_cidrs: Vec<IpNet>) -> Self {
         Self { service_cidrs, ..self }
+    }
+
+    /// In a cluster with these node ports.
+    pub(super) fn with_node_ports(self, node_ports: NodePorts) -> Self {
+        Self { node_ports, ..self }
     }
 
     /// In this mode (`none`, `standard`, `strict`).
@@ -124,7 +129,7 @@ impl Cluster {
             })
     }
 
-    fn is_of_node(&self, address: IpAddr) -> bool {
+    pub(super) fn is_of_node(&self, address: IpAddr) -> bool {
         self.objects.iter().any(|object| match object {
             Object::Node(node) => node.addresses.contains(&address),
             _ => false,
@@ -223,7 +228,7 @@ impl Judge for Cluster {
             return None;
         }
         let is_node_port = Protocol::from_number(protocol).is_some()
-            && NODE_PORTS.contains(&port)
+            && self.node_ports.contains(port)
             && self.is_of_node(to);
         (self.is_of_service(to) || is_node_port).then_some(UNKNOWN_SERVICE)
     }
