@@ -377,6 +377,8 @@ fn recover(bytes: &[u8], boot_id: &str, recovered: &mut Recovered) -> u64 {
         }
     }
     if recovered.damaged {
+        // A daemon that is killed before EC2 has answered leaves the next one to ask.
+        recovered.ledger.apply(&Record::Unconfirmed).expect("it fits any ledger");
         recovered.notes.push(
             "part of the journal is damaged: it is checked against the kernel and EC2".into(),
         );

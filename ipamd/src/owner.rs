@@ -359,6 +359,11 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         let now = self.now();
         self.parts.pool.flush();
         self.parts.pool.waiting = u32::try_from(self.waiters.len()).unwrap_or(u32::MAX);
+        match self.parts.pool.confirmation_due() {
+            Some(at) if at <= now => self.parts.pool.survey_wanted = true,
+            Some(at) => self.plan_by(at, now),
+            None => {}
+        }
         if self.parts.pool.survey_wanted && !self.surveying {
             self.survey_when_due(now);
         }
@@ -437,7 +442,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
                 self.surveying = false;
                 tracing::warn!(%error, "ENIs of the instance not listed");
                 self.parts.pool.survey_failed(&error, now);
-                self.oriented = true;
+                self.oriented = !self.parts.pool.activity.unheard;
             }
             Done::Orphans(answer) => {
                 self.looking = false;

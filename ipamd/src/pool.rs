@@ -24,6 +24,7 @@ use veni_provider::Interface;
 use crate::{fault, journal::Store, whereabouts::Whereabouts};
 
 mod adopt;
+mod confirm;
 mod explain;
 mod fit;
 mod orphans;
@@ -56,6 +57,10 @@ pub struct Pool<S> {
     pub waiting: u32,
     /// Whether EC2 is to be asked for all ENIs of the instance: places may be taken by others.
     pub survey_wanted: bool,
+    /// When EC2's last answer to that was taken in.
+    surveyed_at: Option<BootTime>,
+    /// When this daemon's first was.
+    first_surveyed_at: Option<BootTime>,
     store: S,
     veth_prefix: String,
     changed: BTreeMap<EniSlot, BootTime>,
@@ -143,14 +148,17 @@ impl<S: Store> Pool<S> {
         veth_prefix: String,
         now: BootTime,
     ) -> Self {
+        let activity = Activity { unheard: ledger.unconfirmed(), ..Activity::default() };
         Self {
             ledger,
-            activity: Activity::default(),
+            activity,
             limits,
             settings,
             place,
             waiting: 0,
             survey_wanted: false,
+            surveyed_at: None,
+            first_surveyed_at: None,
             store,
             veth_prefix,
             changed: BTreeMap::new(),

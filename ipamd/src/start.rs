@@ -269,7 +269,7 @@ pub async fn owner_after<C: Cloud, H: Host, S: Store>(
     };
     let limits = pool_limits(limits, &config);
     let known = can_serve_from(&recovered, &kernel_pods);
-    let damaged = recovered.damaged;
+    let part_lost = recovered.ledger.unconfirmed();
     let mut pool = Pool::new(
         recovered.ledger,
         store,
@@ -280,10 +280,13 @@ pub async fn owner_after<C: Cloud, H: Host, S: Store>(
         clock.now(),
     );
     let evidence = Evidence::new(&config.cni_cache_dir);
-    if damaged {
+    if part_lost {
         release_dead(&mut pool, &host, &evidence, clock.now());
     }
     pool.on_pods = kernel_pods.iter().map(|pod| pod.address).collect();
+    if !known && !kernel_pods.is_empty() {
+        pool.note_unconfirmed();
+    }
     if !known {
         first_survey(&*cloud, &mut pool, identity, &config, &*clock, startup).await;
         metrics.survey_started();

@@ -203,6 +203,13 @@ impl MemoryStore {
         self.full.store(full, Ordering::Relaxed);
     }
 
+    /// How many records there are.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a journal is never empty")]
+    pub fn len(&self) -> usize {
+        lock(&self.records).len()
+    }
+
     /// Loses everything.
     pub fn erase(&self) {
         lock(&self.records).clear();
@@ -218,12 +225,13 @@ impl MemoryStore {
             // As the journal's recovery: what does not fit is left out.
             drop(ledger.apply(record));
         }
+        ledger.apply(&Record::Unconfirmed).expect("it fits any ledger");
         *records = ledger.to_records();
         self.damaged.store(true, Ordering::Relaxed);
     }
 
-    /// Another daemon has read it: it is whole again.
-    fn mended(&self) {
+    /// Another daemon has read it and begun it anew.
+    fn begun_anew(&self) {
         self.damaged.store(false, Ordering::Relaxed);
     }
 }
@@ -329,7 +337,7 @@ impl Node {
         let counted = metrics.clone();
         let task = tokio::spawn(async move {
             let recovered = store.recover();
-            store.mended();
+            store.begun_anew();
             let startup = Startup::default();
             let begin = async {
                 let kept = recovered.whereabouts.clone();

@@ -857,6 +857,55 @@ async fn a_restarted_daemon_hands_out_nothing_of_an_eni_whose_link_went_meanwhil
     node.assert_sound();
 }
 
+/// A node that has grown and shrunk, without a daemon; with the number of its journal's records.
+async fn node_with_a_past() -> (Node, usize) {
+    let targets = Targets { warm_ip: 2, minimum_ip: 3, ..Targets::default() };
+    let mut node = Node::start(NodeSpec::instant(Config { targets, ..Config::default() })).await;
+    assert_all_wired(&add_all(&node, 0..20).await);
+    node.settle().await;
+    del_all(&node, 2..20).await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    node.settle().await;
+    node.kill().await;
+    let records = node.store().len();
+    (node, records)
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_record_is_lost_a_daemon_killed_at_once_leaves_the_next_one_to_ask_ec2() {
+    let (_, records) = node_with_a_past().await;
+    assert!(records > 50, "{records} records");
+    for lost in 0..records {
+        let (mut node, _) = node_with_a_past().await;
+        node.store().damage(lost);
+        node.boot().await;
+        // It has heard of EC2 once, which is not enough, and what it has heard goes with it.
+        node.view().await;
+        node.kill().await;
+        node.sim().inject(Fault::unavailable("DescribeNetworkInterfaces").times(u32::MAX));
+        node.boot().await;
+        match node.begin_add(100).await {
+            Some(ReplyBody::Error(error)) => {
+                assert!(
+                    error.message.contains("part of the journal was lost"),
+                    "{}",
+                    error.message
+                );
+            }
+            other => panic!("without record {lost}, before EC2 has answered: {other:?}"),
+        }
+        // A pod that is known is served.
+        assert!(matches!(node.del(1).await, Some(ReplyBody::Released(_))));
+        node.sim().clear_faults();
+        node.settle().await;
+        assert_all_wired(&add_all(&node, 101..103).await);
+        node.assert_sound();
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        node.settle().await;
+        assert!(!node.store().recover().ledger.unconfirmed(), "record {lost}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_is_released_while_its_link_is_there_keeps_its_address_from_others() {
     let config = Config {

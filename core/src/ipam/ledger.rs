@@ -24,6 +24,7 @@ pub struct Ledger {
     /// What was given back, of which ENI and when.
     tombstones: HashMap<Ipv4Addr, (EniSlot, BootTime)>,
     last_ifindex: u32,
+    unconfirmed: bool,
 }
 
 /// An ENI in the ledger.
@@ -322,6 +323,12 @@ impl Ledger {
         self.cooling.first().map(|(since, _)| since.after(cooldown))
     }
 
+    /// Whether part of the journal was lost and EC2's answers have not shown yet that all is there again.
+    #[must_use]
+    pub fn unconfirmed(&self) -> bool {
+        self.unconfirmed
+    }
+
     /// Applies one record.
     ///
     /// # Errors
@@ -339,6 +346,10 @@ impl Ledger {
                 self.last_ifindex = self.last_ifindex.max(*last);
                 Ok(())
             }
+            Record::Unconfirmed | Record::Confirmed => {
+                self.unconfirmed = *record == Record::Unconfirmed;
+                Ok(())
+            }
             Record::Gained { slot, addresses, at } => self.gained(*slot, addresses, *at),
             Record::Unassigning { slot, addresses, .. } => self.unassigning(*slot, addresses),
             Record::Unassigned { slot, addresses, at } => self.unassigned(*slot, addresses, *at),
@@ -353,6 +364,7 @@ impl Ledger {
     #[must_use]
     pub fn to_records(&self) -> Vec<Record> {
         let mut records = vec![Record::IfindexUsed { last: self.last_ifindex }];
+        records.extend(self.unconfirmed.then_some(Record::Unconfirmed));
         for eni in self.enis.values() {
             self.eni_records(eni, &mut records);
         }

@@ -95,6 +95,8 @@ pub struct Activity {
     pub links: BTreeSet<EniSlot>,
     /// Whether `links` says anything: the node's links have been looked at.
     pub links_known: bool,
+    /// Whether part of the journal was lost and EC2 has not been heard of since: nothing is handed out.
+    pub unheard: bool,
     /// ENIs attached here that are not ours to manage: their slots are taken.
     pub foreign: BTreeSet<EniSlot>,
     /// What must wait, and why.
@@ -302,9 +304,13 @@ impl Snapshot<'_> {
             let gained = self.ledger.address(address).map(|(_, _, gained)| gained);
             gained.is_some_and(|gained| self.now.since(gained) >= CONFIRM)
         };
-        self.activity.plugged(slot)
+        self.can_hand_out_of(slot)
             && !self.quarantined(address)
             && !(self.activity.missing.contains_key(&address) && old())
+    }
+
+    fn can_hand_out_of(&self, slot: EniSlot) -> bool {
+        self.activity.plugged(slot) && !self.activity.unheard
     }
 
     /// Addresses that can be handed out now.
@@ -314,7 +320,7 @@ impl Snapshot<'_> {
     }
 
     fn usable_free(&self, eni: &Eni) -> u32 {
-        if !self.activity.plugged(eni.slot) {
+        if !self.can_hand_out_of(eni.slot) {
             return 0;
         }
         if self.activity.missing.is_empty() && self.activity.quarantined.is_empty() {

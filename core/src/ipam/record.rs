@@ -77,6 +77,11 @@ pub enum Record {
         /// Which.
         address: Ipv4Addr,
     },
+    /// From here on the ledger may lack or keep what it should not, for part of the journal was lost: no daemon serves from it
+    /// unasked until [`Record::Confirmed`]. (To an older ipamd, which does not know it, the journal is damaged.)
+    Unconfirmed,
+    /// EC2's answers agree with the ledger again.
+    Confirmed,
     /// Host interface indexes up to this one have been used (written by snapshots: indexes are not reused).
     IfindexUsed {
         /// The highest.

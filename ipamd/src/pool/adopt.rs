@@ -87,6 +87,7 @@ impl<S: Store> Pool<S> {
             .collect();
         self.activity.doubts.extend(absent);
         self.claim(now);
+        self.confirm(now);
     }
 
     /// Instance metadata differs from the ledger: those ENIs are looked at in EC2. Metadata alone changes nothing.

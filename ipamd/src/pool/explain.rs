@@ -14,6 +14,16 @@ impl<S: Store> Pool<S> {
         let snapshot = self.snapshot(now);
         let counts = self.ledger.counts();
         let held = format!("{} addresses on pods, {} cooling", counts.assigned, counts.cooling);
+        if self.activity.unheard {
+            let lost = "part of the journal was lost: EC2 is asked for this instance's ENIs before an address is handed out";
+            return match snapshot.blocked(Blocked::Survey) {
+                Some(block) => {
+                    let secs = block.until.since(now).as_secs();
+                    format!("{lost}; {}; next attempt in {secs} s ({held})", block.reason)
+                }
+                None => format!("{lost} ({held})"),
+            };
+        }
         let unplugged = self
             .ledger
             .enis()

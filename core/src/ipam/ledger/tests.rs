@@ -220,10 +220,15 @@ fn a_snapshot_replays_to_the_same_ledger() {
     ledger.apply(&intent).unwrap();
     ledger.apply(&Record::Unassigned { slot: slot(1), addresses, at }).unwrap();
 
+    ledger.apply(&Record::Unconfirmed).unwrap();
+
     let mut replayed = Ledger::default();
     for record in ledger.to_records() {
         replayed.apply(&record).unwrap_or_else(|e| panic!("{record:?}: {e}"));
     }
+    assert!(replayed.unconfirmed());
+    ledger.apply(&Record::Confirmed).unwrap();
+    assert!(!ledger.unconfirmed() && !ledger.to_records().contains(&Record::Unconfirmed));
     assert_eq!(replayed.next_ifindex(), ledger.next_ifindex());
     let states = |l: &Ledger| {
         let mut all: Vec<_> = l.addresses().map(|(a, s, st)| (a, s, format!("{st:?}"))).collect();
