@@ -3,10 +3,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help demo test test-kernels lint bench build install-tools clean
+.PHONY: help demo test e2e test-kernels lint bench build install-tools clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build ## a VPC in a box: two nodes, 60 pods, every path checked, nothing left behind (root)
 	@target/veni/veni-lab demo
@@ -20,6 +20,13 @@ bench: build ## ADD and DEL beside the floor in interleaved runs, the daemon by 
 test: ## every test that needs no cluster, LocalStack and containerd included; ends with a table (root)
 	@hack/setup.sh test
 	@hack/test.sh
+
+e2e: ## a real Kubernetes on two nodes, checked from end to end; ends with a table (root, Go; 5 minutes more the first time)
+	@hack/setup.sh test
+	@hack/kubernetes.sh
+	@hack/build.sh
+	@cargo build --locked --release -p veni-e2e
+	@VENI_BIN_DIR=target/veni target/release/veni-e2e $(E2E_ARGS)
 
 test-kernels: ## the eBPF programs and their tests on Debian's 6.1 kernel, in QEMU without KVM (root, two minutes)
 	@hack/setup.sh lint

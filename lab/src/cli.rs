@@ -6,7 +6,6 @@ mod control;
 mod demo;
 mod exec;
 mod group;
-mod interrupt;
 mod manifests;
 mod policy;
 mod print;

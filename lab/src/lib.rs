@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod dhcp;
 mod error;
 pub mod histogram;
+pub mod interrupt;
 pub mod kubernetes;
 pub mod lab;
 pub mod machine;

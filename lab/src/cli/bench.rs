@@ -13,14 +13,14 @@ use std::process::ExitCode;
 
 use anyhow::ensure;
 use clap::{Args, Subcommand};
-use veni_lab::{Lab, LabConfig, NodeConfig, binaries, lab::READY};
+use veni_lab::{Lab, LabConfig, NodeConfig, binaries, interrupt, lab::READY};
 use veni_provider::sim::SimConfig;
 
 use self::{
     report::Report,
     runs::{Bench, Programs},
 };
-use super::{Output, interrupt, print};
+use super::{Output, print};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum What {

@@ -9,11 +9,13 @@ use std::{
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use nix::sys::signal::Signal;
-use veni_lab::{Lab, LabConfig, Node, Pod, lab::READY, snapshot::Snapshot, stats::Percentiles};
+use veni_lab::{
+    Lab, LabConfig, Node, Pod, interrupt, lab::READY, snapshot::Snapshot, stats::Percentiles,
+};
 
 use super::{
     checks::{self, Checks},
-    interrupt, policy, print,
+    policy, print,
     serve::pools,
 };
 

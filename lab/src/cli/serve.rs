@@ -14,12 +14,12 @@ use nix::{
     unistd::{Pid, setsid},
 };
 use veni_core::wire::inspect::{Eni, Pool, View};
-use veni_lab::{Lab, kubernetes::Kubernetes, lab::control_socket, place};
+use veni_lab::{Lab, interrupt, kubernetes::Kubernetes, lab::control_socket, place};
 
 use super::{
     LabArgs, Output,
     control::{self, Answer, Request, Status, ask},
-    interrupt, print,
+    print,
 };
 
 /// How long a lab may take to come up.

@@ -50,7 +50,7 @@ impl WorkerNode {
         let machine = node.machine.as_ref();
         let machine =
             machine.ok_or_else(|| Error::invalid(format!("{} is no machine", node.name)))?;
-        for dir in ["log", "kubelet/volume-plugins"] {
+        for dir in ["log", "static-pods", "kubelet/volume-plugins"] {
             make_dir(&node.dir.join(dir))?;
         }
         install_plugins(node, programs)?;
@@ -147,6 +147,7 @@ impl WorkerNode {
             "failSwapOn": false,
             "maxPods": max_pods,
             "providerID": format!("aws:///{}/{}", self.node.zone, self.node.instance),
+            "staticPodPath": self.node.dir.join("static-pods"),
             "volumePluginDir": "/var/lib/kubelet/volume-plugins",
             "serializeImagePulls": false,
             // The disk is the real machine's, whose fullness is no reason to evict pods from here.

@@ -19,11 +19,12 @@ use veni_core::wire::{
     AddRequest, Attachment, DelReason, DelRequest, PodRef, ReplyBody, RequestBody,
 };
 use veni_lab::{
-    Lab, LabConfig, Node, NodeConfig, histogram::Histogram, lab::READY, stats::Percentiles, wire,
+    Lab, LabConfig, Node, NodeConfig, histogram::Histogram, interrupt, lab::READY,
+    stats::Percentiles, wire,
 };
 use veni_provider::sim::SimConfig;
 
-use super::super::{Output, interrupt, print};
+use super::super::{Output, print};
 
 /// The largest ordinary type: 15 ENIs of 49 pods' addresses.
 const NODE_TYPE: &str = "m5.24xlarge";

@@ -19,13 +19,13 @@ use clap::Args;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use veni_lab::{
-    Lab, LabConfig, Node, Pod, PodSpec,
+    Lab, LabConfig, Node, Pod, PodSpec, interrupt,
     lab::READY,
     traffic::workload::{Load, Responder},
 };
 use veni_provider::sim::SimConfig;
 
-use super::super::{Output, interrupt, print};
+use super::super::{Output, print};
 
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct Options {

@@ -10,19 +10,26 @@ use std::{
     thread,
 };
 
-use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use veni_lab::{machine, place};
 
-/// What SIGINT, SIGTERM and SIGHUP do from now on.
-pub(super) fn remove_on_signal(lab: &str) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+use crate::{
+    error::{Context as _, Error, Result},
+    machine, place,
+};
+
+/// From now on, SIGINT, SIGTERM and SIGHUP remove the lab `lab` and end this process.
+///
+/// # Errors
+/// When signals cannot be handled.
+pub fn remove_on_signal(lab: &str) -> Result<()> {
+    let what = || "cannot handle signals".to_owned();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().build().context(what)?;
     let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
     let inside = runtime.enter();
     let [mut interrupt, mut terminate, mut hangup] = {
-        let streams: Result<Vec<_>, _> = kinds.into_iter().map(signal).collect();
-        let streams = streams.context("cannot handle signals")?;
-        <[_; 3]>::try_from(streams).map_err(|_| anyhow::anyhow!("cannot handle signals"))?
+        let streams: std::io::Result<Vec<_>> = kinds.into_iter().map(signal).collect();
+        <[_; 3]>::try_from(streams.context(what)?).map_err(|_| Error::invalid(what()))?
     };
     drop(inside);
     let dir = place::of(lab);
@@ -52,7 +59,7 @@ done
 exit "$2""#;
 
 /// Removes the lab's directory and ends this process with `code`.
-pub(super) fn leave(dir: &Path, code: i32) -> ! {
+pub fn leave(dir: &Path, code: i32) -> ! {
     // execve(2) ends all other threads first: nothing is written into the directory any more. The daemons end
     // with the threads that started them, the namespaces with their last descriptor.
     // A thread that cannot go on meanwhile waits for its end instead of telling the terminal.

@@ -1,0 +1,7 @@
+//! What is checked, one file a part.
+
+pub(crate) mod away;
+pub(crate) mod connect;
+pub(crate) mod drain;
+pub(crate) mod restart;
+pub(crate) mod scale;

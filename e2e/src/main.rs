@@ -1,0 +1,100 @@
+//! `veni-e2e`: a real Kubernetes on the lab's VPC, and what a user of it relies on, checked from end to end.
+//!
+//! Invariants: nothing outside the lab's namespaces is touched, and all is gone at the end, whatever ends it. A check
+//! that failed does not keep the others from running, unless they need what it made.
+
+mod checks;
+mod cluster;
+mod http;
+mod load;
+mod print;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Parser;
+use veni_lab::interrupt;
+
+use crate::{
+    checks::{away, connect, drain, restart, scale},
+    cluster::Stage,
+    print::Table,
+};
+
+/// Brings up a lab with a Kubernetes of two nodes and checks it from end to end; exits with 0 only if every check held.
+#[derive(Debug, Parser)]
+#[command(name = "veni-e2e", version)]
+pub(crate) struct Options {
+    /// The lab's name
+    #[arg(long, default_value = "e2e")]
+    name: String,
+    /// Pods that are started and ended at once
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pods: u32,
+    /// Seconds without an API server
+    #[arg(long, default_value_t = 60)]
+    away_secs: u64,
+    /// A variable of every node's veni-ipamd, NAME=VALUE, several times
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
+    env: Vec<(String, String)>,
+    /// Only these parts: connect, scale, restart, away, drain
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Keep all logs when everything held too
+    #[arg(long)]
+    keep_logs: bool,
+}
+
+/// A part's name, and what it does.
+type Part = (&'static str, fn(&mut Stage, &Options, &mut Table) -> anyhow::Result<()>);
+
+const PARTS: [Part; 5] = [
+    ("connect", |stage, _, table| connect::check(stage, table)),
+    ("scale", |stage, options, table| scale::check(stage, options.pods, table)),
+    ("restart", |stage, _, table| restart::check(stage, table)),
+    ("away", |stage, options, table| {
+        away::check(stage, Duration::from_secs(options.away_secs), table)
+    }),
+    ("drain", |stage, _, table| drain::check(stage, table)),
+];
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            print::failure(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> anyhow::Result<bool> {
+    for name in &options.only {
+        let known = PARTS.map(|(known, _)| known);
+        anyhow::ensure!(known.contains(&name.as_str()), "--only {name}: there are {known:?}");
+    }
+    interrupt::remove_on_signal(&options.name)?;
+    let mut table = Table::default();
+    let mut stage = Stage::up(&options.name, &options.env, &mut table)?;
+    for (name, check) in PARTS {
+        if !options.only.is_empty() && !options.only.iter().any(|only| only == name) {
+            continue;
+        }
+        if let Err(error) = check(&mut stage, options, &mut table) {
+            table.record(&format!("{name} came to its end"), Err(error));
+        }
+    }
+    if !table.all_held() || options.keep_logs {
+        stage.keep_logs();
+    }
+    print::step("taking the cluster down");
+    drop(stage);
+    table.summary();
+    Ok(table.all_held())
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("wants NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
