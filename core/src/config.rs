@@ -71,6 +71,8 @@ pub struct Config {
     pub bpf_dir: String,
     /// `VENI_CNI_CACHE_DIR`: where libcni keeps the results of live attachments.
     pub cni_cache_dir: String,
+    /// Where the container runtime looks.
+    pub host_cni: HostCni,
     /// `VENI_PROVIDER`.
     pub provider: Provider,
     /// `AWS_VPC_K8S_CNI_LOGLEVEL`.
@@ -144,6 +146,27 @@ pub enum RandomizeSnat {
     HashRandom,
     /// `none`.
     None,
+}
+
+/// Where plugin and configuration list are put for the container runtime.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HostCni {
+    /// `HOST_CNI_BIN_PATH`; `None` leaves the plugin to somebody else.
+    pub bin_dir: Option<String>,
+    /// `HOST_CNI_CONFDIR_PATH`; `None` leaves the list to somebody else.
+    pub conf_dir: Option<String>,
+    /// `VENI_CNI_VERSION`.
+    pub version: CniVersion,
+}
+
+/// Which configuration list is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CniVersion {
+    /// For every runtime.
+    #[default]
+    V1_0,
+    /// With GC and STATUS: containerd from 2.0, and a `portmap` from 1.5.0.
+    V1_1,
 }
 
 /// The cloud behind the daemon.
@@ -310,6 +333,7 @@ impl Default for Config {
             state_dir: "/var/lib/veni".to_owned(),
             bpf_dir: "/sys/fs/bpf/veni".to_owned(),
             cni_cache_dir: "/var/lib/cni".to_owned(),
+            host_cni: HostCni::default(),
             provider: Provider::Aws,
             log_level: "info".to_owned(),
             node_name: None,

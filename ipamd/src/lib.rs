@@ -15,6 +15,7 @@ pub mod executor;
 pub mod fault;
 pub mod host;
 pub mod http;
+pub mod install;
 pub mod journal;
 pub mod metrics;
 pub mod owner;

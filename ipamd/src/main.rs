@@ -4,6 +4,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -18,7 +19,7 @@ use veni_ipamd::{
     clock::BootClock,
     enforcer::Handle,
     host::{HostEvent, kernel::Kernel},
-    http,
+    http, install,
     journal::{self, Journal},
     metrics::Metrics,
     owner::{Command, Owner},
@@ -32,8 +33,9 @@ use veni_provider::Cloud;
 const HELP: &str = "\
 veni-ipamd keeps a node's pool of pod addresses. It is configured by environment variables: `venictl config` lists them.
 
-Usage: veni-ipamd [--uninstall | --version | --help]
+Usage: veni-ipamd [--install | --uninstall | --version | --help]
 
+      --install    Copy the plugin veni-cni, which stands beside this program, to HOST_CNI_BIN_PATH
       --uninstall  Remove what veni has left on this node (filter, rules, routes, nft table, journal); refused while
                    pods use it or another ipamd runs
       --version    Print the version
@@ -44,7 +46,7 @@ const BUILD: Build = Build { aws: cfg!(feature = "aws") };
 fn main() -> ExitCode {
     let argument = std::env::args().nth(1);
     match argument.as_deref() {
-        None | Some("--uninstall") => {}
+        None | Some("--install" | "--uninstall") => {}
         Some("--help" | "-h") => return say(HELP),
         Some("--version" | "-V") => return say(concat!("veni-ipamd ", env!("CARGO_PKG_VERSION"))),
         Some(unknown) => {
@@ -77,8 +79,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if argument.is_some() {
-        return match uninstall::uninstall(&config) {
+    let job = match argument.as_deref() {
+        Some("--install") => Some(install::plugin(&config)),
+        Some(_) => Some(uninstall::uninstall(&config)),
+        None => None,
+    };
+    if let Some(ended) = job {
+        return match ended {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 tracing::error!("{error:#}");
@@ -209,8 +216,31 @@ async fn serve<C: Cloud>(
     // Without HTTP nobody takes them.
     drop(routes.send(http::router(metrics, commands, enforcer)));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = config.socket, "ipamd serves");
-    owner.with_early(early).run(requests, news).await;
+    let (able, told) = oneshot::channel();
+    tokio::spawn(announce(config, told));
+    owner.with_early(early).when_able(able).run(requests, news).await;
     Ok(())
+}
+
+/// Tells the container runtime that the node can take pods, once it can.
+async fn announce(config: Arc<Config>, able: oneshot::Receiver<()>) {
+    const RETRY: Duration = Duration::from_secs(30);
+    if able.await.is_err() {
+        return;
+    }
+    loop {
+        match install::conflist(&config) {
+            Ok(true) => {
+                tracing::info!(name = install::CONFLIST, "configuration list written");
+                return;
+            }
+            Ok(false) => return,
+            Err(error) => {
+                tracing::error!(%error, name = install::CONFLIST, "list not written, the node stays not ready: free space in HOST_CNI_CONFDIR_PATH, see that it is mounted to be written");
+            }
+        }
+        tokio::time::sleep(RETRY).await;
+    }
 }
 
 async fn begin<C: Cloud>(

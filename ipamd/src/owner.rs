@@ -145,6 +145,8 @@ pub struct Owner<C, H, S> {
     problem_since: HashMap<(String, String), BootTime>,
     /// What was asked during the start and not answered.
     early: VecDeque<Command>,
+    /// Who waits for the node to be able to take pods.
+    able: Option<oneshot::Sender<()>>,
     /// What the kernel leads elsewhere than to the ledger's pods, as it was last told.
     strays: Strays,
     /// Pods that were released while their link was there.
@@ -219,6 +221,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             wanted: Wanted::default(),
             problem_since: HashMap::new(),
             early: VecDeque::new(),
+            able: None,
             strays: Strays::new(),
             left: Vec::new(),
             resuming: HashMap::new(),
@@ -230,6 +233,12 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     #[must_use]
     pub fn with_early(self, early: VecDeque<Command>) -> Self {
         Self { early, ..self }
+    }
+
+    /// Whom to tell once the node can take pods.
+    #[must_use]
+    pub fn when_able(self, able: oneshot::Sender<()>) -> Self {
+        Self { able: Some(able), ..self }
     }
 
     /// Runs until the commands' senders are gone.
@@ -321,6 +330,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         self.configure_host();
         self.parts.pool.compact();
         self.publish();
+        self.announce();
     }
 
     /// What keeps every ADD from being served is tried again, whether one comes or not: a node that is not ready gets

@@ -11,7 +11,7 @@ use veni_datapath::{
     nft,
 };
 
-use crate::start;
+use crate::{install, start};
 
 /// Removes filter, rules, routes, the nft table, socket and journal, in the current network namespace.
 ///
@@ -24,6 +24,7 @@ pub fn uninstall(config: &Config) -> Result<()> {
         bail!("another ipamd ({}) serves this node: stop it first", start::holder(&lock));
     };
     refuse_while_pods(config)?;
+    install::remove(config)?;
     nft::remove().context("removing the nft table")?;
     let report = host::reconcile(&Desired::nothing(config.table_base))
         .context("removing rules and routes")?;

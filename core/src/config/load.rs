@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::{
-    Build, Config, PoolSettings, Provider, RandomizeSnat, Snat, Targets,
+    Build, CniVersion, Config, HostCni, PoolSettings, Provider, RandomizeSnat, Snat, Targets,
     reader::{Reader, parse_mark},
     variables::{self, Support},
 };
@@ -48,6 +48,7 @@ pub(super) fn config(reader: &mut Reader, build: Build) -> Config {
         state_dir: reader.path("VENI_STATE_DIR", defaults.state_dir),
         bpf_dir: reader.path("VENI_BPF_DIR", defaults.bpf_dir),
         cni_cache_dir: reader.path("VENI_CNI_CACHE_DIR", defaults.cni_cache_dir),
+        host_cni: host_cni(reader),
         provider: provider(reader, build).unwrap_or(defaults.provider),
         log_level: log_level(reader).unwrap_or(defaults.log_level),
         node_name: reader.text("MY_NODE_NAME"),
@@ -365,6 +366,26 @@ fn provider(reader: &mut Reader, build: Build) -> Option<Provider> {
             reader.fail(INSTANCE, format!("needed with VENI_PROVIDER={text}: {error}"));
             None
         }
+    }
+}
+
+fn host_cni(reader: &mut Reader) -> HostCni {
+    const VERSION: &str = "VENI_CNI_VERSION";
+    let folder = |reader: &mut Reader, name| {
+        Some(reader.path(name, String::new())).filter(|path| !path.is_empty())
+    };
+    let version = match reader.get(VERSION) {
+        None | Some("1.0.0") => CniVersion::V1_0,
+        Some("1.1.0") => CniVersion::V1_1,
+        Some(_) => {
+            reader.unparsable(VERSION, "1.0.0 or 1.1.0");
+            CniVersion::default()
+        }
+    };
+    HostCni {
+        bin_dir: folder(reader, "HOST_CNI_BIN_PATH"),
+        conf_dir: folder(reader, "HOST_CNI_CONFDIR_PATH"),
+        version,
     }
 }
 

@@ -24,6 +24,16 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             && self.parts.pool.snapshot(self.now()).available() > 0
     }
 
+    /// The node has been seen able to take pods: with an address at hand, or full of pods that it has taken.
+    pub(super) fn announce(&mut self) {
+        let serves = || matches!(self.status(), ReplyBody::Ready);
+        let full = || self.parts.pool.ledger.counts().assigned > 0 && serves();
+        if self.able.is_some() && (self.ready() || full()) {
+            let told = self.able.take().is_some_and(|able| able.send(()).is_ok());
+            tracing::info!(told, "the node can take pods");
+        }
+    }
+
     pub(super) fn status(&self) -> ReplyBody {
         let hindrance = self.unfiltered().or_else(|| self.unwritten()).or_else(|| self.stranded());
         match hindrance {
