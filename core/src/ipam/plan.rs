@@ -226,6 +226,10 @@ pub enum Step {
     },
 }
 
+/// How many addresses, for people: `1 address`, `2 addresses`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses(pub u32);
+
 /// What to do now, and why.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -387,7 +391,8 @@ impl std::fmt::Display for Step {
             Self::CreateEni { slot, addresses, .. } => {
                 write!(
                     f,
-                    "create an ENI with {addresses} addresses for device {}",
+                    "create an ENI with {} for device {}",
+                    Addresses(*addresses),
                     slot.device_index()
                 )
             }
@@ -395,9 +400,12 @@ impl std::fmt::Display for Step {
                 write!(f, "attach {eni} as device {}", slot.device_index())
             }
             Self::ProtectEni { eni, .. } => write!(f, "let {eni} go when the instance goes"),
-            Self::Assign { eni, count, .. } => write!(f, "assign {count} addresses to {eni}"),
+            Self::Assign { eni, count, .. } => {
+                write!(f, "assign {} to {eni}", Addresses(*count))
+            }
             Self::Unassign { eni, addresses, .. } => {
-                write!(f, "give back {} addresses of {eni}", addresses.len())
+                let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+                write!(f, "give back {} of {eni}", Addresses(count))
             }
             Self::DetachEni { slot, .. } => {
                 write!(f, "detach the ENI at device {}", slot.device_index())
@@ -405,6 +413,22 @@ impl std::fmt::Display for Step {
             Self::DeleteEni { eni, .. } => write!(f, "delete {eni}"),
             Self::Observe { eni, .. } => write!(f, "ask EC2 how it stands with {eni}"),
         }
+    }
+}
+
+// === impl Addresses ===
+
+impl Addresses {
+    /// `1 address is`, `2 addresses are`.
+    fn are(self) -> String {
+        format!("{self} {}", if self.0 == 1 { "is" } else { "are" })
+    }
+}
+
+impl std::fmt::Display for Addresses {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self(count) = self;
+        write!(f, "{count} {}", if *count == 1 { "address" } else { "addresses" })
     }
 }
 
@@ -417,10 +441,12 @@ impl Plan {
         }
     }
 
-    /// Notes that `what` is waited for, until then at the latest.
+    /// Notes that `what` is waited for, until then at the latest: once, however much it blocks.
     pub fn wait(&mut self, until: BootTime, what: String) {
         self.wake_by(Some(until));
-        self.waiting_for.push(what);
+        if !self.waiting_for.contains(&what) {
+            self.waiting_for.push(what);
+        }
     }
 
     /// Moves every ENI on that is between two phases, and settles doubts.

@@ -1,8 +1,8 @@
 //! Why there is no address, in one line that a person can act on.
 
 use veni_core::ipam::{
-    AddressState, BootTime,
-    plan::{Blocked, PoolLimits},
+    AddressState, BootTime, Counts,
+    plan::{Addresses, Blocked, PoolLimits},
 };
 
 use super::Pool;
@@ -13,7 +13,7 @@ impl<S: Store> Pool<S> {
     pub fn why_no_address(&self, now: BootTime) -> String {
         let snapshot = self.snapshot(now);
         let counts = self.ledger.counts();
-        let held = format!("{} addresses on pods, {} cooling", counts.assigned, counts.cooling);
+        let held = format!("{} on pods, {} cooling", Addresses(counts.assigned), counts.cooling);
         if self.activity.unheard {
             let lost = "part of the journal was lost: EC2 is asked for this instance's ENIs before an address is handed out";
             return match snapshot.blocked(Blocked::Survey) {
@@ -57,23 +57,8 @@ impl<S: Store> Pool<S> {
             let secs = block.until.since(now).as_secs();
             return format!("{}; next attempt in {secs} s ({held})", block.reason);
         }
-        let (capacity, limit) = self.limit();
-        if counts.held() >= capacity {
-            let releasing = if counts.releasing > 0 { " or on their way back" } else { "" };
-            return format!("{} are on pods, cooling{releasing}: {} ({held})", limit.0, limit.1);
-        }
-        if !self.settings.provisioning {
-            return format!(
-                "the pool is not grown: DISABLE_NETWORK_RESOURCE_PROVISIONING is set; unset it, or assign addresses to the \
-                 node's ENIs ({held})"
-            );
-        }
-        if self.settings.max_pods.is_some_and(|max| counts.total() >= max) {
-            let max = self.settings.max_pods.unwrap_or_default();
-            return format!(
-                "the pool has reached VENI_MAX_PODS ({max} addresses, those that cool among them): raise it, or lower \
-                 the kubelet's maxPods ({held})"
-            );
+        if let Some(why) = self.is_not_grown(counts, &held) {
+            return why;
         }
         let steps: Vec<String> =
             self.activity.in_flight.values().map(ToString::to_string).collect();
@@ -90,21 +75,56 @@ impl<S: Store> Pool<S> {
         }
     }
 
+    /// Which limit or setting keeps the pool from getting more.
+    fn is_not_grown(&self, counts: Counts, held: &str) -> Option<String> {
+        let (capacity, limit) = self.limit();
+        if counts.held() >= capacity {
+            let taken = match (capacity, counts.releasing) {
+                (1, 0) => "is on a pod or cooling",
+                (1, _) => "is on a pod, cooling or on its way back",
+                (_, 0) => "are on pods or cooling",
+                (_, _) => "are on pods, cooling or on their way back",
+            };
+            return Some(format!("{} {taken}: {} ({held})", limit.0, limit.1));
+        }
+        if !self.settings.provisioning {
+            return Some(format!(
+                "the pool is not grown: DISABLE_NETWORK_RESOURCE_PROVISIONING is set; unset it, or assign addresses to the \
+                 node's ENIs ({held})"
+            ));
+        }
+        if self.settings.max_pods.is_some_and(|max| counts.total() >= max) {
+            let max = self.settings.max_pods.unwrap_or_default();
+            return Some(format!(
+                "the pool has reached VENI_MAX_PODS ({}, with what cools): raise it, or lower the kubelet's maxPods ({held})",
+                Addresses(max)
+            ));
+        }
+        None
+    }
+
     /// How many addresses there can be; which limit that is, and how to raise it.
     fn limit(&self) -> (u32, (String, String)) {
         let PoolLimits { max_enis, per_eni, device_indexes } = self.limits;
         let capacity = max_enis * per_eni;
-        let enis = format!("{max_enis} ENIs × {per_eni}");
+        let enis = format!("{max_enis} {} × {per_eni}", if max_enis == 1 { "ENI" } else { "ENIs" });
+        let all = match capacity {
+            1 => "the only address".to_owned(),
+            _ => format!("all {capacity} addresses"),
+        };
         let of_type = u32::from(device_indexes);
         let (what, next) = if max_enis < of_type {
-            let what = format!("all {capacity} addresses that MAX_ENI={max_enis} allows ({enis})");
+            let what = format!("{all} that MAX_ENI={max_enis} allows ({enis})");
             let most = of_type * per_eni;
             (
                 what,
-                format!("raise MAX_ENI (the instance type takes {of_type} ENIs: {most} addresses)"),
+                format!(
+                    "raise MAX_ENI (the instance type takes {of_type} ENIs: {})",
+                    Addresses(most)
+                ),
             )
         } else {
-            let what = format!("all {capacity} addresses that this instance can hold ({enis})");
+            let what = format!("{all} that this instance can hold ({enis})");
             (what, "use a larger instance type".to_owned())
         };
         (capacity, (what, next + " or lower the kubelet's maxPods"))

@@ -1,6 +1,6 @@
 //! Growing: which ENIs get how many addresses, and which ENIs must be made.
 
-use super::{Blocked, Grow, Plan, Snapshot, Step};
+use super::{Addresses, Blocked, Grow, Plan, Snapshot, Step};
 use crate::marks::EniSlot;
 
 /// An ENI in use with room.
@@ -42,22 +42,27 @@ pub(super) fn grow(plan: &mut Plan, snapshot: &Snapshot<'_>) {
     }
     let room_sizes: Vec<u32> = rooms.iter().map(|r| r.room).collect();
     let spread = spread(wanted, whole, &room_sizes, snapshot.limits.per_eni, creatable);
+    let missing = Addresses(wanted).are();
     let fit = snapshot.activity.fit.unwrap_or(u32::MAX);
     for (room, count) in rooms.into_iter().zip(spread.assigned).filter(|(_, count)| *count > 0) {
         let count = count.min(fit);
-        plan.reasons.push(format!("{wanted} addresses are missing: {count} fit on {}", room.eni));
+        let fit = if count == 1 { "fits" } else { "fit" };
+        plan.reasons.push(format!("{missing} missing: {count} {fit} on {}", room.eni));
         plan.steps.push(Step::Assign { slot: room.slot, eni: room.eni, count });
     }
     for (slot, addresses) in slots.into_iter().zip(spread.new_enis) {
         let addresses = addresses.min(fit);
         let token = format!("{}-{}-{}", snapshot.settings.token_seed, slot.get(), snapshot.now.0);
-        plan.reasons.push(format!("{wanted} addresses are missing: a new ENI brings {addresses}"));
+        plan.reasons.push(format!("{missing} missing: a new ENI brings {addresses}"));
         plan.steps.push(Step::CreateEni { slot, token, addresses, planned: false });
     }
     if spread.unmet > 0 && creatable == 0 && eni_block.is_none() {
         plan.reasons.push(format!(
-            "{} addresses are missing and every ENI slot is taken ({} ENIs of {} addresses)",
-            spread.unmet, snapshot.limits.max_enis, snapshot.limits.per_eni
+            "{} missing and every ENI slot is taken ({} {} of {})",
+            Addresses(spread.unmet).are(),
+            snapshot.limits.max_enis,
+            if snapshot.limits.max_enis == 1 { "ENI" } else { "ENIs" },
+            Addresses(snapshot.limits.per_eni)
         ));
     }
 }

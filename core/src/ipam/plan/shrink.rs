@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Blocked, BootTime, MIN_ENI_AGE, Plan, PoolState, SHRINK_PATIENCE, SUBNET_FULL, Snapshot, Step,
+    Addresses, Blocked, BootTime, MIN_ENI_AGE, Plan, PoolState, SHRINK_PATIENCE, SUBNET_FULL,
+    Snapshot, Step,
 };
 use crate::{ipam::Eni, marks::EniSlot};
 
@@ -19,7 +20,7 @@ pub(super) fn shrink(plan: &mut Plan, snapshot: &Snapshot<'_>) {
     }
     if snapshot.activity.unclaimed > 0 {
         plan.reasons.push(format!(
-            "nothing is given back: EC2 does not show yet where {} pods' addresses are",
+            "nothing is given back: EC2 does not show every pod's address yet ({} to come)",
             snapshot.activity.unclaimed
         ));
         return;
@@ -37,7 +38,7 @@ pub(super) fn shrink(plan: &mut Plan, snapshot: &Snapshot<'_>) {
     if let Some(until) = patience(snapshot, pool) {
         plan.wait(
             until,
-            format!("{} addresses cool down before the pool shrinks", pool.counts.cooling),
+            format!("the pool shrinks after the cooldown of {}", Addresses(pool.counts.cooling)),
         );
         return;
     }
@@ -204,8 +205,9 @@ fn consolidate(
         let Some(facts) = other.facts.as_ref().filter(|_| count > 0) else { continue };
         short -= count;
         plan.reasons.push(format!(
-            "the ENI of device {} is idle: {count} addresses more on {} and it can go",
+            "the ENI of device {} is idle: {} more on {} and it can go",
             eni.slot.device_index(),
+            Addresses(count),
             facts.id
         ));
         plan.steps.push(Step::Assign { slot: other.slot, eni: facts.id.clone(), count });
@@ -267,8 +269,8 @@ fn unassign(
             continue;
         };
         excess -= take;
-        plan.reasons
-            .push(format!("{take} more addresses than the targets ask for are on {}", facts.id));
+        let more = Addresses(take);
+        plan.reasons.push(format!("{} has {more} more than the targets ask for", facts.id));
         plan.steps.push(Step::Unassign {
             slot: eni.slot,
             eni: facts.id.clone(),

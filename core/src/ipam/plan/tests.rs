@@ -300,9 +300,9 @@ fn nothing_is_taken_from_the_primary_while_an_idle_eni_is_in_doubt() {
 #[test]
 fn a_few_addresses_do_not_keep_an_idle_eni() {
     for (targets, on_primary, on_idle, expect) in [
-        (by_addresses(), 9, 1, "assign 1 addresses to eni-0"),
+        (by_addresses(), 9, 1, "assign 1 address to eni-0"),
         (by_addresses(), 6, 14, "assign 4 addresses to eni-0"),
-        (Targets::default(), 13, 14, "assign 1 addresses to eni-0"),
+        (Targets::default(), 13, 14, "assign 1 address to eni-0"),
         (Targets::default(), 14, 13, "detach the ENI at device 1"),
     ] {
         let mut world = World::new(targets);
@@ -329,4 +329,37 @@ fn an_idle_eni_stays_where_no_other_has_room_for_its_addresses() {
     world.adopt(1, 5);
     world.now = BootTime(100_000);
     assert!(world.steps().is_empty(), "{:?}", world.steps());
+}
+
+#[test]
+fn what_is_missing_is_told_in_the_right_number() {
+    for (primary_has, expect) in [
+        (13, vec!["1 address is missing: 1 fits on eni-0"]),
+        (12, vec!["2 addresses are missing: 2 fit on eni-0"]),
+        (14, vec!["1 address is missing: a new ENI brings 1"]),
+    ] {
+        let total = primary_has + if primary_has == 12 { 2 } else { 1 };
+        let mut world = World::new(Targets { minimum_ip: total, warm_ip: 1, ..Targets::default() });
+        let addresses = (0..primary_has).map(|i| Ipv4Addr::from(0x0a00_000a + i)).collect();
+        world.apply(Record::Gained { slot: slot(0), addresses, at: BootTime(0) });
+        assert_eq!(world.plan().reasons, expect, "{primary_has}");
+    }
+}
+
+#[test]
+fn what_blocks_several_things_is_waited_for_once() {
+    let mut world = World::new(by_addresses());
+    for (what, until) in [(Blocked::Assign, 9_000), (Blocked::NewEni, 5_000)] {
+        let block = Block {
+            until: BootTime(until),
+            attempts: 1,
+            kind: SUBNET_FULL,
+            reason: "subnet-1 is full".to_owned(),
+            since: BootTime(0),
+        };
+        world.activity.blocks.insert(what, block);
+    }
+    let plan = world.plan();
+    assert_eq!(plan.waiting_for, ["subnet-1 is full"]);
+    assert_eq!(plan.wake_at, Some(BootTime(5_000)), "the earlier one");
 }
