@@ -7,10 +7,7 @@ use std::{
     collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -19,7 +16,7 @@ use veni_core::{
     config::Config,
     id::InstanceId,
     ipam::{
-        Allocation, Ledger, Record,
+        Allocation,
         check::{self, Violation},
     },
     wire::{
@@ -35,13 +32,15 @@ use veni_provider::{
 use crate::{
     clock::{Clock, TokioClock},
     host::fake::FakeHost,
-    journal::{Recovered, Store},
     metrics::Metrics,
     requests::Requests,
     start::{self, Channels, Start},
     startup::Startup,
-    whereabouts::Whereabouts,
 };
+
+pub use store::MemoryStore;
+
+mod store;
 
 /// The instance of the tests.
 pub const INSTANCE: &str = "i-0test";
@@ -62,17 +61,6 @@ pub const ACTIONS: &[&str] = &[
 #[derive(Debug)]
 pub struct VirtualTime {
     epoch: tokio::time::Instant,
-}
-
-/// A journal in memory that outlives the owner.
-#[derive(Debug, Clone, Default)]
-pub struct MemoryStore {
-    records: Arc<Mutex<Vec<Record>>>,
-    backlog: Vec<Record>,
-    trouble: Option<String>,
-    full: Arc<AtomicBool>,
-    damaged: Arc<AtomicBool>,
-    kept: Arc<Mutex<Option<Whereabouts>>>,
 }
 
 /// What a node is made of.
@@ -175,109 +163,6 @@ impl Timer for VirtualTime {
 
     async fn sleep(&self, duration: Duration) {
         tokio::time::sleep(duration).await;
-    }
-}
-
-// === impl MemoryStore ===
-
-impl MemoryStore {
-    /// What a daemon that starts now reads.
-    #[must_use]
-    pub fn recover(&self) -> Recovered {
-        let mut ledger = Ledger::default();
-        let records = lock(&self.records);
-        for record in records.iter() {
-            ledger.apply(record).expect("what was committed fits");
-        }
-        Recovered {
-            ledger,
-            resumed: !records.is_empty(),
-            damaged: self.damaged.load(Ordering::Relaxed),
-            whereabouts: lock(&self.kept).clone(),
-            notes: Vec::new(),
-        }
-    }
-
-    /// From now on the disk is full, or not any more.
-    pub fn set_full(&self, full: bool) {
-        self.full.store(full, Ordering::Relaxed);
-    }
-
-    /// How many records there are.
-    #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "a journal is never empty")]
-    pub fn len(&self) -> usize {
-        lock(&self.records).len()
-    }
-
-    /// Loses everything.
-    pub fn erase(&self) {
-        lock(&self.records).clear();
-        *lock(&self.kept) = None;
-    }
-
-    /// Loses one record: what does not fit without it is lost too, and the next daemon finds the journal damaged.
-    pub fn damage(&self, at: usize) {
-        let mut records = lock(&self.records);
-        let mut ledger = Ledger::default();
-        let lost = at % records.len().max(1);
-        for (_, record) in records.iter().enumerate().filter(|(n, _)| *n != lost) {
-            // As the journal's recovery: what does not fit is left out.
-            drop(ledger.apply(record));
-        }
-        ledger.apply(&Record::Unconfirmed).expect("it fits any ledger");
-        *records = ledger.to_records();
-        self.damaged.store(true, Ordering::Relaxed);
-    }
-
-    /// Another daemon has read it and begun it anew.
-    fn begun_anew(&self) {
-        self.damaged.store(false, Ordering::Relaxed);
-    }
-}
-
-impl Store for MemoryStore {
-    fn commit(&mut self, records: &[Record]) -> io::Result<()> {
-        self.trouble = None;
-        if self.full.load(Ordering::Relaxed) {
-            let error = io::Error::from(io::ErrorKind::StorageFull);
-            self.trouble = Some(error.to_string());
-            return Err(error);
-        }
-        let mut written = lock(&self.records);
-        written.append(&mut self.backlog);
-        written.extend_from_slice(records);
-        Ok(())
-    }
-
-    fn note(&mut self, records: Vec<Record>) {
-        if self.commit(&records).is_err() {
-            self.backlog.extend(records);
-        }
-    }
-
-    fn backlog(&self) -> usize {
-        self.backlog.len()
-    }
-
-    fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
-    }
-
-    fn retry(&mut self) {
-        // Told by `trouble`.
-        drop(self.commit(&[]));
-    }
-
-    fn compact(&mut self, ledger: &Ledger) {
-        let mut written = lock(&self.records);
-        if written.len() > 512 {
-            *written = ledger.to_records();
-        }
-    }
-
-    fn keep_whereabouts(&mut self, whereabouts: &Whereabouts) {
-        *lock(&self.kept) = Some(whereabouts.clone());
     }
 }
 

@@ -1,0 +1,104 @@
+//! Links that are nobody's, or are not there.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_is_nobodys_keeps_its_index() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    let index = node.add(0).await.host_ifindex;
+    node.host.state().links.extend([index + 1, index + 2]);
+    assert_eq!(node.add(1).await.host_ifindex, index + 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_leads_to_a_link_of_no_pod_is_neither_handed_out_nor_given_back() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    let before = node.settle().await;
+    let taken: Vec<_> = before.addresses.iter().take(6).map(|a| a.address).collect();
+    node.host.stray(&taken);
+    let set_aside = node.settle().await;
+    assert_eq!(set_aside.pool.available, 10, "others are there instead: {:?}", set_aside.pool);
+    let told = set_aside.problems.iter().filter(|p| p.kind == "address_quarantined");
+    assert_eq!(told.count(), taken.len(), "{:?}", set_aside.problems);
+    let bodies = add_all(&node, 0..40).await;
+    assert_all_wired(&bodies);
+    for body in &bodies {
+        let ReplyBody::Wiring(wiring) = body else { unreachable!("checked above") };
+        assert!(!taken.contains(&wiring.address), "{} was handed out", wiring.address);
+    }
+    del_all(&node, 0..40).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let shrunk = node.settle().await;
+    let held: Vec<_> = shrunk.addresses.iter().map(|a| a.address).collect();
+    assert!(taken.iter().all(|address| held.contains(address)), "given back: {held:?}");
+    node.host.stray(&[]);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let last = node.settle().await;
+    assert_eq!((last.pool.total, last.pool.available), (10, 10), "as if nothing had been");
+    assert!(last.problems.is_empty(), "{:?}", last.problems);
+    node.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_daemon_hands_out_nothing_before_it_has_looked_what_leads_where() {
+    let mut node = Node::start(NodeSpec::instant(by_addresses())).await;
+    let before = node.settle().await;
+    node.kill().await;
+    // Somebody's, while no daemon ran; and the thread that looks tells nothing.
+    let taken: Vec<_> = before.addresses.iter().skip(1).map(|a| a.address).collect();
+    node.host.stray(&taken);
+    node.host.state().unreadable = true;
+    node.boot().await;
+    let refused = node.begin_add(0).await;
+    let Some(ReplyBody::Error(error)) = refused else { panic!("{refused:?}") };
+    assert!(error.message.contains("the filter is not in force"), "{error:?}");
+    node.host.state().unreadable = false;
+    // All but one address are taken: whatever the first ADDs get, it is none of those.
+    let bodies = add_all(&node, 1..12).await;
+    assert_all_wired(&bodies);
+    for body in &bodies {
+        let ReplyBody::Wiring(wiring) = body else { unreachable!("checked above") };
+        assert!(!taken.contains(&wiring.address), "{} was handed out", wiring.address);
+    }
+    node.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_daemon_hands_out_nothing_of_an_eni_whose_link_went_meanwhile() {
+    let mut node =
+        Node::start(NodeSpec::instant(Config { max_eni: Some(2), ..Config::default() })).await;
+    assert_all_wired(&add_all(&node, 0..1).await);
+    let before = node.settle().await;
+    let (primary, second) = (&before.enis[0], &before.enis[1]);
+    let lost: Vec<_> =
+        before.addresses.iter().filter(|a| Some(&a.eni) == second.id.as_ref()).collect();
+    assert_eq!((before.enis.len(), lost.len()), (2, 14));
+    node.kill().await;
+    node.host.plug([primary.mac.unwrap()].into());
+    node.host.state().silent = true;
+    node.boot().await;
+    for body in add_all(&node, 1..20).await {
+        let ReplyBody::Wiring(wiring) = body else { continue };
+        let on_lost = lost.iter().any(|a| a.address == wiring.address);
+        assert!(!on_lost, "{} is on the ENI without a link", wiring.address);
+    }
+    node.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_of_an_eni_without_its_link_are_not_counted_as_available() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    for action in ["CreateNetworkInterface", "AssignPrivateIpAddresses"] {
+        node.sim().inject(Fault::deny(action).times(u32::MAX));
+    }
+    node.host.plug(std::collections::HashSet::new());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let view = node.view().await;
+    assert_eq!((view.pool.available, view.daemon.ready), (0, false));
+    assert!(view.plan.wanted > 0, "what nobody can get is not warm: {:?}", view.plan);
+    let status = node.requests().unwrap().ask(Command::Status).await;
+    let Some(ReplyBody::Error(error)) = status else { panic!("{status:?}") };
+    assert!(error.message.contains("the link of eni-"), "{}", error.message);
+    assert!(error.message.contains("is not configured"), "{}", error.message);
+}
