@@ -69,6 +69,8 @@ pub struct Config {
     pub state_dir: String,
     /// `VENI_BPF_DIR`.
     pub bpf_dir: String,
+    /// `VENI_NET_SYSCTL_DIR`: the node's `/proc/sys/net`.
+    pub net_sysctl_dir: String,
     /// `VENI_CNI_CACHE_DIR`: where libcni keeps the results of live attachments.
     pub cni_cache_dir: String,
     /// Where the container runtime looks.
@@ -332,6 +334,7 @@ impl Default for Config {
             socket: crate::wire::DEFAULT_SOCKET.to_owned(),
             state_dir: "/var/lib/veni".to_owned(),
             bpf_dir: "/sys/fs/bpf/veni".to_owned(),
+            net_sysctl_dir: "/proc/sys/net".to_owned(),
             cni_cache_dir: "/var/lib/cni".to_owned(),
             host_cni: HostCni::default(),
             provider: Provider::Aws,

@@ -11,7 +11,7 @@
 //! Deliberately absent: removing routes of pods that are not in the list. They go with their veth, and a pod that is
 //! being wired at this moment is not in a list made a moment ago.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, path::PathBuf};
 
 use veni_core::{
     marks::{EniMarkMask, EniSlot},
@@ -56,6 +56,8 @@ pub struct HostConfig {
     pub external_service_cidrs: Vec<Ipv4Prefix>,
     /// The filter's blocks; `None` when the daemon runs without it.
     pub blocks: Option<FilterBlocks>,
+    /// The node's `/proc/sys/net`.
+    pub sysctl_dir: PathBuf,
 }
 
 /// An ENI and its link.

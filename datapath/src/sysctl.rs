@@ -1,9 +1,13 @@
-//! Sysctls of the calling thread's network namespace, under `/proc/sys/net/ipv4`.
+//! Sysctls of the calling thread's network namespace, under `ipv4` in `/proc/sys/net`, or where that is mounted: a
+//! container has `/proc/sys` read-only, and the node's own elsewhere.
 //!
 //! Deliberately absent: anything outside `net.ipv4` of the current namespace. `/proc/sys/net` shows the namespace of
 //! the thread that opens the file, so a thread that entered one needs nothing more.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use crate::error::{Error, Result};
 
@@ -20,8 +24,8 @@ pub enum Sysctl {
 }
 
 impl Sysctl {
-    fn path(&self) -> PathBuf {
-        let base = PathBuf::from("/proc/sys/net/ipv4");
+    fn path(&self, net: &Path) -> PathBuf {
+        let base = net.join("ipv4");
         match self {
             Self::IpForward => base.join("ip_forward"),
             Self::Forwarding(interface) => base.join("conf").join(interface).join("forwarding"),
@@ -29,12 +33,12 @@ impl Sysctl {
         }
     }
 
-    /// The value now.
+    /// The value now. `net` is the folder of `net`'s settings.
     ///
     /// # Errors
     /// When it cannot be read (the interface is gone).
-    pub fn read(&self) -> Result<String> {
-        let path = self.path();
+    pub fn read(&self, net: &Path) -> Result<String> {
+        let path = self.path(net);
         fs::read_to_string(&path)
             .map(|text| text.trim().to_owned())
             .map_err(Error::io(format!("reading {self} ({})", path.display())))
@@ -43,9 +47,9 @@ impl Sysctl {
     /// Sets it.
     ///
     /// # Errors
-    /// When it cannot be written (read-only `/proc/sys`, the interface is gone).
-    pub fn write(&self, value: &str) -> Result<()> {
-        let path = self.path();
+    /// When it cannot be written (read-only, the interface is gone).
+    pub fn write(&self, net: &Path, value: &str) -> Result<()> {
+        let path = self.path(net);
         fs::write(&path, value)
             .map_err(Error::io(format!("setting {self} to {value} ({})", path.display())))
     }

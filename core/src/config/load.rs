@@ -47,6 +47,7 @@ pub(super) fn config(reader: &mut Reader, build: Build) -> Config {
         socket: reader.path("VENI_SOCKET", defaults.socket),
         state_dir: reader.path("VENI_STATE_DIR", defaults.state_dir),
         bpf_dir: reader.path("VENI_BPF_DIR", defaults.bpf_dir),
+        net_sysctl_dir: reader.path("VENI_NET_SYSCTL_DIR", defaults.net_sysctl_dir),
         cni_cache_dir: reader.path("VENI_CNI_CACHE_DIR", defaults.cni_cache_dir),
         host_cni: host_cni(reader),
         provider: provider(reader, build).unwrap_or(defaults.provider),

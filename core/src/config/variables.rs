@@ -146,6 +146,7 @@ pub static VARIABLES: &[Variable] = &[
     v("VENI_SOCKET", "/run/veni/ipamd.sock", Honoured, "the socket that plugin and venictl speak to"),
     v("VENI_STATE_DIR", "/var/lib/veni", Honoured, "the journal's directory"),
     v("VENI_BPF_DIR", "/sys/fs/bpf/veni", Honoured, "where the filter's maps are pinned (a bpf file system)"),
+    v("VENI_NET_SYSCTL_DIR", "/proc/sys/net", Honoured, "where the node's net sysctls can be written: a container has /proc/sys read-only"),
     v("VENI_CNI_CACHE_DIR", "/var/lib/cni", Honoured, "where libcni keeps the results of live attachments"),
     v("VENI_CNI_VERSION", "1.0.0", Honoured, "the version of the conflist that ipamd writes: 1.0.0, or 1.1.0 with GC and STATUS, for containerd from 2.0 and a portmap from 1.5.0"),
     v("VENI_MANIFEST_DIR", "", Honoured, "a folder of Kubernetes manifests (namespaces, pods, Services, policies) that is watched; unset: no policy selects any pod"),

@@ -1,7 +1,10 @@
 //! From configuration to the objects that have to be there: pure.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    path::PathBuf,
+};
 
 use veni_core::{net::Ipv4Prefix, wire::FilterBlocks};
 
@@ -40,6 +43,8 @@ pub struct Desired {
     pub secondary: Vec<EniLink>,
     /// Settings and their values.
     pub sysctls: Vec<(Sysctl, &'static str)>,
+    /// The folder of `net`'s settings.
+    pub sysctl_dir: PathBuf,
     /// The pods' veths, and the blocks that each must carry.
     pub pod_links: Vec<PodLink>,
     /// See `pod_links`.
@@ -58,6 +63,7 @@ impl Desired {
             eni_tables: table_base + 1..=table_base + 255,
             secondary: Vec::new(),
             sysctls: Vec::new(),
+            sysctl_dir: PathBuf::new(),
             pod_links: Vec::new(),
             blocks: None,
         }
@@ -76,6 +82,7 @@ pub fn desired(config: &HostConfig, pods: &[PodLink]) -> Desired {
         eni_tables: pod_table + 1..=pod_table + 255,
         secondary: config.secondary.clone(),
         sysctls: sysctls(config),
+        sysctl_dir: config.sysctl_dir.clone(),
         pod_links: pods.to_vec(),
         blocks: config.blocks,
     }

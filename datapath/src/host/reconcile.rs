@@ -114,9 +114,9 @@ impl Pass {
 
     fn sysctls(&mut self, desired: &Desired) {
         for (sysctl, value) in &desired.sysctls {
-            let outcome = match sysctl.read() {
+            let outcome = match sysctl.read(&desired.sysctl_dir) {
                 Ok(now) if now == *value => continue,
-                Ok(now) => sysctl.write(value).map(|()| now),
+                Ok(now) => sysctl.write(&desired.sysctl_dir, value).map(|()| now),
                 Err(error) => Err(error),
             };
             match outcome {

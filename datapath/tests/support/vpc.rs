@@ -88,6 +88,7 @@ pub(crate) fn config(blocks: Option<FilterBlocks>) -> HostConfig {
         external_snat: false,
         external_service_cidrs: vec!["203.0.113.0/24".parse().expect("a prefix")],
         blocks,
+        sysctl_dir: "/proc/sys/net".into(),
     }
 }
 

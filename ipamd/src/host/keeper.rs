@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     net::IpAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -317,6 +317,7 @@ impl Keeper {
             external_snat: snat.external,
             external_service_cidrs: snat.external_service_cidrs.clone(),
             blocks: Some(self.filter.blocks()),
+            sysctl_dir: PathBuf::from(&self.config.net_sysctl_dir),
         })
     }
 

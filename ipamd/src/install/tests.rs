@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a test says by panicking what does not hold")]
-
 use super::*;
 
 fn config(bin: &Path, conf: &Path, version: CniVersion) -> Config {
