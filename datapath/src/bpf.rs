@@ -22,7 +22,7 @@ use std::{
 use veni_core::{marks::EniMarkMask, wire::FilterBlocks};
 pub use veni_ebpf_common::{
     Counter, Direction, DropReason, Event, FlowFlags, PodFlags, PodState, Remove, SettingFlags,
-    Settings, Write, event, flow, table,
+    Settings, Write, event, flow, settings, table,
 };
 
 use crate::{
@@ -197,23 +197,32 @@ impl Filter {
         Ok(settings.epoch)
     }
 
-    /// Makes the node's own addresses exactly these. Whether anything changed.
+    /// Makes the node's own addresses exactly these; where they do not all fit, as many as do. Whether anything changed.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// How many did not fit; all others are in force. When the kernel refuses.
     pub fn set_node_addresses(&self, wanted: &BTreeSet<IpAddr>) -> Result<bool> {
         let have: BTreeSet<IpAddr> = self.node_addresses()?;
-        for address in wanted.difference(&have) {
-            match address {
-                IpAddr::V4(address) => self.maps.node_v4.set(&address.octets(), &1)?,
-                IpAddr::V6(address) => self.maps.node_v6.set(&address.octets(), &1)?,
-            }
-        }
+        // First, so that what is the node's no more is gone whatever finds no room, and leaves its own to others.
         for address in have.difference(wanted) {
             match address {
                 IpAddr::V4(address) => self.maps.node_v4.remove(&address.octets())?,
                 IpAddr::V6(address) => self.maps.node_v6.remove(&address.octets())?,
             };
+        }
+        let (mut left_out, mut full) = (0, 0);
+        for address in wanted.difference(&have) {
+            let told = match address {
+                IpAddr::V4(address) => self.maps.node_v4.set(&address.octets(), &1),
+                IpAddr::V6(address) => self.maps.node_v6.set(&address.octets(), &1),
+            };
+            match told {
+                Err(Error::TableFull { limit, .. }) => (left_out, full) = (left_out + 1, limit),
+                told => told?,
+            }
+        }
+        if left_out > 0 {
+            return Err(Error::NodeAddressesLeftOut { left_out, limit: full });
         }
         Ok(have != *wanted)
     }

@@ -56,6 +56,18 @@ pub enum Error {
         /// How many entries it takes.
         limit: u32,
     },
+    /// The node has more addresses of its own than the filter can be told; those that fit are in force.
+    #[cfg(feature = "bpf")]
+    #[error(
+        "{left_out} of the node's own addresses do not fit into the filter's table (at most {limit} a family), and are \
+         strangers to isolated pods; take addresses that nothing uses off the node's links (`ip address`)"
+    )]
+    NodeAddressesLeftOut {
+        /// How many.
+        left_out: usize,
+        /// How many of each family fit.
+        limit: u32,
+    },
     /// No BPF file system, and none could be mounted.
     #[error("{} is not on a BPF file system and none could be mounted; mount one with `mount -t bpf bpf /sys/fs/bpf`", path.display())]
     NoBpfFs {

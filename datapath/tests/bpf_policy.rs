@@ -7,7 +7,18 @@
 )]
 #![cfg(feature = "bpf")]
 
-use veni_datapath::bpf::{Counter, DropReason, SettingFlags};
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    os::fd::{AsFd, AsRawFd},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use aya::maps::{HashMap, IterableMap as _, Map, MapData};
+use veni_datapath::bpf::{
+    Counter, Direction, DropReason, PodEntry, PodPolicy, SettingFlags, Skb, settings::writing,
+};
 
 #[path = "support/given.rs"]
 mod given;
@@ -20,8 +31,8 @@ mod world;
 
 use given::{DENIED, EGRESS_DENIED, isolated};
 use world::{
-    ACK, ICMP, ICMPV6, OPEN, OTHER, OTHER_V6, PEER, PEER_V6, POD, POD_V6, Rule, SYN, TCP, UDP,
-    World, cut, fragment, icmp, icmp6, ip4, ip6, tcp, tcp6, udp, udp6, with_options,
+    ACK, ICMP, ICMPV6, IFINDEX, OPEN, OTHER, OTHER_V6, PEER, PEER_V6, POD, POD_V6, Rule, SYN, TCP,
+    UDP, World, cut, fragment, icmp, icmp6, ip4, ip6, tcp, tcp6, udp, udp6, with_options,
 };
 
 #[test]
@@ -37,6 +48,99 @@ fn ports_and_peers_are_judged() {
         world.ingress("v6 TCP/22", &tcp6((PEER_V6, 1000), (POD_V6, 22), SYN), DENIED);
         world.ingress("v6 UDP/53", &udp6((OTHER_V6, 1000), (POD_V6, 53)), Ok(()));
     });
+}
+
+/// `BPF_MAP_UPDATE_BATCH` (include/uapi/linux/bpf.h): many entries a call, so that one follows the other within less
+/// than a program takes.
+#[expect(unsafe_code, reason = "bpf(2)")]
+fn write_in_turn(map: &impl AsFd, entries: &[(u32, [u8; 56])]) {
+    #[repr(C)]
+    struct Batch {
+        in_batch: u64,
+        out_batch: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        map: u32,
+        flags: [u64; 2],
+    }
+    let (keys, values): (Vec<u32>, Vec<[u8; 56]>) = entries.iter().copied().unzip();
+    let mut batch = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: u32::try_from(keys.len()).unwrap(),
+        map: u32::try_from(map.as_fd().as_raw_fd()).unwrap(),
+        flags: [0; 2],
+    };
+    // SAFETY: live vectors of `count` keys and values of the map's sizes, and the attribute's own size.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, 26, &raw mut batch, size_of::<Batch>()) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+fn pinned(directory: &Path, name: &str) -> PathBuf {
+    let mut found = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    found
+        .find_map(|path| match path.file_name().and_then(|found| found.to_str()) {
+            Some(found) if found == name => Some(path),
+            _ if path.is_dir() => Some(pinned(&path, name)),
+            _ => None,
+        })
+        .unwrap()
+}
+
+/// The kernel puts a new entry in a replaced one's place, and the next update on that CPU, of any pod, writes over what
+/// was replaced: under programs that read it. The other pod is open, and may have the same address.
+#[test]
+fn no_packet_is_judged_by_another_pods_sets_while_entries_are_written() {
+    const RUNS: u32 = 2_000_000;
+    let check = |other: Ipv4Addr, by_daemon: bool| {
+        node::in_node(move |directory| {
+            let world = isolated(directory);
+            let events = SettingFlags::EVENTS_ALLOWED | SettingFlags::EVENTS_DENIED;
+            world.configure(|settings| settings.flags &= !events);
+            let entry = PodEntry { address: other, ..world.entry };
+            world.filter.pod_admit(IFINDEX + 1, entry, PodPolicy::default()).unwrap();
+            let frame = tcp((PEER, 1000), (POD, 22), SYN);
+            world.ingress("at rest", &frame, DENIED);
+            let pods = MapData::from_pin(pinned(&node::pins(directory), "PODS")).unwrap();
+            let pods: HashMap<MapData, u32, [u8; 56]> = Map::HashMap(pods).try_into().unwrap();
+            let both = [IFINDEX, IFINDEX + 1].map(|key| (key, pods.get(&key, 0).unwrap()));
+            let (in_turn, over) = (both.repeat(500), AtomicBool::new(false));
+            let write = || {
+                if by_daemon {
+                    world.filter.pod_policy(IFINDEX, world.policy).unwrap();
+                    world.filter.pod_policy(IFINDEX + 1, PodPolicy::default()).unwrap();
+                } else {
+                    write_in_turn(pods.map().fd(), &in_turn);
+                }
+            };
+            if !by_daemon {
+                world.configure(|settings| settings.flags = writing(settings.flags));
+            }
+            let before = world.filter.drops().unwrap();
+            std::thread::scope(|scope| {
+                let writer = scope.spawn(|| {
+                    let more = || !over.load(Ordering::Relaxed);
+                    std::iter::repeat_with(write).take_while(|()| more()).count()
+                });
+                let skb = Skb { ifindex: IFINDEX, ingress_ifindex: 2, mark: 0 };
+                world.filter.run(Direction::Ingress, &frame, skb, RUNS).unwrap();
+                over.store(true, Ordering::Relaxed);
+                println!("{} rounds of writes meanwhile", writer.join().unwrap());
+            });
+            let after = world.filter.drops().unwrap().into_iter();
+            let counted = after.map(|(reason, n)| (reason, n - before[&reason]));
+            let counted: BTreeMap<DropReason, u64> = counted.filter(|(_, n)| *n > 0).collect();
+            println!("{other}: {counted:?}");
+            assert_eq!(counted.values().sum::<u64>(), u64::from(RUNS), "{other}: some passed");
+        });
+    };
+    for other in [OTHER, POD] {
+        check(other, true);
+        check(other, false);
+    }
 }
 
 #[test]
@@ -326,7 +430,7 @@ fn metadata_can_be_closed() {
         world.egress("closed", &metadata, Err(DropReason::Metadata));
         world.egress("closed, v6", &metadata6, Err(DropReason::Metadata));
         world.egress("nothing else", &tcp((POD, 4000), (PEER, 80), SYN), Ok(()));
-        world.class(std::net::Ipv4Addr::new(169, 254, 169, 254), 7);
+        world.class(Ipv4Addr::new(169, 254, 169, 254), 7);
         world.set(2, 0, &[Rule(7, TCP, 80, 80, 21)]);
         world.isolate(1, 2);
         world.egress("opened by a rule", &metadata, Ok(()));

@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path};
 use veni_core::{marks::EniMarkMask, net::Mac};
 use veni_datapath::{
     bpf::{
-        Filter, PodEntry, PodPolicy, SettingFlags, Write,
+        Filter, PodEntry, PodPolicy, SettingFlags, Write, settings,
         table::{
             ANY_CLASS, BackendKey, BackendValue, Decision, PortRange, Profile, ServiceKeyV4,
             ServiceValue, VerdictKey,
@@ -37,6 +37,57 @@ fn flows_are_not_learned_for_ever_when_a_daemon_dies_while_they_are() {
         let settings = open(directory).settings().unwrap();
         assert_eq!(settings.flags & SettingFlags::LEARN, 0);
         assert_eq!(settings.epoch, epoch, "the rest stays");
+    });
+}
+
+#[test]
+fn a_full_table_of_the_nodes_addresses_loses_those_that_went_and_takes_what_fits() {
+    const ROOM: u32 = 1024;
+    node::in_node(|directory| {
+        let filter = open(directory);
+        let some = |range: std::ops::Range<u32>| -> BTreeSet<IpAddr> {
+            range.map(|n| std::net::Ipv4Addr::from(0x0a01_0000 + n).into()).collect()
+        };
+        let v6 = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1]);
+        assert!(filter.set_node_addresses(&some(0..ROOM)).unwrap());
+        let mut wanted = some(5..ROOM + 8);
+        wanted.insert(v6);
+        let error = filter.set_node_addresses(&wanted).unwrap_err().to_string();
+        assert!(error.starts_with("3 of the node's own addresses do not fit"), "{error}");
+        assert!(error.contains("at most 1024 a family") && error.contains("ip address"), "{error}");
+        let known = filter.node_addresses().unwrap();
+        assert!(known.is_superset(&some(5..ROOM)) && known.is_subset(&wanted), "{known:?}");
+        assert!(known.len() == ROOM as usize + 1 && known.contains(&v6), "all that fit");
+        filter.set_node_addresses(&wanted).unwrap_err();
+        assert_eq!(filter.node_addresses().unwrap(), known);
+        let fewer = some(8..ROOM + 8);
+        assert!(filter.set_node_addresses(&fewer).unwrap());
+        assert_eq!(filter.node_addresses().unwrap(), fewer);
+        assert!(!filter.set_node_addresses(&fewer).unwrap());
+    });
+}
+
+/// By the count programs know whether an entry may have been written while they read it.
+#[test]
+fn each_write_of_an_entry_is_counted_before_and_after_it_and_one_cut_off_by_the_next_daemon() {
+    node::in_node(|directory| {
+        let count = |filter: &Filter| settings::entries(filter.settings().unwrap().flags);
+        let filter = open(directory);
+        let entry = PodEntry { address: [10, 0, 0, 7].into(), mac: Mac([2; 6]), mark: 1 << 16 };
+        let (before, settled) = count(&filter);
+        filter.pod_admit(7, entry, PodPolicy::default()).unwrap();
+        assert!(filter.pod_policy(7, PodPolicy::default()).unwrap());
+        assert_eq!((count(&filter), settled), ((before + 4, true), true));
+        filter.configure(|settings| settings.flags = settings::writing(settings.flags)).unwrap();
+        assert_eq!(count(&filter), (before + 5, false));
+        drop(filter);
+        let next = open(directory);
+        assert_eq!(count(&next), (before + 6, true));
+        next.configure(|settings| settings.flags |= !0 << 16).unwrap();
+        next.pod_admit(7, entry, PodPolicy::default()).unwrap();
+        assert_eq!(count(&next), (0, true), "round");
+        let flags = next.settings().unwrap().flags;
+        assert!(flags & SettingFlags::EVENTS_DENIED != 0, "the others stay: {flags:#x}");
     });
 }
 
