@@ -3,5 +3,6 @@
 pub(crate) mod away;
 pub(crate) mod connect;
 pub(crate) mod drain;
+pub(crate) mod gate;
 pub(crate) mod restart;
 pub(crate) mod scale;

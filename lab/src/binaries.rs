@@ -55,6 +55,12 @@ pub fn find(name: &str) -> Result<Binary> {
     Ok(Binary { path, bytes: image.len() as u64, is_static: !has_interpreter(&image) })
 }
 
+/// Whether an executable needs a dynamic linker.
+pub(crate) fn is_dynamic(program: &Path) -> Result<bool> {
+    let image = std::fs::read(program).context(|| format!("cannot read {}", program.display()))?;
+    Ok(has_interpreter(&image))
+}
+
 fn places_near(executable: &Path) -> Vec<PathBuf> {
     let ancestors: Vec<_> = executable.ancestors().skip(1).take(4).collect();
     let plugin =

@@ -32,11 +32,12 @@ const READY: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(100);
 
 /// The daemon's places as the shipped manifests have them. The lab finds them below the node's directory.
-const PLACES: [(&str, &str); 4] = [
+const PLACES: [(&str, &str); 5] = [
     ("VENI_SOCKET", "/run/veni/ipamd.sock"),
     ("VENI_STATE_DIR", "/var/lib/veni"),
     ("VENI_BPF_DIR", "/sys/fs/bpf/veni"),
     ("VENI_CNI_CACHE_DIR", "/var/lib/cni"),
+    ("HOST_CNI_CONFDIR_PATH", "/etc/cni/net.d"),
 ];
 
 /// A cluster that is up, on a lab that outlives it. It is down when dropped.
@@ -69,11 +70,21 @@ pub fn lab_config(mut config: LabConfig) -> LabConfig {
 // === impl Kubernetes ===
 
 impl Kubernetes {
-    /// Brings a cluster up on `lab`, until all nodes are ready.
+    /// Brings a cluster up on `lab`, until all nodes are ready: their daemons run.
     ///
     /// # Errors
     /// When the lab's nodes are not as [`lab_config`] has them, or a part does not come up; then nothing is left of it.
     pub fn up(lab: &Lab) -> Result<Self> {
+        let mut this = Self::start(lab)?;
+        this.wait_ready()?;
+        Ok(this)
+    }
+
+    /// As [`Kubernetes::up`], until the nodes' programs run; nodes are ready once their daemons are.
+    ///
+    /// # Errors
+    /// As [`Kubernetes::up`].
+    pub fn start(lab: &Lab) -> Result<Self> {
         let programs = Programs::find()?;
         let images = lab.dir.join("images");
         make_dir(&images)?;
@@ -93,9 +104,7 @@ impl Kubernetes {
             finished.and(imported)
         })?;
         nodes.iter_mut().try_for_each(|node| node.join(&control))?;
-        let mut this = Self { nodes, control };
-        this.wait_ready()?;
-        Ok(this)
+        Ok(Self { nodes, control })
     }
 
     /// Waits until all nodes are ready.
@@ -119,7 +128,10 @@ impl Kubernetes {
     }
 
     /// What keeps each node that is not ready.
-    fn unready(&self) -> Result<Vec<String>> {
+    ///
+    /// # Errors
+    /// When the API server does not say.
+    pub fn unready(&self) -> Result<Vec<String>> {
         let nodes = self.objects(&["get", "nodes"])?;
         let known = |name: &str| nodes.iter().find(|node| node["metadata"]["name"] == name);
         let reason = |name: &str| match known(name) {

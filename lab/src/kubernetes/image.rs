@@ -1,20 +1,28 @@
 //! Images made of files of this machine, as archives that `ctr images import` takes: no registry is asked.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::programs::Programs;
-use crate::error::{Context as _, Result};
+use crate::{
+    binaries,
+    error::{Context as _, Result, succeeded},
+};
 
 /// What every pod's sandbox is.
 pub const PAUSE: &str = "veni.test/pause:local";
 /// Kubernetes' own test program (`agnhost netexec`, `connect`, `pause`…) beside a busybox.
 pub const AGNHOST: &str = "veni.test/agnhost:local";
+
+/// The daemon, the plugin, `venictl`, and the `nft` that the daemon needs.
+pub const VENI: &str = "veni.test/veni:local";
 
 /// What agnhost's image has of busybox.
 const APPLETS: &[&str] = &[
@@ -28,7 +36,7 @@ struct Image {
     name: &'static str,
     entrypoint: &'static [&'static str],
     command: &'static [&'static str],
-    programs: Vec<(&'static str, PathBuf)>,
+    programs: Vec<(String, PathBuf)>,
     /// What leads to `/bin/busybox`.
     applets: &'static [&'static str],
 }
@@ -38,7 +46,7 @@ struct Image {
 /// # Errors
 /// When a file cannot be read or written.
 pub(crate) fn write_all(programs: &Programs, dir: &Path) -> Result<Vec<PathBuf>> {
-    let busybox = || ("bin/busybox", programs.busybox());
+    let busybox = || ("bin/busybox".to_owned(), programs.busybox());
     // A sandbox ends by SIGKILL when its first process ignores the rest: it need not be a program of its own.
     let pause = Image {
         name: PAUSE,
@@ -51,15 +59,49 @@ pub(crate) fn write_all(programs: &Programs, dir: &Path) -> Result<Vec<PathBuf>>
         name: AGNHOST,
         entrypoint: &["/agnhost"],
         command: &["pause"],
-        programs: vec![("agnhost", programs.kubernetes("agnhost")), busybox()],
+        programs: vec![("agnhost".to_owned(), programs.kubernetes("agnhost")), busybox()],
         applets: APPLETS,
+    };
+    let veni = Image {
+        name: VENI,
+        entrypoint: &["/usr/bin/veni-ipamd"],
+        command: &[],
+        programs: veni_programs()?,
+        applets: &[],
     };
     let write = |(file, image): (&str, Image)| {
         let file = dir.join(file);
         image.write(&file).context(|| format!("cannot make the image {}", file.display()))?;
         Ok(file)
     };
-    [("pause.tar", pause), ("agnhost.tar", agnhost)].into_iter().map(write).collect()
+    let images = [("pause.tar", pause), ("agnhost.tar", agnhost), ("veni.tar", veni)];
+    images.into_iter().map(write).collect()
+}
+
+/// Our programs and `nft`, each with its libraries where it looks for them.
+fn veni_programs() -> Result<Vec<(String, PathBuf)>> {
+    let mut programs = vec![("usr/sbin/nft".to_owned(), PathBuf::from("/usr/sbin/nft"))];
+    for name in ["veni-ipamd", "veni-cni", "venictl"] {
+        programs.push((format!("usr/bin/{name}"), binaries::find(name)?.path));
+    }
+    let mut libraries = BTreeSet::new();
+    for (_, program) in &programs {
+        libraries.extend(libraries_of(program)?);
+    }
+    let place = |path: PathBuf| (path.to_string_lossy().trim_start_matches('/').to_owned(), path);
+    programs.extend(libraries.into_iter().map(place));
+    Ok(programs)
+}
+
+/// What the dynamic linker loads for `program`, by its own account: nothing for a static one.
+fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
+    if !binaries::is_dynamic(program)? {
+        return Ok(Vec::new());
+    }
+    let output = succeeded("ldd", Command::new("ldd").arg(program).output())?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let paths = text.split_whitespace().filter(|word| word.starts_with('/'));
+    Ok(paths.map(PathBuf::from).collect())
 }
 
 // === impl Image ===
@@ -72,7 +114,7 @@ impl Image {
             "architecture": "amd64",
             "os": "linux",
             "config": {
-                "Entrypoint": self.entrypoint, "Cmd": self.command, "Env": ["PATH=/bin:/"], "WorkingDir": "/",
+                "Entrypoint": self.entrypoint, "Cmd": self.command, "Env": ["PATH=/usr/sbin:/usr/bin:/bin:/"], "WorkingDir": "/",
             },
             "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
         })
@@ -169,7 +211,7 @@ mod tests {
             name: PAUSE,
             entrypoint: &["/bin/sleep"],
             command: &["1"],
-            programs: vec![("bin/busybox", program)],
+            programs: vec![("bin/busybox".to_owned(), program)],
             applets: &["sleep"],
         };
         image.write(&archive).unwrap();

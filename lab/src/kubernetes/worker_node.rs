@@ -22,8 +22,6 @@ use crate::{
 
 /// How long containerd may take to answer.
 const READY: Duration = Duration::from_secs(30);
-/// The plugin's configuration as it ships.
-const CONFLIST: &str = include_str!("../../../cni/install/10-veni.conflist");
 
 /// A node's programs besides veni's own.
 #[derive(Debug)]
@@ -173,7 +171,8 @@ impl WorkerNode {
     }
 }
 
-/// Our plugin is there already; beside it go those that the conflist chains, and the conflist as it ships.
+/// Our plugin is there already; beside it go those that the daemon's configuration list chains. The list of the lab's own
+/// runtime goes: the daemon writes one.
 fn install_plugins(node: &Node, programs: &Programs) -> Result<()> {
     let from = programs.plugins();
     let entries = fs::read_dir(&from).context(|| format!("cannot read {}", from.display()))?;
@@ -181,7 +180,8 @@ fn install_plugins(node: &Node, programs: &Programs) -> Result<()> {
         let link = node.dir.join("bin").join(entry.file_name());
         symlink(entry.path(), &link).context(|| format!("cannot make {}", link.display()))?;
     }
-    write(&node.dir.join("net.d/10-veni.conflist"), CONFLIST)
+    let list = node.dir.join("net.d/10-veni.conflist");
+    fs::remove_file(&list).context(|| format!("cannot remove {}", list.display()))
 }
 
 fn ctr(worker: &Worker, programs: &Programs, args: &[String]) -> Result<()> {
