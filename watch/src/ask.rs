@@ -1,0 +1,105 @@
+//! Asking for one pod by its name: an ADD may come before the watch has told of its pod.
+
+use std::{sync::Arc, time::Instant};
+
+use serde_json::Value;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::{sleep, timeout_at},
+};
+
+use crate::{Settings, api::Api, follow::Told, resource::Resource, trim::Trim};
+
+/// Questions that are under way at once: a burst of ADDs is no burst of requests.
+const AT_ONCE: usize = 8;
+
+/// Asks for pods.
+#[derive(Debug, Clone)]
+pub struct Asking {
+    questions: mpsc::UnboundedSender<Question>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Question {
+    namespace: String,
+    name: String,
+    uid: Option<String>,
+    until: Instant,
+}
+
+impl Asking {
+    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Question>) {
+        let (questions, asked) = mpsc::unbounded_channel();
+        (Self { questions }, asked)
+    }
+
+    /// Asks the API server for this pod, again and again until it has it, with this UID where one is known, or the time is
+    /// over. What it answers comes as a batch, unless the watch was faster.
+    pub fn pod(&self, namespace: &str, name: &str, uid: Option<&str>, until: Instant) {
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        let question = Question { namespace, name, uid: uid.map(str::to_owned), until };
+        // Without a watch there is no answer either.
+        drop(self.questions.send(question));
+    }
+}
+
+/// Answers questions until nobody asks or listens.
+pub(crate) async fn answer(
+    api: Api,
+    settings: Settings,
+    mut questions: mpsc::UnboundedReceiver<Question>,
+    told: mpsc::Sender<Told>,
+) {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    while let Some(question) = questions.recv().await {
+        let (api, told, places) = (api.clone(), told.clone(), places.clone());
+        tokio::spawn(async move {
+            let Ok(_place) = places.acquire().await else { return };
+            let until = question.until;
+            let asked = timeout_at(until.into(), ask(&api, &settings, &question)).await;
+            if let Ok(Some(pod)) = asked {
+                // Nobody listens: nobody waits.
+                drop(told.send(Told::Answer(Resource::Pods, pod)).await);
+            }
+        });
+    }
+}
+
+async fn ask(api: &Api, settings: &Settings, question: &Question) -> Option<Value> {
+    let Question { namespace, name, uid, .. } = question;
+    // They come from the runtime, and become part of a path.
+    let is_name = |text: &str| {
+        let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+        text.bytes().all(sound) && text.bytes().any(|byte| byte.is_ascii_alphanumeric())
+    };
+    if !is_name(namespace) || !is_name(name) {
+        return None;
+    }
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
+    loop {
+        match api.get(&path).await {
+            Ok(answer) => {
+                let pod = Trim::object(Resource::Pods, &answer).ok()?;
+                let found = pod.pointer("/metadata/uid").and_then(Value::as_str);
+                let mirror = pod.pointer("/metadata/annotations/kubernetes.io~1config.mirror");
+                let is_it = |uid: &String| {
+                    found == Some(uid) || mirror.and_then(Value::as_str) == Some(uid)
+                };
+                if uid.as_ref().is_none_or(is_it) {
+                    return Some(pod);
+                }
+            }
+            Err(failure) if failure.status() == Some(403) => {
+                let (verb, resource) = ("get", "pods");
+                tracing::warn!(
+                    verb,
+                    resource,
+                    "a pod may not be asked for: its ADD waits for the watch; add it to the daemon's role"
+                );
+                return None;
+            }
+            Err(failure) => tracing::debug!(?failure, namespace, name, "asking for a pod"),
+        }
+        sleep(settings.ask_again).await;
+    }
+}

@@ -1,0 +1,62 @@
+//! What of the cluster is about this node's own network: its object, ENIConfigs, NodeNetworkConfigs.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use veni_eniconfig_crd::{EniConfig, Labels, NodeNetworkConfig, Problem};
+
+/// It. Parts that were not read yet are `None`: nothing follows from their absence.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Configuration {
+    /// This node.
+    pub node: Option<NodeMetadata>,
+    /// ENIConfigs, by name.
+    pub eni_configs: Option<BTreeMap<String, Known<EniConfig>>>,
+    /// NodeNetworkConfigs, by name.
+    pub node_network_configs: Option<BTreeMap<String, Known<NodeNetworkConfig>>>,
+}
+
+/// A node's labels and annotations.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+pub struct NodeMetadata {
+    /// They.
+    pub labels: Labels,
+    /// They.
+    pub annotations: Labels,
+}
+
+/// An object that there is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known<T> {
+    /// The last version of it that could be understood.
+    pub value: Option<T>,
+    /// What is wrong with the present one.
+    pub problems: Vec<Problem>,
+}
+
+impl NodeMetadata {
+    pub(crate) fn read(object: &Value) -> Self {
+        let texts = |pointer: &str| {
+            let fields = object.pointer(pointer).and_then(Value::as_object);
+            let text =
+                |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
+            fields.into_iter().flatten().filter_map(text).collect()
+        };
+        Self { labels: texts("/metadata/labels"), annotations: texts("/metadata/annotations") }
+    }
+}
+
+impl<T> Default for Known<T> {
+    fn default() -> Self {
+        Self { value: None, problems: Vec::new() }
+    }
+}
+
+impl<T> Known<T> {
+    pub(crate) fn take(&mut self, read: Result<T, Vec<Problem>>) {
+        match read {
+            Ok(value) => (self.value, self.problems) = (Some(value), Vec::new()),
+            Err(problems) => self.problems = problems,
+        }
+    }
+}

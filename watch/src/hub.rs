@@ -1,0 +1,374 @@
+//! Puts the resources together: what is heard of each becomes batches for policy, and this node's configuration. Pure.
+//!
+//! Invariants: nothing reaches policy before each of its resources was listed to its end, so that no pod is open for want of a
+//! policy that was not read yet; a resource that may not be read therefore keeps policy from beginning, and says so. After
+//! that nothing is taken away because it could not be read. A ClusterNetworkPolicy that selects nodes waits for them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::{self, Write as _},
+    hash::{BuildHasher as _, DefaultHasher, Hasher as _, RandomState},
+};
+
+use serde_json::Value;
+use veni_core::wire::inspect::policy::Diagnostic;
+use veni_eniconfig_crd::{EniConfig, NodeNetworkConfig};
+use veni_policy::object::{self, ClusterPeer, Key, Kind, Object};
+
+use crate::{
+    configuration::{Configuration, Known, NodeMetadata},
+    follow::Told,
+    resource::Resource,
+    store::{Seen, Store},
+};
+
+/// The annotation of a mirror pod: the UID that the kubelet, and so the runtime, gives the static pod that it shows.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// What changed of policy's objects.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// New and changed objects.
+    pub apply: Vec<Object>,
+    /// Objects that are gone.
+    pub delete: Vec<Key>,
+    /// Everything that is wrong now, not only what is new.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Whether every resource was listed to its end: before that there are no objects, and one that is not known may well
+    /// exist.
+    pub complete: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Hub {
+    stores: BTreeMap<Resource, Store>,
+    listed: BTreeSet<Resource>,
+    complete: bool,
+    /// What policy was not told yet; `None` is gone.
+    pending: BTreeMap<Key, Option<Object>>,
+    /// Of each object, what is wrong.
+    wrong: BTreeMap<(Resource, String), Vec<Diagnostic>>,
+    troubles: BTreeMap<Resource, String>,
+    /// What is wrong may have changed since it was told.
+    restated: bool,
+    /// What was told of it.
+    stated: Vec<Diagnostic>,
+    /// ClusterNetworkPolicies that select nodes.
+    of_nodes: BTreeSet<String>,
+    configuration: Configuration,
+    reconfigured: bool,
+    hashes: RandomState,
+}
+
+impl Hub {
+    pub(crate) fn take(&mut self, told: Told) {
+        match told {
+            Told::Begun(resource) => self.store(resource).begin(),
+            Told::Object(resource, object) => self.object(resource, object, Store::apply),
+            Told::Answer(resource, object) => self.object(resource, object, Store::answer),
+            Told::Gone(resource, object) => {
+                let (name, seen) = (name(&object), self.seen(&object));
+                if self.store(resource).delete(&name, seen) {
+                    self.gone(resource, &name);
+                }
+                self.state(resource, &name, Vec::new());
+            }
+            Told::Reached(resource, version) => self.store(resource).reach(version),
+            Told::Listed(resource, version) => self.listed(resource, version),
+            Told::Absent(resource) => {
+                if self.listed.insert(resource) {
+                    let next = "install its CustomResourceDefinition if there should be any";
+                    tracing::warn!(%resource, next, "the API server does not have it: taken as none");
+                }
+                self.store(resource).begin();
+                self.listed(resource, 0);
+            }
+            Told::Trouble(resource, trouble) => {
+                if self.troubles.get(&resource) != Some(&trouble) {
+                    tracing::warn!(%resource, trouble, "not watched");
+                    self.troubles.insert(resource, trouble);
+                    self.restated = true;
+                }
+            }
+            Told::Well(resource) => {
+                if self.troubles.remove(&resource).is_some() {
+                    tracing::info!(%resource, "watched again");
+                    self.restated = true;
+                }
+            }
+        }
+    }
+
+    fn store(&mut self, resource: Resource) -> &mut Store {
+        self.stores.entry(resource).or_default()
+    }
+
+    fn seen(&self, object: &Value) -> Seen {
+        let text =
+            |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        Seen {
+            uid: self.hashes.hash_one(text("/metadata/uid")),
+            version: text("/metadata/resourceVersion").parse().unwrap_or_default(),
+        }
+    }
+
+    fn listed(&mut self, resource: Resource, version: u64) {
+        for name in self.store(resource).end(version) {
+            self.gone(resource, &name);
+            self.state(resource, &name, Vec::new());
+        }
+        self.listed.insert(resource);
+        self.restated |= self.troubles.remove(&resource).is_some();
+        match resource {
+            Resource::EniConfigs => {
+                self.configuration.eni_configs.get_or_insert_default();
+            }
+            Resource::NodeNetworkConfigs => {
+                self.configuration.node_network_configs.get_or_insert_default();
+            }
+            _ => return,
+        }
+        self.reconfigured = true;
+    }
+
+    fn object(
+        &mut self,
+        resource: Resource,
+        mut object: Value,
+        take: fn(&mut Store, &str, Seen, Option<u64>) -> bool,
+    ) {
+        let (name, seen) = (name(&object), self.seen(&object));
+        if resource == Resource::OwnNode {
+            let metadata = NodeMetadata::read(&object);
+            self.reconfigured |= self.configuration.node.as_ref() != Some(&metadata);
+            self.configuration.node = Some(metadata);
+        }
+        if resource.policy_kind().is_none() {
+            let fingerprint = self.fingerprint(&object.get("spec"));
+            if take(self.store(resource), &name, seen, Some(fingerprint)) {
+                self.configure(resource, &name, &object);
+            }
+            return;
+        }
+        show_static_pod(resource, &mut object);
+        match object::parse(&object) {
+            Ok(Some(object)) => {
+                let fingerprint = Some(self.fingerprint(&object));
+                let is_new = take(self.store(resource), &name, seen, fingerprint);
+                // It may be what was in force before it could not be read.
+                if is_new || self.wrong.contains_key(&(resource, name.clone())) {
+                    self.state(resource, &name, object.diagnostics().iter().map(told).collect());
+                }
+                if is_new {
+                    self.note_nodes(&name, &object);
+                    self.pending.insert(object.key(), Some(object));
+                }
+            }
+            Ok(None) => tracing::error!(%resource, name, "not of its resource's kind: passed over"),
+            Err(wrong) => {
+                take(self.store(resource), &name, seen, None);
+                let mut wrong: Vec<Diagnostic> = wrong.iter().map(told).collect();
+                if self.store(resource).has(&name) {
+                    let object = format!("{} {name}", resource.kind());
+                    let message = "its previous version stays in force".to_owned();
+                    wrong.push(Diagnostic { object, message, ..Diagnostic::default() });
+                }
+                self.state(resource, &name, wrong);
+            }
+        }
+    }
+
+    /// What of it decides, as a number: most of what an API server tells of a pod changes nothing.
+    fn fingerprint(&self, value: &impl fmt::Debug) -> u64 {
+        let mut hashing = Hashing(self.hashes.build_hasher());
+        let _infallible = write!(hashing, "{value:?}");
+        hashing.0.finish()
+    }
+
+    fn note_nodes(&mut self, name: &str, object: &Object) {
+        let Object::ClusterNetworkPolicy(policy) = object else { return };
+        let rules = policy.ingress.iter().chain(&policy.egress);
+        let selects = |peer: &ClusterPeer| matches!(peer, ClusterPeer::Nodes(_));
+        if rules.flat_map(|rule| &rule.peers).any(selects) {
+            self.of_nodes.insert(name.to_owned());
+        } else {
+            self.of_nodes.remove(name);
+        }
+    }
+
+    fn configure(&mut self, resource: Resource, name: &str, object: &Value) {
+        let configuration = &mut self.configuration;
+        let problems = match resource {
+            Resource::EniConfigs => {
+                let known = configuration.eni_configs.get_or_insert_default();
+                let known = known.entry(name.to_owned()).or_default();
+                known.take(EniConfig::parse(object));
+                known.told(|config| &config.notes)
+            }
+            Resource::NodeNetworkConfigs => {
+                let known = configuration.node_network_configs.get_or_insert_default();
+                let known = known.entry(name.to_owned()).or_default();
+                known.take(NodeNetworkConfig::parse(object));
+                known.told(|config| &config.notes)
+            }
+            _ => return,
+        };
+        let object = format!("{} {name}", resource.kind());
+        let told = problems.into_iter().map(|problem| Diagnostic {
+            object: object.clone(),
+            field: problem.field,
+            message: problem.message,
+            ..Diagnostic::default()
+        });
+        self.state(resource, name, told.collect());
+        self.reconfigured = true;
+    }
+
+    fn gone(&mut self, resource: Resource, name: &str) {
+        if let Some(kind) = resource.policy_kind() {
+            let (namespace, bare) = name.split_once('/').unwrap_or(("", name));
+            self.pending.insert(Key::new(kind, namespace, bare), None);
+        }
+        let configuration = &mut self.configuration;
+        match resource {
+            Resource::ClusterNetworkPolicies => drop(self.of_nodes.remove(name)),
+            Resource::OwnNode => configuration.node = None,
+            Resource::EniConfigs => {
+                drop(configuration.eni_configs.as_mut().map(|known| known.remove(name)));
+            }
+            Resource::NodeNetworkConfigs => {
+                drop(configuration.node_network_configs.as_mut().map(|known| known.remove(name)));
+            }
+            _ => return,
+        }
+        self.reconfigured = true;
+    }
+
+    fn state(&mut self, resource: Resource, name: &str, wrong: Vec<Diagnostic>) {
+        let at = (resource, name.to_owned());
+        self.restated |= if wrong.is_empty() {
+            self.wrong.remove(&at).is_some()
+        } else {
+            self.wrong.insert(at, wrong.clone()).as_ref() != Some(&wrong)
+        };
+    }
+
+    /// Whether the other nodes are wanted.
+    pub(crate) fn wants_nodes(&self) -> bool {
+        !self.of_nodes.is_empty()
+    }
+
+    fn nodes_known(&self) -> bool {
+        [Resource::OwnNode, Resource::OtherNodes].iter().all(|nodes| self.listed.contains(nodes))
+    }
+
+    /// What policy was not told yet, if there is anything.
+    pub(crate) fn batch(&mut self) -> Option<Batch> {
+        let all = Resource::OF_POLICY.iter().all(|resource| self.listed.contains(resource));
+        let nodes = !self.wants_nodes() || self.nodes_known();
+        let completed = !self.complete && all && nodes;
+        self.complete |= completed;
+        let diagnostics = self.diagnostics();
+        let mut batch = Batch { complete: self.complete, ..Batch::default() };
+        if self.complete {
+            let waits = |key: &Key| {
+                !nodes
+                    && key.kind == Kind::ClusterNetworkPolicy
+                    && self.of_nodes.contains(&key.name)
+            };
+            let (waiting, ready): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                std::mem::take(&mut self.pending).into_iter().partition(|(key, _)| waits(key));
+            self.pending = waiting;
+            for (key, object) in ready {
+                match object {
+                    Some(object) => batch.apply.push(object),
+                    None => batch.delete.push(key),
+                }
+            }
+        }
+        if batch.apply.is_empty() && batch.delete.is_empty() && !completed && diagnostics.is_none()
+        {
+            return None;
+        }
+        self.stated = diagnostics.unwrap_or_else(|| std::mem::take(&mut self.stated));
+        batch.diagnostics.clone_from(&self.stated);
+        Some(batch)
+    }
+
+    /// Everything that is wrong, if that is something else than what was told.
+    fn diagnostics(&mut self) -> Option<Vec<Diagnostic>> {
+        if !std::mem::take(&mut self.restated) {
+            return None;
+        }
+        let troubles = self.troubles.iter().map(|(resource, trouble)| {
+            let then = if self.complete {
+                "what was read of it stays in force"
+            } else {
+                "no policy is in force anew before all is read"
+            };
+            let (object, message) = (resource.to_string(), format!("{trouble}; {then}"));
+            Diagnostic { object, message, ..Diagnostic::default() }
+        });
+        let diagnostics: Vec<_> = troubles.chain(self.wrong.values().flatten().cloned()).collect();
+        (diagnostics != self.stated).then_some(diagnostics)
+    }
+
+    /// This node's configuration, if it is another than what was told.
+    pub(crate) fn configuration(&mut self) -> Option<Configuration> {
+        std::mem::take(&mut self.reconfigured).then(|| self.configuration.clone())
+    }
+
+    /// How many objects of each resource there are.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (Resource, usize)> {
+        self.stores.iter().map(|(resource, store)| (*resource, store.len()))
+    }
+}
+
+impl<T> Known<T> {
+    fn told(
+        &self,
+        notes: impl Fn(&T) -> &Vec<veni_eniconfig_crd::Problem>,
+    ) -> Vec<veni_eniconfig_crd::Problem> {
+        if self.problems.is_empty() {
+            return self.value.as_ref().map(|value| notes(value).clone()).unwrap_or_default();
+        }
+        self.problems.clone()
+    }
+}
+
+/// `namespace/name`, or the name of what is in none.
+fn name(object: &Value) -> String {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
+}
+
+/// The API server's object of a static pod has a UID of its own.
+fn show_static_pod(resource: Resource, object: &mut Value) {
+    if resource != Resource::Pods {
+        return;
+    }
+    let Some(metadata) = object.get_mut("metadata") else { return };
+    let mirrored = metadata.get("annotations").and_then(|all| all.get(MIRROR)).cloned();
+    if let (Some(uid @ Value::String(_)), Some(fields)) = (mirrored, metadata.as_object_mut()) {
+        fields.insert("uid".to_owned(), uid);
+    }
+}
+
+fn told(wrong: &object::Diagnostic) -> Diagnostic {
+    Diagnostic {
+        object: wrong.key.to_string(),
+        field: wrong.field.clone(),
+        message: wrong.message.clone(),
+        ..Diagnostic::default()
+    }
+}
+
+struct Hashing(DefaultHasher);
+
+impl fmt::Write for Hashing {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.write(text.as_bytes());
+        Ok(())
+    }
+}

@@ -1,0 +1,222 @@
+//! Kubernetes objects from an API server: listed, watched, resumed, trimmed on arrival, as policy's objects.
+//!
+//! A thread of its own reads, so that a large cluster never holds up the pool. What comes out is what `veni-manifests`
+//! gives of a folder: batches of objects that are new or gone ([`Batch`]), and beside them what is about this node's own network
+//! ([`Configuration`]). Objects are read as they are written, JSON, and not through k8s-openapi's types, which drop fields
+//! that they do not know (ADR 0016).
+//!
+//! Deliberately absent: writing to the API server.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{
+    runtime,
+    sync::{mpsc, watch},
+    time::sleep,
+};
+use veni_core::chain::chain;
+
+mod api;
+mod ask;
+mod backoff;
+mod configuration;
+mod connect;
+mod follow;
+mod hub;
+mod resource;
+mod served;
+mod store;
+mod trim;
+
+pub use ask::Asking;
+pub use configuration::{Configuration, Known, NodeMetadata};
+pub use connect::{Access, ConnectError};
+pub use follow::Counters;
+pub use hub::Batch;
+pub use resource::Resource;
+
+use api::Api;
+use ask::Question;
+use backoff::Backoff;
+use follow::{Follower, Told};
+use hub::Hub;
+
+/// Batches that may wait for their reader; after that the API server keeps the events.
+const BATCHES: usize = 16;
+/// What may be heard before it is put together.
+const HEARD: usize = 1024;
+
+/// Times.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// After a first failure; doubled from then on.
+    pub retry: Duration,
+    /// The longest that grows to.
+    pub retry_most: Duration,
+    /// A connection that lasted longer counts as one that worked.
+    pub settled: Duration,
+    /// How long the beginning of an answer is waited for.
+    pub patience: Duration,
+    /// A list that says nothing for so long is given up.
+    pub stalled: Duration,
+    /// So is a watch; bookmarks come every minute.
+    pub idle: Duration,
+    /// How long the API server is to keep a watch.
+    pub watch: Duration,
+    /// When a resource that may not be read is tried again, about.
+    pub forbidden: Duration,
+    /// When one that there is not is looked for again, about.
+    pub missing: Duration,
+    /// When a pod that there is not yet is asked for again.
+    pub ask_again: Duration,
+}
+
+/// What is watched.
+#[derive(Debug)]
+pub struct Watch {
+    /// Policy's objects.
+    pub batches: mpsc::Receiver<Batch>,
+    /// This node's configuration, as far as it is known.
+    pub configuration: watch::Receiver<Arc<Configuration>>,
+    /// Asks for pods that were not heard of yet.
+    pub asking: Asking,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            retry: Duration::from_millis(800),
+            retry_most: Duration::from_secs(30),
+            settled: Duration::from_secs(10),
+            patience: Duration::from_secs(10),
+            stalled: Duration::from_secs(30),
+            idle: Duration::from_secs(150),
+            watch: Duration::from_secs(580),
+            forbidden: Duration::from_secs(30),
+            missing: Duration::from_secs(120),
+            ask_again: Duration::from_millis(200),
+        }
+    }
+}
+
+/// Follows the objects of the cluster that concern the node of this name, until the batches' receiver is dropped.
+///
+/// # Errors
+/// When no thread can be made.
+pub fn start(access: Access, node: &str, settings: Settings) -> io::Result<Watch> {
+    let (batches, taken) = mpsc::channel(BATCHES);
+    let (configured, configuration) = watch::channel(Arc::default());
+    let (asking, questions) = Asking::new();
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let node: Arc<str> = node.into();
+    std::thread::Builder::new().name("watch".to_owned()).spawn(move || {
+        let reader = Reader { node, settings, batches, configured, hub: Hub::default() };
+        runtime.block_on(reader.run(access, questions));
+    })?;
+    Ok(Watch { batches: taken, configuration, asking })
+}
+
+struct Reader {
+    node: Arc<str>,
+    settings: Settings,
+    batches: mpsc::Sender<Batch>,
+    configured: watch::Sender<Arc<Configuration>>,
+    hub: Hub,
+}
+
+/// What the followers share.
+struct Followers {
+    api: Api,
+    node: Arc<str>,
+    settings: Settings,
+    told: mpsc::Sender<Told>,
+}
+
+impl Reader {
+    async fn run(mut self, access: Access, questions: mpsc::UnboundedReceiver<Question>) {
+        let Some(api) = self.connect(access).await else { return };
+        let (told, mut heard) = mpsc::channel(HEARD);
+        let followers = Followers { api, node: self.node.clone(), settings: self.settings, told };
+        let own = [Resource::OwnNode, Resource::EniConfigs, Resource::NodeNetworkConfigs];
+        for resource in own.into_iter().chain(Resource::OF_POLICY) {
+            followers.follow(resource);
+        }
+        tokio::spawn(ask::answer(
+            followers.api.clone(),
+            self.settings,
+            questions,
+            followers.told.clone(),
+        ));
+        let (mut nodes, mut taken) = (false, Vec::new());
+        loop {
+            tokio::select! {
+                () = self.batches.closed() => return,
+                _ = heard.recv_many(&mut taken, HEARD) => {}
+            }
+            for told in taken.drain(..) {
+                self.hub.take(told);
+            }
+            if self.hub.wants_nodes() && !std::mem::replace(&mut nodes, true) {
+                followers.follow(Resource::OtherNodes);
+            }
+            if !self.publish().await {
+                return;
+            }
+        }
+    }
+
+    /// Sets the client up, for as long as it takes: tokens are mounted late, files are mended.
+    async fn connect(&mut self, access: Access) -> Option<Api> {
+        let mut backoff = Backoff::new(self.settings.retry, self.settings.retry_most);
+        loop {
+            match access.connect().await {
+                Ok(client) => {
+                    return Some(Api::new(client, self.settings.patience));
+                }
+                Err(error) => {
+                    let trouble = format!(
+                        "cannot be read: there is no way to the API server ({})",
+                        chain(&error)
+                    );
+                    for resource in Resource::OF_POLICY {
+                        self.hub.take(Told::Trouble(resource, trouble.clone()));
+                    }
+                }
+            }
+            if !self.publish().await {
+                return None;
+            }
+            tokio::select! {
+                () = self.batches.closed() => return None,
+                () = sleep(backoff.next()) => {}
+            }
+        }
+    }
+
+    /// Tells what is new. `false`: nobody listens.
+    async fn publish(&mut self) -> bool {
+        if let Some(configuration) = self.hub.configuration() {
+            self.configured.send_replace(Arc::new(configuration));
+        }
+        let Some(batch) = self.hub.batch() else { return true };
+        if batch.complete && batch.apply.len() > HEARD {
+            let objects: usize = self.hub.counts().map(|(_, count)| count).sum();
+            tracing::info!(objects, new = batch.apply.len(), "objects of the cluster read");
+        }
+        self.batches.send(batch).await.is_ok()
+    }
+}
+
+impl Followers {
+    fn follow(&self, resource: Resource) {
+        let follower = Follower {
+            api: self.api.clone(),
+            resource,
+            node: self.node.clone(),
+            settings: self.settings,
+            told: self.told.clone(),
+            counters: Arc::default(),
+        };
+        tokio::spawn(follower.run());
+    }
+}
