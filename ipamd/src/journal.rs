@@ -19,6 +19,8 @@ use veni_core::ipam::{Ledger, Record};
 
 use crate::{fault, whereabouts::Whereabouts};
 
+mod extent;
+
 /// The format that this build writes.
 pub const VERSION: u32 = 1;
 /// The journal is rewritten as a snapshot when it has grown past this and past four times its last snapshot.
@@ -59,6 +61,9 @@ pub trait Store: Send + 'static {
 
     /// Rewrites the journal as a snapshot of `ledger`, when that is worth it.
     fn compact(&mut self, ledger: &Ledger);
+
+    /// Rewrites the journal as a snapshot of `ledger`, now.
+    fn rewrite(&mut self, ledger: &Ledger);
 
     /// Keeps, beside the records, who and where this instance is. Without it the next start asks the cloud.
     fn keep_whereabouts(&mut self, whereabouts: &Whereabouts);
@@ -104,6 +109,15 @@ pub struct Recovered {
     pub notes: Vec<String>,
 }
 
+impl Recovered {
+    fn is_damaged(&mut self, what: &str) {
+        self.damaged = true;
+        // A daemon that is killed before EC2 has answered leaves the next one to ask.
+        self.ledger.apply(&Record::Unconfirmed).expect("it fits any ledger");
+        self.notes.push(format!("{what}: it is checked against the kernel and EC2"));
+    }
+}
+
 impl Journal {
     /// Opens the journal in `dir`, reading what a former daemon of this boot left. A disk that takes nothing is no
     /// error: see [`Store::trouble`].
@@ -119,6 +133,10 @@ impl Journal {
             Ok(bytes) => keep = recover(&bytes, boot_id, &mut recovered),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
+        }
+        let extent = extent::read(&path);
+        if recovered.resumed && extent.is_some_and(|extent| keep < extent) && !recovered.damaged {
+            recovered.is_damaged("the journal's end is cut off");
         }
         let found = fs::metadata(&path).is_ok_and(|file| file.len() > 0);
         let whole = recovered.resumed && !recovered.damaged;
@@ -214,7 +232,7 @@ impl Journal {
         Ok(())
     }
 
-    fn rewrite(&mut self, ledger: &Ledger) -> io::Result<()> {
+    fn put_snapshot(&mut self, ledger: &Ledger) -> io::Result<()> {
         let mut lines = header_line(&self.boot_id);
         for record in ledger.to_records() {
             push_line(&mut lines, &record);
@@ -237,11 +255,14 @@ impl Journal {
         if let Some(aside) = self.beginning.aside {
             set_aside(&self.path, aside);
         }
+        // What comes in its place may be shorter.
+        extent::forget(&self.path);
         fault::point("compact-before-rename");
         fs::rename(&next, &self.path)?;
         fault::point("compact-after-rename");
         self.file = Some(file);
         self.len = lines.len() as u64;
+        extent::write(&self.path, self.len);
         self.backlog.clear();
         Ok(())
     }
@@ -267,6 +288,9 @@ impl Store for Journal {
         }
         let written = self.write_lines(&lines);
         self.told(written)?;
+        if self.backlog.iter().chain(records).any(extent::must_stay) {
+            extent::write(&self.path, self.len);
+        }
         self.backlog.clear();
         Ok(())
     }
@@ -305,7 +329,11 @@ impl Store for Journal {
         if self.len < COMPACT_BYTES || self.len < 4 * self.snapshot_len {
             return;
         }
-        if let Err(error) = self.rewrite(ledger) {
+        self.rewrite(ledger);
+    }
+
+    fn rewrite(&mut self, ledger: &Ledger) {
+        if let Err(error) = self.put_snapshot(ledger) {
             tracing::warn!(%error, path = %self.path.display(), "journal not compacted");
             self.snapshot_len = self.len;
         }
@@ -377,11 +405,7 @@ fn recover(bytes: &[u8], boot_id: &str, recovered: &mut Recovered) -> u64 {
         }
     }
     if recovered.damaged {
-        // A daemon that is killed before EC2 has answered leaves the next one to ask.
-        recovered.ledger.apply(&Record::Unconfirmed).expect("it fits any ledger");
-        recovered.notes.push(
-            "part of the journal is damaged: it is checked against the kernel and EC2".into(),
-        );
+        recovered.is_damaged("part of the journal is damaged");
     }
     keep
 }

@@ -375,6 +375,7 @@ impl<S: Store> Pool<S> {
                 Err(error) => tracing::error!(%error, ?record, "fact does not fit the ledger"),
             }
         }
+        self.settle_missing(&fitting);
         if !fitting.is_empty() {
             self.store.note(fitting);
         }

@@ -78,6 +78,16 @@ fn a_flipped_bit_never_becomes_a_record_and_is_reported() {
         let (_, recovered) = Journal::open(dir.path(), "boot-1").unwrap();
         assert!(recovered.damaged, "bit flipped at {at} went unseen");
         assert!(dir.path().join("journal.damaged").exists());
+        // The next daemon finds a whole journal, and knows all the same.
+        let (mut journal, next) = Journal::open(dir.path(), "boot-1").unwrap();
+        assert!(!next.damaged && next.ledger.unconfirmed(), "bit flipped at {at}");
+        let mut ledger = next.ledger;
+        ledger.apply(&Record::Confirmed).unwrap();
+        journal.rewrite(&ledger);
+        let (_, confirmed) = Journal::open(dir.path(), "boot-1").unwrap();
+        assert!(!confirmed.ledger.unconfirmed());
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("confirmed"), "an older ipamd does not know the word: {text}");
     }
 }
 
@@ -247,4 +257,31 @@ fn a_disk_that_took_no_record_counts_as_full_until_it_takes_one_or_a_page() {
     journal.retry();
     assert_eq!(journal.trouble(), None);
     assert_eq!(fs::read(&path).unwrap(), before, "nothing of the attempt is left");
+}
+
+#[test]
+fn a_journal_cut_before_what_left_the_node_counts_as_damaged_and_others_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = Journal::open(dir.path(), "boot-1").unwrap();
+    journal.commit(&[primary(), gained(10), gained(11)]).unwrap();
+    let slot = veni_core::marks::EniSlot::new(0, 0).unwrap();
+    let at = BootTime(5);
+    journal
+        .commit(&[Record::Unassigning { slot, addresses: vec![Ipv4Addr::new(10, 0, 0, 10)], at }])
+        .unwrap();
+    journal.commit(&[gained(12)]).unwrap();
+    drop(journal);
+    let path = dir.path().join(FILE);
+    let whole = fs::read(&path).unwrap();
+    let ends: Vec<usize> =
+        whole.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1).collect();
+    let intent = ends.len() - 1;
+    for (lines, end) in ends.iter().enumerate().map(|(n, end)| (n + 1, *end)) {
+        fs::write(&path, &whole[..end]).unwrap();
+        // The length belongs to the journal as it was: opening a damaged one replaces both.
+        extent::write(&path, u64::try_from(ends[intent - 1]).unwrap());
+        let (_, recovered) = Journal::open(dir.path(), "boot-1").unwrap();
+        let (damaged, doubted) = (recovered.damaged, recovered.ledger.unconfirmed());
+        assert_eq!((damaged, doubted), (lines < intent, lines < intent), "{lines} lines are left");
+    }
 }

@@ -74,8 +74,9 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             return None;
         }
         let blocked = |what| snapshot.blocked(what).is_some();
-        let grows =
-            pool.settings.provisioning && !(blocked(Blocked::Assign) && blocked(Blocked::NewEni));
+        let grows = pool.settings.provisioning
+            && !pool.unheard(now)
+            && !(blocked(Blocked::Assign) && blocked(Blocked::NewEni));
         (!grows).then(|| {
             (
                 ErrorCode::NotReady,

@@ -155,6 +155,9 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             );
             found.push(("address_quarantined".to_owned(), address.to_string(), None, what));
         }
+        if pool.unheard(now) {
+            found.push(("journal".to_owned(), String::new(), None, pool.why_no_address(now)));
+        }
         let hindrances = [("filter", self.unfiltered()), ("storage", self.unwritten())];
         for (kind, hindrance) in hindrances {
             let told = hindrance.map(|(_, what)| (kind.to_owned(), String::new(), None, what));

@@ -1,5 +1,7 @@
 //! Why there is no address, in one line that a person can act on.
 
+use std::net::Ipv4Addr;
+
 use veni_core::ipam::{
     AddressState, BootTime, Counts,
     plan::{Addresses, Blocked, PoolLimits},
@@ -36,10 +38,7 @@ impl<S: Store> Pool<S> {
             );
             return format!("the link of {id} is not configured: {what} ({held})");
         }
-        let free = |address| {
-            matches!(self.ledger.address(address), Some((_, AddressState::Free { .. }, _)))
-        };
-        if let Some(address) = self.activity.quarantined.iter().find(|address| free(**address)) {
+        if let Some(address) = self.activity.quarantined.iter().find(|a| self.is_free(**a)) {
             return format!(
                 "{address} is free and not handed out, because the node leads it to a link of no pod: `venictl status` \
                  names the link ({held})"
@@ -57,7 +56,7 @@ impl<S: Store> Pool<S> {
             let secs = block.until.since(now).as_secs();
             return format!("{}; next attempt in {secs} s ({held})", block.reason);
         }
-        if let Some(why) = self.is_not_grown(counts, &held) {
+        if let Some(why) = self.is_hidden(&held).or_else(|| self.is_not_grown(counts, &held)) {
             return why;
         }
         let steps: Vec<String> =
@@ -73,6 +72,24 @@ impl<S: Store> Pool<S> {
                 steps.join(", ")
             )
         }
+    }
+
+    fn is_free(&self, address: Ipv4Addr) -> bool {
+        matches!(self.ledger.address(address), Some((_, AddressState::Free { .. }, _)))
+    }
+
+    /// Which addresses are free and not handed out, because EC2 does not show them.
+    fn is_hidden(&self, held: &str) -> Option<String> {
+        let hidden: Vec<_> =
+            self.activity.missing.keys().filter(|address| self.is_free(**address)).collect();
+        let first = hidden.first()?;
+        let others = match hidden.len() - 1 {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        Some(format!(
+            "{first}{others}: free, but EC2 does not show it on this node's ENIs; it is asked again ({held})"
+        ))
     }
 
     /// Which limit or setting keeps the pool from getting more.

@@ -123,6 +123,10 @@ impl Store for MemoryStore {
         }
     }
 
+    fn rewrite(&mut self, ledger: &Ledger) {
+        *lock(&self.records) = ledger.to_records();
+    }
+
     fn keep_whereabouts(&mut self, whereabouts: &Whereabouts) {
         *lock(&self.kept) = Some(whereabouts.clone());
     }

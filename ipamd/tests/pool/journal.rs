@@ -186,3 +186,62 @@ async fn whatever_record_is_lost_a_daemon_killed_at_once_leaves_the_next_one_to_
         assert!(!node.store().recover().ledger.unconfirmed(), "record {lost}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_journal_is_not_served_from_by_the_next_daemon_before_ec2_is_heard_of_again() {
+    let mut node = Node::start(NodeSpec::instant(by_addresses())).await;
+    assert_all_wired(&add_all(&node, 0..3).await);
+    node.settle().await;
+    node.kill().await;
+    node.store().erase();
+    node.boot().await;
+    node.view().await;
+    node.kill().await;
+    node.sim().inject(Fault::unavailable("DescribeNetworkInterfaces").times(u32::MAX));
+    node.boot().await;
+    let answer = node.begin_add(100).await;
+    assert!(matches!(answer, Some(ReplyBody::Error(_))), "{answer:?}");
+    let problems = node.view().await.problems;
+    assert!(problems.iter().any(|p| p.kind == "journal"), "{problems:?}");
+    node.sim().clear_faults();
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    node.add(101).await;
+    assert!(!node.store().recover().ledger.unconfirmed());
+    node.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_journal_is_confirmed_by_the_daemon_that_reads_it() {
+    let (_, records) = node_with_a_past().await;
+    for lost in 0..records {
+        let (mut node, _) = node_with_a_past().await;
+        node.store().damage(lost);
+        node.boot().await;
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        node.settle().await;
+        assert!(!node.store().recover().ledger.unconfirmed(), "without record {lost}");
+        node.assert_sound();
+    }
+}
+
+/// The answer to a call that gives addresses back is lost, and EC2 gives the same ones to this node again.
+#[tokio::test(start_paused = true)]
+async fn an_address_that_went_and_came_back_is_handed_out() {
+    let targets = Targets { warm_ip: 4, minimum_ip: 4, ..Targets::default() };
+    let mut spec = NodeSpec::instant(Config { targets, ..Config::default() });
+    // Nothing else is to be had than what was given back.
+    spec.subnet = "10.0.0.0/28";
+    let node = Node::start(spec).await;
+    assert_all_wired(&add_all(&node, 0..6).await);
+    node.settle().await;
+    node.sim().inject(Fault::lost_answer("UnassignPrivateIpAddresses"));
+    del_all(&node, 0..6).await;
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    node.settle().await;
+    assert_all_wired(&add_all(&node, 10..16).await);
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let view = node.settle().await;
+    let free = node.store().recover().ledger.counts().free;
+    assert_eq!((view.pool.available, free), (4, 4), "{:?}", view.pool);
+    node.assert_sound();
+}
