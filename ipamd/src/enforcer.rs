@@ -139,8 +139,6 @@ pub struct Enforcer<P> {
     /// Both were so once.
     concluded: bool,
     subscribers: Vec<Subscriber>,
-    /// Whose address it is, for events.
-    owners: BTreeMap<IpAddr, PodKey>,
 }
 
 struct Waiting {
@@ -221,7 +219,6 @@ impl<P: Plane> Enforcer<P> {
             adopted: false,
             concluded: false,
             subscribers: Vec::new(),
-            owners: BTreeMap::new(),
         };
         enforcer.settle(Instant::now());
         enforcer
@@ -249,9 +246,7 @@ impl<P: Plane> Enforcer<P> {
         for key in delete {
             if key.kind == Kind::Pod {
                 let pod = PodKey::new(&key.namespace, &key.name);
-                let object = self.pods.remove(&pod);
-                let addresses = object.map(|object| object.addresses).unwrap_or_default();
-                self.disown(&pod, addresses.into_iter().chain(self.wirings.addresses(&pod)));
+                self.pods.remove(&pod);
                 if self.unlabelled.is_remembered(&pod) {
                     // What has gone is its predecessor; the index has the pod from memory.
                     continue;
@@ -262,7 +257,6 @@ impl<P: Plane> Enforcer<P> {
         for object in apply {
             if let Object::Pod(pod) = &object {
                 let key = PodKey::new(&pod.namespace, &pod.name);
-                self.own_up(&key, pod);
                 self.unlabelled.recognise(&key);
                 if self.wirings.of(&key).next().is_some() {
                     self.memory.learn(pod, now);
@@ -384,7 +378,6 @@ impl<P: Plane> Enforcer<P> {
         let steps = self.services.attach(pod, &addresses);
         self.lead(steps);
         self.index.attach(pod.clone(), addresses);
-        self.owners.extend(wired.addresses.iter().map(|address| (*address, pod.clone())));
         if let Some(object) = self.pods.get(pod) {
             self.memory.learn(object, now);
         }
@@ -415,24 +408,6 @@ impl<P: Plane> Enforcer<P> {
             self.index.detach(&pod);
         }
         self.settle(now);
-    }
-
-    /// The pod's addresses are those of its object, and no others but what this node gave it.
-    fn own_up(&mut self, key: &PodKey, pod: &Pod) {
-        let former = self.pods.get(key).map(|former| former.addresses.clone()).unwrap_or_default();
-        self.disown(key, former.into_iter());
-        let given = self.wirings.addresses(key);
-        let has = !pod.host_network && !pod.finished;
-        let told = pod.addresses.iter().filter(|_| has).chain(&given);
-        self.owners.extend(told.map(|address| (*address, key.clone())));
-    }
-
-    fn disown(&mut self, pod: &PodKey, addresses: impl Iterator<Item = IpAddr>) {
-        for address in addresses {
-            if self.owners.get(&address) == Some(pod) {
-                self.owners.remove(&address);
-            }
-        }
     }
 
     /// Carries out what is pending, then what the index wants, then answers who waits for it.
@@ -518,6 +493,11 @@ impl<P: Plane> Enforcer<P> {
         self.memory.write(now);
         if let Some((_, own)) = self.own_again.take_if(|(at, _)| *at <= now) {
             self.own(own, now);
+            if self.own_again.is_none() {
+                // Flows that began meanwhile were judged as if it were somebody else's.
+                self.pending.push_back(Step::Epoch);
+                self.settle(now);
+            }
         }
         if self.outsiders_at.is_some_and(|at| at <= now) {
             self.judge_outsiders(now);

@@ -88,7 +88,7 @@ impl<P: Plane> Enforcer<P> {
             },
             pod: wired.pod.to_string(),
             direction: if egress { Direction::Egress } else { Direction::Ingress },
-            peer: self.owners.get(&remote.ip()).map(ToString::to_string),
+            peer: self.index.name_at(remote.ip()).map(|pod| pod.to_string()),
             source,
             destination,
             protocol: protocol_name(event.protocol),

@@ -157,6 +157,16 @@ impl Bench {
         self.enforcer.detach(ifindex, self.now);
     }
 
+    /// The peer of a new flow of this slot's pod.
+    fn peer(&mut self, slot: u32, remote: [u8; 4]) -> Option<String> {
+        let (flows, mut followed) = tokio::sync::mpsc::channel(1);
+        self.enforcer.subscribe(Subscriber::new(flows));
+        let mut event = event(slot, 1);
+        event.remote[..4].copy_from_slice(&remote);
+        self.enforcer.tell(&[event]);
+        followed.try_recv().expect("it is told").peer
+    }
+
     /// The pod of a new flow.
     fn told(&mut self, slot: u32, incarnation: u32) -> Option<String> {
         let (flows, mut followed) = tokio::sync::mpsc::channel(1);
@@ -437,11 +447,49 @@ fn an_address_that_a_pod_has_no_more_is_nobodys_in_events() {
     for round in 0..100 {
         bench.objects(&[at(&format!("10.0.1.{round}"))]);
     }
-    assert_eq!(bench.enforcer.owners.len(), 1, "{:?}", bench.enforcer.owners);
     bench.attach(7, Some("u1")).try_recv().unwrap_err();
+    for round in 0..100 {
+        let peer = bench.peer(7, [10, 0, 1, round]);
+        assert_eq!(peer.as_deref(), (round == 99).then_some("x/b"), "{round}");
+    }
     bench.objects(&[at("10.0.2.1")]);
-    let given = IpAddr::from([10, 0, 0, 1]);
-    assert_eq!(bench.enforcer.owners.get(&given), Some(&PodKey::new("x", "a")));
+    assert_eq!(bench.peer(7, [10, 0, 1, 99]), None);
+    assert_eq!(bench.peer(7, [10, 0, 0, 1]).as_deref(), Some("x/a"), "given, without an object");
+    bench.enforcer.objects(
+        Vec::new(),
+        &[Key::new(Kind::Pod, "x", "b")],
+        Vec::new(),
+        true,
+        bench.now,
+    );
+    assert_eq!(bench.peer(7, [10, 0, 2, 1]), None);
+}
+
+#[test]
+fn events_name_the_pod_that_has_an_address_and_not_one_that_had_it() {
+    let mut bench = Bench::new();
+    let peer = |name: &str, created: &str, phase: &str| {
+        let mut pod = pod("u1");
+        pod["metadata"]["name"] = json!(name);
+        pod["metadata"]["uid"] = json!(name);
+        pod["metadata"]["creationTimestamp"] = json!(created);
+        pod["spec"]["nodeName"] = json!("n2");
+        pod["status"] = json!({"podIP": "10.0.0.5", "phase": phase});
+        pod
+    };
+    bench.objects(&[pod("u1")]);
+    bench.attach(7, Some("u1")).try_recv().unwrap();
+    bench.objects(&[peer("old", "2026-01-01T00:00:00Z", "Running")]);
+    assert_eq!(bench.peer(7, [10, 0, 0, 5]).as_deref(), Some("x/old"));
+    bench.objects(&[peer("new", "2026-01-02T00:00:00Z", "Running")]);
+    // Its object stays for a while, and is heard of again.
+    bench.objects(&[peer("old", "2026-01-01T00:00:00Z", "Pending")]);
+    assert_eq!(bench.peer(7, [10, 0, 0, 5]).as_deref(), Some("x/new"));
+    // What this node gave, nobody else has.
+    let mut claims = peer("late", "2026-01-03T00:00:00Z", "Running");
+    claims["status"]["podIP"] = json!("10.0.0.1");
+    bench.objects(&[claims]);
+    assert_eq!(bench.peer(7, [10, 0, 0, 1]).as_deref(), Some("x/a"));
 }
 
 #[test]
@@ -481,8 +529,17 @@ fn an_own_address_that_finds_no_room_is_tried_again_and_holds_up_nothing() {
     bench.plane.0.lock().unwrap().full = false;
     bench.objects(&[pod("u1")]);
     bench.attach(7, Some("u1")).try_recv().expect("judged at once");
-    bench.enforcer.expire(bench.enforcer.wake_at().expect("it is tried again"));
+    let epochs = |bench: &Bench| bench.plane.0.lock().unwrap().epochs;
+    let before = epochs(&bench);
+    let again = bench.enforcer.wake_at().expect("it is tried again");
+    bench.plane.0.lock().unwrap().full = true;
+    bench.enforcer.expire(again);
+    assert_eq!(epochs(&bench), before, "in vain");
+    bench.plane.0.lock().unwrap().full = false;
+    bench.enforcer.expire(bench.enforcer.wake_at().expect("and again"));
     assert_eq!(bench.plane.0.lock().unwrap().own, own);
+    assert_eq!(epochs(&bench), before + 1, "flows to it are judged again");
+    assert_eq!(bench.enforcer.wake_at(), None);
 }
 
 #[test]

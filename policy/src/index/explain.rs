@@ -230,6 +230,12 @@ impl Index {
         Some(PodKey::new(&**namespace, &*pod.name))
     }
 
+    /// As [`Index::pod_at`], also where nothing is known of the pod but that this node gave it the address.
+    #[must_use]
+    pub fn name_at(&self, address: IpAddr) -> Option<PodKey> {
+        self.pod_at(address).or_else(|| self.given_to.get(&address).cloned())
+    }
+
     /// The class of an address in the compiled tables.
     #[must_use]
     pub fn class_at(&self, address: IpAddr) -> u32 {
