@@ -33,7 +33,7 @@ pub(crate) fn check(stage: &mut Stage, away: Duration, table: &mut Table) -> any
     thread::sleep(away.saturating_sub(gone.elapsed()));
     let took = Instant::now();
     stage.cluster.control.start_api_server()?;
-    stage.cluster.control.wait_ready()?;
+    stage.cluster.control.finish()?;
     let back = back(stage, took);
     table.record("API server away: pods are added", added);
     table.record("API server away: traffic", load.stop().nothing_lost());

@@ -81,14 +81,14 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When one of them ends, or the API server is not ready in time.
-    pub(super) fn finish(&mut self) -> Result<()> {
+    pub fn finish(&mut self) -> Result<()> {
         self.wait_ready()?;
         self.controllers = Some(self.run("kube-controller-manager", &self.controller_args())?);
         self.scheduler = Some(self.run("kube-scheduler", &self.leader_args("scheduler"))?);
         Ok(())
     }
 
-    /// Starts the API server again after [`ControlPlane::stop_api_server`]; see [`ControlPlane::wait_ready`].
+    /// Starts the API server again after [`ControlPlane::stop_api_server`]; see [`ControlPlane::finish`].
     ///
     /// # Errors
     /// When it cannot be started.
@@ -97,11 +97,15 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Ends the API server. All others go on.
+    /// Ends the API server, and with it the controllers and the scheduler: without it they cannot renew their leases, and
+    /// would end. One without a lease that went on would find, once the API server is back, that no node had told of itself
+    /// for longer than it may, and take every pod out of its Services before the kubelets have said a word.
     ///
     /// # Errors
-    /// When it cannot be waited for.
+    /// When one cannot be waited for.
     pub fn stop_api_server(&mut self) -> Result<()> {
+        let ended = [self.scheduler.take(), self.controllers.take()];
+        ended.into_iter().flatten().try_for_each(Process::stop)?;
         self.api_server.take().map_or(Ok(()), Process::stop)
     }
 
@@ -109,7 +113,7 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When it ends, or is not ready in time.
-    pub fn wait_ready(&mut self) -> Result<()> {
+    fn wait_ready(&mut self) -> Result<()> {
         let (host, kubectl) = (self.host.clone(), self.programs.kubernetes("kubectl"));
         let config = self.kubeconfig("admin");
         let ask = || {
