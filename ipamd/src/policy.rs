@@ -1,7 +1,5 @@
-//! Puts network policy together: objects from a folder, groups from the cloud, flows from the programs, and the
-//! enforcer in their middle.
-//!
-//! Deliberately absent: an API server, which another source of objects will be.
+//! Puts network policy together: objects from a folder or an API server, groups from the cloud, flows from the programs,
+//! and the enforcer in their middle.
 
 use std::{os::fd::AsFd as _, path::Path, sync::Arc};
 
@@ -11,11 +9,10 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::time::{Instant, timeout_at};
 use veni_core::{config::Config, ipam::Allocation, wire::inspect::policy::GroupStanding};
 use veni_datapath::bpf::{Events, Filter};
 use veni_ebpf_common::{SettingFlags, Settings, write::Write as Entry};
-use veni_manifests::watch::Batch;
 use veni_policy::{
     change::{PodKey, PodSets},
     service::{FrontEnd, OwnNode},
@@ -31,6 +28,9 @@ use crate::{
 };
 
 mod kept;
+mod objects;
+
+use objects::{Ask, Batch, Source};
 
 /// In the state directory: the security groups in force. As [`LABELS`], it goes with the journal.
 const GROUPS: &str = "journal.groups";
@@ -45,7 +45,7 @@ const EVENTS: usize = 256;
 /// objects have been taken in, or waited for in vain as long as an ADD would, when this returns.
 ///
 /// # Errors
-/// When the folder cannot be watched, or the programs' maps not be read.
+/// When the source cannot be followed, or the programs' maps not be read.
 pub async fn start<C: Cloud>(
     config: &Config,
     cloud: Arc<C>,
@@ -54,19 +54,32 @@ pub async fn start<C: Cloud>(
     pods: &[(PodKey, u32)],
 ) -> Result<Option<Handle>> {
     filter.configure(|settings| configure(settings, config)).context("writing the settings")?;
-    let Some(folder) = &config.policy.manifest_dir else { return off(filter).map(|()| None) };
+    if !Source::is_named(config) {
+        return off(filter).map(|()| None);
+    }
+    let node = node_name(config, identity);
+    let mut source = Source::follow(config, &node)?;
     warn_of_range(config);
-    let handle = enforcer(config, cloud, filter, identity, pods)?;
-    let mut batches = veni_manifests::watch::watch(Path::new(folder))
-        .with_context(|| format!("watching VENI_MANIFEST_DIR={folder}"))?;
-    match timeout(config.policy.wait, batches.recv()).await {
-        Ok(Some(batch)) => take(&handle, batch),
-        Ok(None) => {}
-        Err(_) => {
-            tracing::warn!(folder, "manifests not read yet: pods are judged by what was there")
+    let handle = enforcer(config, cloud, filter, identity, pods, (node, source.ask()))?;
+    let until = Instant::now() + config.policy.wait;
+    loop {
+        match timeout_at(until, source.next()).await {
+            Ok(Some(batch)) => {
+                let complete = batch.complete;
+                take(&handle, batch);
+                // A folder that cannot be read by then will not be before somebody mends it.
+                if complete || source.is_folder() {
+                    break;
+                }
+            }
+            Ok(None) => break,
+            Err(_) => {
+                tracing::warn!(%source, "objects not read yet: pods are judged by what was there");
+                break;
+            }
         }
     }
-    tokio::spawn(objects(batches, handle.clone()));
+    tokio::spawn(objects(source, handle.clone()));
     Ok(Some(handle))
 }
 
@@ -77,12 +90,12 @@ fn enforcer<C: Cloud>(
     filter: &Arc<Filter>,
     identity: &InstanceIdentity,
     pods: &[(PodKey, u32)],
+    (name, ask): (String, Ask),
 ) -> Result<Handle> {
     let settings = GroupSettings { seed: seed(identity), ..GroupSettings::default() };
     let groups_file = Path::new(&config.state_dir).join(GROUPS);
     let (resolver, driver) = Resolver::resume(cloud, settings, kept::read(&groups_file));
     tokio::spawn(kept::follow(groups_file, resolver.kept()));
-    let name = node_name(config, identity);
     let (wanted, asked) = (resolver.clone(), resolver.clone());
     let handle = Handle::start(Sources {
         plane: FilterPlane(filter.clone()),
@@ -106,6 +119,7 @@ fn enforcer<C: Cloud>(
             Arc::new(move || plane.foreign())
         },
         want: Box::new(move |groups| wanted.want(groups)),
+        ask,
     })
     .context("starting the policy thread")?;
     let own = own_addresses(&config.policy).context("listing the node's addresses")?;
@@ -165,7 +179,8 @@ fn warn_of_range(config: &Config) {
 fn off(filter: &Filter) -> Result<()> {
     let (pods, entries) = filter.judge_nobody().context("ending policy on this node")?;
     if (pods, entries) != (0, 0) {
-        let next = "set VENI_MANIFEST_DIR again if this was not meant";
+        let next =
+            "set VENI_MANIFEST_DIR, or attach the node to its cluster again, if this was not meant";
         tracing::warn!(
             pods,
             entries,
@@ -177,7 +192,7 @@ fn off(filter: &Filter) -> Result<()> {
 }
 
 /// The node's name in the cluster: what pods' objects name. Without it none of them would be ours.
-fn node_name(config: &Config, identity: &InstanceIdentity) -> String {
+pub(crate) fn node_name(config: &Config, identity: &InstanceIdentity) -> String {
     if let Some(name) = &config.node_name {
         return name.clone();
     }
@@ -233,24 +248,16 @@ fn found(filter: &Filter, pods: &[(PodKey, u32)]) -> Result<Found> {
     Ok(found)
 }
 
-async fn objects(mut batches: mpsc::Receiver<Batch>, handle: Handle) {
-    while let Some(batch) = batches.recv().await {
+async fn objects(mut source: Source, handle: Handle) {
+    while let Some(batch) = source.next().await {
         take(&handle, batch);
     }
-    tracing::error!("the manifests are not followed any more: restart ipamd");
+    tracing::error!(%source, "objects are not followed any more: restart ipamd");
 }
 
 fn take(handle: &Handle, batch: Batch) {
-    for diagnostic in &batch.diagnostics {
-        tracing::warn!(diagnostic = %diagnostic, "manifest");
-    }
-    let diagnostics = batch.diagnostics.into_iter().map(Into::into).collect();
-    handle.tell(Input::Objects {
-        apply: batch.apply,
-        delete: batch.delete,
-        diagnostics,
-        complete: batch.complete,
-    });
+    let Batch { apply, delete, diagnostics, complete } = batch;
+    handle.tell(Input::Objects { apply, delete, diagnostics, complete });
 }
 
 async fn groups(resolver: Resolver, handle: Handle) {

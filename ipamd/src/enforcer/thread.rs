@@ -30,6 +30,10 @@ use super::{
     Wired, foreign::ForeignPrograms, matrix::Matrices,
 };
 
+mod asks;
+
+use asks::{Ask, Asks};
+
 /// What the thread is told.
 pub enum Input {
     /// Objects have changed.
@@ -103,6 +107,8 @@ pub struct Sources<P> {
     pub found: Found,
     /// Told which security groups are wanted, whenever that changes.
     pub want: Box<dyn Fn(BTreeSet<SecurityGroupId>) + Send>,
+    /// Asks for pods that ADDs wait for.
+    pub ask: Ask,
     /// How they stand.
     pub groups: Arc<dyn Fn() -> Vec<GroupStanding> + Send + Sync>,
     /// Looks for others' programs. Not on the thread: each interface costs calls.
@@ -165,11 +171,13 @@ impl Handle {
 }
 
 fn run<P: Plane>(sources: Sources<P>, inputs: &Receiver<Input>) {
-    let Sources { plane, own, enforcing, ranges, memory, found, want, groups: _, foreign: _ } =
+    let Sources { plane, own, enforcing, ranges, memory, found, want, ask, groups: _, foreign: _ } =
         sources;
     let mut enforcer = Enforcer::new(plane, own, enforcing, memory, &found).with_ranges(ranges);
     let (mut matrices, mut wanted) = (Matrices::default(), BTreeSet::new());
+    let mut asks = Asks::new(ask);
     while turn(&mut enforcer, &mut matrices, inputs).is_continue() {
+        asks.turn(&enforcer);
         if let Some(now_wanted) = enforcer.wanted_anew()
             && now_wanted != wanted
         {

@@ -1,0 +1,136 @@
+//! Where policy's objects come from: a folder of manifests, or the cluster's API server.
+//!
+//! `VENI_MANIFEST_DIR` comes first, because it is veni's own; then `KUBECONFIG`, then the cluster that the daemon runs in.
+
+use std::{fmt, path::Path, time::Instant};
+
+use anyhow::{Context, Result};
+use tokio::sync::mpsc;
+use veni_core::{config::Config, wire::inspect::policy::Diagnostic};
+use veni_manifests::watch as folder;
+use veni_policy::{
+    change::PodKey,
+    object::{Key, Object},
+};
+
+/// Asks for a pod of this name, with this UID where it is known, until then.
+pub(super) type Ask = Box<dyn Fn(&PodKey, Option<&str>, Instant) + Send>;
+
+/// What changed.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// New and changed objects.
+    pub(super) apply: Vec<Object>,
+    /// Objects that are gone.
+    pub(super) delete: Vec<Key>,
+    /// Everything that is wrong now.
+    pub(super) diagnostics: Vec<Diagnostic>,
+    /// Whether all that there is was read once.
+    pub(super) complete: bool,
+}
+
+/// A source.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// A folder.
+    Folder(mpsc::Receiver<folder::Batch>, String),
+    /// An API server.
+    #[cfg(feature = "kube")]
+    Cluster(veni_watch::Watch),
+}
+
+impl Source {
+    /// Whether the settings or the environment name one.
+    pub(super) fn is_named(config: &Config) -> bool {
+        config.policy.manifest_dir.is_some() || in_cluster()
+    }
+
+    /// Follows it.
+    ///
+    /// # Errors
+    /// When it cannot be followed.
+    pub(super) fn follow(config: &Config, node: &str) -> Result<Self> {
+        let Some(folder) = &config.policy.manifest_dir else { return cluster(node) };
+        let batches = folder::watch(Path::new(folder))
+            .with_context(|| format!("watching VENI_MANIFEST_DIR={folder}"))?;
+        Ok(Self::Folder(batches, folder.clone()))
+    }
+
+    pub(super) const fn is_folder(&self) -> bool {
+        matches!(self, Self::Folder(..))
+    }
+
+    /// Asks for one pod. A folder has told all that it has.
+    pub(super) fn ask(&self) -> Ask {
+        match self {
+            Self::Folder(..) => Box::new(|_, _, _| {}),
+            #[cfg(feature = "kube")]
+            Self::Cluster(watch) => {
+                let asking = watch.asking.clone();
+                Box::new(move |pod, uid, until| asking.pod(&pod.namespace, &pod.name, uid, until))
+            }
+        }
+    }
+
+    /// What changes next; `None`: it is not followed any more.
+    pub(super) async fn next(&mut self) -> Option<Batch> {
+        match self {
+            Self::Folder(batches, _) => batches.recv().await.map(|batch| {
+                for diagnostic in &batch.diagnostics {
+                    tracing::warn!(diagnostic = %diagnostic, "manifest");
+                }
+                let diagnostics = batch.diagnostics.into_iter().map(Into::into).collect();
+                let (apply, delete, complete) = (batch.apply, batch.delete, batch.complete);
+                Batch { apply, delete, diagnostics, complete }
+            }),
+            #[cfg(feature = "kube")]
+            Self::Cluster(watch) => watch.batches.recv().await.map(|batch| {
+                let veni_watch::Batch { apply, delete, diagnostics, complete } = batch;
+                for Diagnostic { object, field, message, .. } in &diagnostics {
+                    tracing::debug!(object, field, message, "object");
+                }
+                Batch { apply, delete, diagnostics, complete }
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(_, folder) => write!(f, "VENI_MANIFEST_DIR={folder}"),
+            #[cfg(feature = "kube")]
+            Self::Cluster(_) => f.write_str("API server"),
+        }
+    }
+}
+
+#[cfg(feature = "kube")]
+fn in_cluster() -> bool {
+    veni_watch::Access::from_env().is_some()
+}
+
+/// A daemon in a cluster that cannot read it must not look like one without policies.
+#[cfg(not(feature = "kube"))]
+fn in_cluster() -> bool {
+    if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+        let next = "build it with `--features kube`, or set VENI_MANIFEST_DIR";
+        tracing::error!(next, "built without a Kubernetes client: no policy is enforced");
+    }
+    false
+}
+
+#[cfg(feature = "kube")]
+fn cluster(node: &str) -> Result<Source> {
+    let access = veni_watch::Access::from_env()
+        .context("neither KUBECONFIG nor KUBERNETES_SERVICE_HOST is set any more")?;
+    tracing::info!(?access, node, "policy comes from the API server");
+    let watch = veni_watch::start(access, node, veni_watch::Settings::default())
+        .context("watching the API server")?;
+    Ok(Source::Cluster(watch))
+}
+
+#[cfg(not(feature = "kube"))]
+fn cluster(_: &str) -> Result<Source> {
+    anyhow::bail!("built without a Kubernetes client: set VENI_MANIFEST_DIR")
+}
