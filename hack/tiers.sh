@@ -25,7 +25,7 @@ tier_lint() {
 tier_house() { tests --test house --test runner; }
 
 tier_unit() {
-    tests --lib --test api_server --test binary --test conformance --test crds --test pool --test results --test sim --test sim_properties \
+    tests --lib --test api_server --test binary --test conformance --test crds --test custom_networking --test pool --test results --test sim --test sim_properties \
         --test socket --test security_groups --test resolver --test live --test policy
     tests --doc
 }

@@ -49,6 +49,12 @@ pub struct Config {
     pub additional_eni_tags: Vec<(String, String)>,
     /// `CLUSTER_NAME`.
     pub cluster_name: Option<String>,
+    /// `AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG`: ENIs are made where an ENIConfig says, and the primary gives pods none.
+    pub custom_networking: bool,
+    /// `ENI_CONFIG_ANNOTATION_DEF`: the node annotation that names the ENIConfig.
+    pub eni_config_annotation: String,
+    /// `ENI_CONFIG_LABEL_DEF`: the node label that does where there is no annotation.
+    pub eni_config_label: String,
     /// What leaves the node.
     pub snat: Snat,
     /// `AWS_VPC_ENI_MTU`.
@@ -185,6 +191,9 @@ pub enum Provider {
     },
 }
 
+/// The annotation, and the label, that names a node's ENIConfig.
+const ENI_CONFIG_KEY: &str = "k8s.amazonaws.com/eniConfig";
+
 /// The on-link gateway inside every pod.
 pub const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
@@ -235,7 +244,7 @@ impl Config {
             prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
         };
         let number = |number: Option<u32>| number.map(|n| n.to_string()).unwrap_or_default();
-        let pairs: [(&str, String); 18] = [
+        let pairs: [(&str, String); 21] = [
             ("WARM_ENI_TARGET", targets.warm_eni.to_string()),
             ("WARM_IP_TARGET", targets.warm_ip.to_string()),
             ("MINIMUM_IP_TARGET", targets.minimum_ip.to_string()),
@@ -245,6 +254,9 @@ impl Config {
             ("VENI_ADD_WAIT_SECS", self.add_wait.as_secs().to_string()),
             ("DISABLE_NETWORK_RESOURCE_PROVISIONING", self.disable_provisioning.to_string()),
             ("MANAGE_UNTAGGED_ENI", self.manage_untagged_eni.to_string()),
+            ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", self.custom_networking.to_string()),
+            ("ENI_CONFIG_ANNOTATION_DEF", self.eni_config_annotation.clone()),
+            ("ENI_CONFIG_LABEL_DEF", self.eni_config_label.clone()),
             ("CLUSTER_NAME", self.cluster_name.clone().unwrap_or_default()),
             ("AWS_VPC_K8S_CNI_EXTERNALSNAT", self.snat.external.to_string()),
             ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", list(&self.snat.exclude_cidrs)),
@@ -324,6 +336,9 @@ impl Default for Config {
             manage_untagged_eni: true,
             additional_eni_tags: Vec::new(),
             cluster_name: None,
+            custom_networking: false,
+            eni_config_annotation: ENI_CONFIG_KEY.to_owned(),
+            eni_config_label: ENI_CONFIG_KEY.to_owned(),
             snat: Snat::default(),
             eni_mtu: 9001,
             pod_mtu: 9001,

@@ -2,6 +2,7 @@
 //!
 //! * [`record`]: what is written to the journal. The ledger is a fold of records, nothing else changes it.
 //! * [`ledger`]: who has which address, and where each ENI is in its life.
+//! * [`placement`]: where ENIs are made, and which of them are for pods.
 //! * [`plan`]: snapshot → steps with their reasons. Pure, deterministic.
 //! * [`budget`]: how many calls a node may make.
 //! * [`check`]: the invariants that must hold for any ledger.
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub mod budget;
 pub mod check;
 pub mod ledger;
+pub mod placement;
 pub mod plan;
 pub mod record;
 pub mod targets;

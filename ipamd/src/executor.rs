@@ -8,7 +8,7 @@ use veni_provider::{
     TAG_CLUSTER, TAG_CREATED_AT, TAG_INSTANCE_ID, TAG_OWNER,
 };
 
-use crate::pool::{Outcome, Place};
+use crate::pool::Outcome;
 
 /// How long a call may take before its outcome counts as unknown.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,14 +50,9 @@ impl Naming {
 }
 
 /// Runs `step` against the cloud.
-pub async fn execute<C: Cloud>(
-    cloud: Arc<C>,
-    naming: Arc<Naming>,
-    place: Arc<Place>,
-    step: &Step,
-) -> Outcome {
+pub async fn execute<C: Cloud>(cloud: Arc<C>, naming: Arc<Naming>, step: &Step) -> Outcome {
     let action = crate::metrics::action(step);
-    bounded(action, run(&*cloud, &naming, &place, step)).await.unwrap_or_else(Outcome::Failed)
+    bounded(action, run(&*cloud, &naming, step)).await.unwrap_or_else(Outcome::Failed)
 }
 
 /// A call that is not answered in time has an unknown outcome.
@@ -71,14 +66,9 @@ pub async fn bounded<T>(
     })
 }
 
-async fn run<C: Cloud>(
-    cloud: &C,
-    naming: &Naming,
-    place: &Place,
-    step: &Step,
-) -> Result<Outcome, CloudError> {
+async fn run<C: Cloud>(cloud: &C, naming: &Naming, step: &Step) -> Result<Outcome, CloudError> {
     match step {
-        Step::CreateEni { token, addresses, planned, .. } => {
+        Step::CreateEni { token, addresses, place, planned, .. } => {
             let request = CreateInterface {
                 subnet_id: place.subnet.clone(),
                 security_groups: place.security_groups.clone(),
@@ -91,7 +81,7 @@ async fn run<C: Cloud>(
             match cloud.create_interface(request).await {
                 // The answer of an earlier attempt may have been lost, not its effect.
                 Err(error) if *planned && refused(&error.class) => {
-                    left_behind(cloud, place, error).await
+                    left_behind(cloud, &naming.instance_id, error).await
                 }
                 answer => answer.map(Outcome::Created),
             }
@@ -99,7 +89,7 @@ async fn run<C: Cloud>(
         Step::AttachEni { slot, eni } => {
             let request = AttachInterface {
                 eni: eni.clone(),
-                instance: place.instance_id.clone(),
+                instance: naming.instance_id.clone(),
                 device_index: slot.device_index(),
                 network_card: 0,
             };
@@ -135,12 +125,12 @@ fn refused(class: &ErrorClass) -> bool {
 /// call is not allowed any more.
 async fn left_behind<C: Cloud>(
     cloud: &C,
-    place: &Place,
+    instance: &InstanceId,
     error: CloudError,
 ) -> Result<Outcome, CloudError> {
     let filter = InterfaceFilter::AvailableWithTag {
         key: TAG_INSTANCE_ID.to_owned(),
-        value: place.instance_id.to_string(),
+        value: instance.to_string(),
     };
     match cloud.describe_interfaces(filter).await {
         Ok(left) => Ok(Outcome::Refused { error, left }),

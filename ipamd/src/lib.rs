@@ -19,6 +19,7 @@ pub mod install;
 pub mod journal;
 pub mod metrics;
 pub mod owner;
+pub mod placement;
 pub mod policy;
 pub mod pool;
 pub mod requests;

@@ -23,7 +23,7 @@ use veni_ipamd::{
     journal::{self, Journal},
     metrics::Metrics,
     owner::{Command, Owner},
-    policy, server,
+    placement, policy, server,
     start::{self, Channels, Start},
     startup::Startup,
     uninstall,
@@ -265,6 +265,8 @@ async fn begin<C: Cloud>(
     if let Some(enforcer) = &enforcer {
         host.enforce(enforcer.clone());
     }
+    let placed = placement::start(config, cloud.clone(), &whereabouts);
+    let placed = placed.context("watching VENI_MANIFEST_DIR for ENIConfigs")?;
     let start = Start {
         cloud,
         host,
@@ -278,5 +280,10 @@ async fn begin<C: Cloud>(
         provider_name,
         booted_at_secs: start::booted_at_secs().context("reading the time of boot")?,
     };
-    Ok((start::owner_after(start, startup).await, enforcer))
+    let owner = start::owner_after(start, startup).await;
+    let owner = match placed {
+        Some(source) => owner.placed_by(source),
+        None => owner,
+    };
+    Ok((owner, enforcer))
 }

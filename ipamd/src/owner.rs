@@ -35,11 +35,13 @@ use crate::{
     host::{Host, HostEvent, Strays, Wanted},
     journal::Store,
     metrics::Metrics,
+    placement,
     pool::{Adoption, Outcome, Pool},
     whereabouts::{VpcCidrs, Whereabouts},
 };
 
 mod orphans;
+mod place;
 mod quarantine;
 mod readiness;
 mod resume;
@@ -52,6 +54,8 @@ pub const COALESCE: Duration = Duration::from_millis(4);
 const QUIET: Duration = Duration::from_millis(60);
 /// How often instance metadata is compared.
 const METADATA_PERIOD: Duration = Duration::from_secs(60);
+/// The same while an attached ENI waits for its subnet's CIDR.
+const PREFIX_PERIOD: Duration = Duration::from_secs(10);
 /// How long a plugin may keep its attachment to itself.
 const HOLD: Duration = Duration::from_secs(60);
 /// How often a disk that took nothing is tried again.
@@ -145,6 +149,8 @@ pub struct Owner<C, H, S> {
     problem_since: HashMap<(String, String), BootTime>,
     /// What was asked during the start and not answered.
     early: VecDeque<Command>,
+    /// Tells where ENIs are made, with custom networking.
+    placement: Option<placement::Source>,
     /// Who waits for the node to be able to take pods.
     able: Option<oneshot::Sender<()>>,
     /// What the kernel leads elsewhere than to the ledger's pods, as it was last told.
@@ -221,6 +227,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             wanted: Wanted::default(),
             problem_since: HashMap::new(),
             early: VecDeque::new(),
+            placement: None,
             able: None,
             strays: Strays::new(),
             left: Vec::new(),
@@ -248,6 +255,11 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         mut host_events: mpsc::UnboundedReceiver<HostEvent>,
     ) {
         self.parts.pool.survey_wanted |= !self.parts.surveyed;
+        let mut placement = self.placement.take();
+        if let Some(source) = &mut placement {
+            let news = source.borrow_and_update().clone();
+            self.parts.pool.take_placement(news);
+        }
         self.keep_whereabouts();
         self.resume();
         self.flush_cooling();
@@ -262,6 +274,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             let wake = self.wake_at();
             tokio::select! {
                 biased;
+                // Rare, and what is asked now is to be answered by it.
+                news = placement::next(&mut placement) => self.place(news),
                 command = commands.recv() => match command {
                     Some(command) => {
                         self.handle(command);
@@ -394,11 +408,10 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     fn start(&mut self, step: Step) {
         tracing::info!(%step, "cloud call started");
         let (cloud, naming) = (self.parts.cloud.clone(), self.naming.clone());
-        let place = Arc::new(self.parts.pool.place.clone());
         self.parts.metrics.call_started(&step);
         self.calls.spawn(async move {
             let began = Instant::now();
-            let outcome = executor::execute(cloud, naming, place, &step).await;
+            let outcome = executor::execute(cloud, naming, &step).await;
             Done::Step(Box::new((step, outcome, began.elapsed())))
         });
     }
@@ -460,7 +473,9 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             }
             Done::Metadata(answer) => {
                 self.comparing = false;
-                self.compare_at = Instant::now() + METADATA_PERIOD;
+                let lacking = self.parts.pool.lacks_prefix();
+                let period = if lacking { PREFIX_PERIOD } else { METADATA_PERIOD };
+                self.compare_at = Instant::now() + period;
                 match answer {
                     Ok(interfaces) => self.metadata(&interfaces, now),
                     Err(error) => tracing::warn!(%error, "instance metadata not read"),
@@ -469,32 +484,6 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             }
         }
         self.plan_now();
-    }
-
-    fn metadata(&mut self, interfaces: &[MetadataInterface], now: BootTime) {
-        if let Some(primary) =
-            interfaces.iter().find(|i| i.device_index == 0 && i.network_card == 0)
-        {
-            if self.vpc_cidrs.observe(&primary.vpc_cidrs, now) {
-                tracing::info!(cidrs = ?self.vpc_cidrs.held(), "CIDRs of the VPC have changed");
-            }
-            if !primary.security_groups.is_empty() {
-                self.parts.pool.place.security_groups.clone_from(&primary.security_groups);
-            }
-            self.keep_whereabouts();
-        }
-        // What the former daemon did last, metadata may not show yet.
-        if self.started.elapsed() >= METADATA_PERIOD {
-            self.parts.pool.compare_metadata(interfaces, now);
-        }
-    }
-
-    /// Keeps what the next start needs before metadata answers.
-    fn keep_whereabouts(&mut self) {
-        let known = &mut self.parts.whereabouts.primary;
-        known.vpc_cidrs = self.vpc_cidrs.held().to_vec();
-        known.security_groups.clone_from(&self.parts.pool.place.security_groups);
-        self.parts.pool.keep_whereabouts(&self.parts.whereabouts);
     }
 
     fn host_event(&mut self, event: HostEvent) {
@@ -526,23 +515,6 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             }
         }
         self.plan_now();
-    }
-
-    /// Tells the kernel side what the node must look like, when that has changed.
-    fn configure_host(&mut self) {
-        use veni_core::ipam::Phase::{Attaching, InUse};
-        let ledger = &self.parts.pool.ledger;
-        let enis = ledger.enis().filter(|eni| matches!(eni.phase, Attaching | InUse));
-        let in_use = ledger.enis().filter(|eni| matches!(eni.phase, InUse));
-        let wanted = Wanted {
-            enis: enis.filter_map(|eni| Some((eni.slot, eni.facts.clone()?))).collect(),
-            in_use: in_use.map(|eni| eni.slot).collect(),
-            vpc_cidrs: self.vpc_cidrs.held().to_vec(),
-        };
-        if wanted != self.wanted {
-            self.wanted = wanted.clone();
-            self.parts.host.configure(wanted);
-        }
     }
 
     /// Releases what both the kernel and the runtime say is gone.

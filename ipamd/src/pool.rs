@@ -9,7 +9,7 @@ use std::{
 };
 
 use veni_core::{
-    id::{InstanceId, SecurityGroupId, SubnetId},
+    id::{InstanceId, SubnetId},
     ipam::{
         Allocation, BootTime, Ledger, LedgerError, Record,
         budget::Budget,
@@ -28,6 +28,7 @@ mod confirm;
 mod explain;
 mod fit;
 mod orphans;
+mod placing;
 mod settle;
 mod strayed;
 mod unclaimed;
@@ -51,7 +52,7 @@ pub struct Pool<S> {
     pub limits: PoolLimits,
     /// What is asked for.
     pub settings: Settings,
-    /// Where ENIs are made.
+    /// Where this node is.
     pub place: Place,
     /// ADDs that wait.
     pub waiting: u32,
@@ -87,6 +88,8 @@ pub struct Pool<S> {
     /// When the calls in flight were started.
     began: BTreeMap<EniSlot, BootTime>,
     survey_began: BootTime,
+    /// CIDRs of subnets, as instance metadata tells them of attached ENIs.
+    seen_prefixes: BTreeMap<SubnetId, Ipv4Prefix>,
     /// When `activity.fit` was last found to be so.
     fit_at: BootTime,
     /// What could not be configured of the ENIs' links, for people.
@@ -106,17 +109,13 @@ struct Failing {
     until: BootTime,
 }
 
-/// Where this node's ENIs are made.
+/// Where this node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// The instance.
     pub instance_id: InstanceId,
-    /// The subnet of new ENIs: the primary's.
-    pub subnet: SubnetId,
-    /// Its CIDR.
+    /// The CIDR of the primary ENI's subnet.
     pub subnet_prefix: Ipv4Prefix,
-    /// The security groups of new ENIs: the primary's.
-    pub security_groups: Vec<SecurityGroupId>,
 }
 
 /// Why no address was allocated.
@@ -175,6 +174,7 @@ impl<S: Store> Pool<S> {
             absent: BTreeMap::new(),
             began: BTreeMap::new(),
             survey_began: now,
+            seen_prefixes: BTreeMap::new(),
             fit_at: now,
             link_problems: Vec::new(),
             budget: Budget::new(now),
@@ -231,6 +231,7 @@ impl<S: Store> Pool<S> {
         self.activity.blocks.retain(|_, block| block.until.after(FORGET) > now);
         self.failing.retain(|_, failing| failing.until.after(FORGET) > now);
         self.forget_fit(now);
+        self.forget_full(now);
         self.place_orphans(now);
         let mut plan = plan::plan(&self.snapshot(now));
         let shrinkable =
@@ -324,12 +325,15 @@ impl<S: Store> Pool<S> {
     /// Writes the intent of a step that needs one. `false`: it could not be written, the step must not start.
     fn announce(&mut self, step: &Step, now: BootTime) -> bool {
         let record = match step {
-            Step::CreateEni { slot, token, addresses, planned: false } => Record::EniPlanned {
-                slot: *slot,
-                token: token.clone(),
-                addresses: *addresses,
-                at: now,
-            },
+            Step::CreateEni { slot, token, addresses, place, planned: false } => {
+                Record::EniPlanned {
+                    slot: *slot,
+                    token: token.clone(),
+                    addresses: *addresses,
+                    place: Some(place.clone()),
+                    at: now,
+                }
+            }
             Step::Unassign { slot, addresses, announced: false, .. } => {
                 Record::Unassigning { slot: *slot, addresses: addresses.clone(), at: now }
             }

@@ -23,6 +23,7 @@ use veni_core::{
     id::InstanceType,
     ipam::{
         Allocation, BootTime, check,
+        placement::Networking,
         plan::{PoolLimits, Settings},
     },
     limits::{self, Hypervisor, InstanceLimits},
@@ -140,7 +141,7 @@ async fn asked<C: Cloud>(cloud: &C, startup: &Startup) -> Whereabouts {
     });
     let primary = primary.await;
     let (limits, makeshift) = limits_of(cloud, &identity.instance_type).await;
-    Whereabouts { identity, primary, limits, makeshift }
+    Whereabouts { identity, primary, limits, makeshift, custom: None }
 }
 
 /// What a former daemon of this boot has kept, else what the cloud says. Within a boot an instance cannot have become
@@ -260,13 +261,7 @@ pub async fn owner_after<C: Cloud, H: Host, S: Store>(
     for note in &recovered.notes {
         tracing::warn!(note, "journal");
     }
-    let settings = Settings {
-        targets: config.targets,
-        cooldown: config.cooldown,
-        max_pods: config.max_pods,
-        provisioning: !config.disable_provisioning,
-        token_seed: format!("{}-{:x}", identity.instance_id, start.booted_at_secs),
-    };
+    let settings = settings(&config, &whereabouts, start.booted_at_secs);
     let limits = pool_limits(limits, &config);
     let known = can_serve_from(&recovered, &kernel_pods);
     let part_lost = recovered.ledger.unconfirmed();
@@ -312,6 +307,22 @@ pub async fn owner_after<C: Cloud, H: Host, S: Store>(
         surveyed: !known,
     };
     Owner::new(parts)
+}
+
+/// What the planner is told to want.
+fn settings(config: &Config, whereabouts: &Whereabouts, booted_at_secs: u64) -> Settings {
+    let known = || whereabouts.custom.clone().unwrap_or_default();
+    Settings {
+        targets: config.targets,
+        cooldown: config.cooldown,
+        max_pods: config.max_pods,
+        provisioning: !config.disable_provisioning,
+        networking: Networking {
+            primary: whereabouts.primary_place(),
+            custom: config.custom_networking.then(known),
+        },
+        token_seed: format!("{}-{booted_at_secs:x}", whereabouts.identity.instance_id),
+    }
 }
 
 /// Asks EC2 what the instance has, and what it has left behind.

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
 use veni_core::{
     config::Config,
     id::InstanceId,
@@ -33,6 +36,7 @@ use crate::{
     clock::{Clock, TokioClock},
     host::fake::FakeHost,
     metrics::Metrics,
+    placement::News,
     requests::Requests,
     start::{self, Channels, Start},
     startup::Startup,
@@ -89,6 +93,7 @@ pub struct Node {
     clock: Arc<TokioClock>,
     daemon: Option<Daemon>,
     runtime: Runtime,
+    placement: watch::Sender<News>,
 }
 
 /// The container runtime's part: libcni's results (`Evidence` reads them).
@@ -199,7 +204,9 @@ impl Node {
         tokio::spawn(plug(sim.clone(), timer.clone(), host.clone()));
         let clock = Arc::new(TokioClock::default());
         let store = MemoryStore::default();
-        let mut node = Self { spec, sim, timer, host, store, clock, daemon: None, runtime };
+        let placement = watch::Sender::new(News::Unheard);
+        let mut node =
+            Self { spec, sim, timer, host, store, clock, daemon: None, runtime, placement };
         node.boot().await;
         node
     }
@@ -220,6 +227,7 @@ impl Node {
         let (config, clock) = (Arc::new(self.spec.config.clone()), self.clock.clone());
         let (store, metrics) = (self.store.clone(), Arc::new(Metrics::new()));
         let counted = metrics.clone();
+        let placed = self.placement.subscribe();
         let task = tokio::spawn(async move {
             let recovered = store.recover();
             store.begun_anew();
@@ -245,9 +253,14 @@ impl Node {
             };
             let answering = startup.answer_while(&mut requests, begin);
             let (owner, early) = Box::pin(answering).await;
-            owner.with_early(early).run(requests, news).await;
+            owner.with_early(early).placed_by(placed).run(requests, news).await;
         });
         self.daemon = Some(Daemon { requests: Requests::new(commands), metrics: counted, task });
+    }
+
+    /// Where ENIs are made from now on, with custom networking; [`News::Unheard`] once nobody says so.
+    pub fn place(&self, news: News) {
+        self.placement.send_replace(news);
     }
 
     /// Kills the daemon where it stands.

@@ -6,7 +6,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use veni_core::{ipam::BootTime, limits::InstanceLimits, net::Ipv4Prefix};
+use veni_core::{
+    ipam::{
+        BootTime,
+        placement::{Custom, EniPlace},
+    },
+    limits::InstanceLimits,
+    net::Ipv4Prefix,
+};
 use veni_provider::{InstanceIdentity, MetadataInterface};
 
 use crate::pool::Place;
@@ -25,6 +32,9 @@ pub struct Whereabouts {
     pub limits: InstanceLimits,
     /// Whether `limits` are a makeshift, because nobody knows the type: asked again at the next start.
     pub makeshift: bool,
+    /// With custom networking: where its ENIs are made, as last told.
+    #[serde(default)]
+    pub custom: Option<Custom>,
 }
 
 /// The VPC's CIDRs, as far as instance metadata agrees with itself.
@@ -36,16 +46,18 @@ pub struct VpcCidrs {
 }
 
 impl Whereabouts {
-    /// Where new ENIs are made: where the primary is.
+    /// Where this node is.
     #[must_use]
     pub fn place(&self) -> Place {
-        let Self { identity, primary, .. } = self;
-        Place {
-            instance_id: identity.instance_id.clone(),
-            subnet: primary.subnet_id.clone(),
-            subnet_prefix: primary.subnet_cidr,
-            security_groups: primary.security_groups.clone(),
-        }
+        let instance_id = self.identity.instance_id.clone();
+        Place { instance_id, subnet_prefix: self.primary.subnet_cidr }
+    }
+
+    /// Where the primary ENI is.
+    #[must_use]
+    pub fn primary_place(&self) -> EniPlace {
+        let MetadataInterface { subnet_id, security_groups, .. } = &self.primary;
+        EniPlace { subnet: subnet_id.clone(), security_groups: security_groups.clone() }
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use serde_json::Value;
 use veni_policy::object::{self, Key, Object};
 
 use crate::{
@@ -63,6 +64,8 @@ pub(crate) struct Contents {
     pub(crate) objects: Vec<Placed>,
     /// Objects that are there but cannot be taken, or not with all their labels: an earlier version of them is better.
     pub(crate) rejected: Vec<Key>,
+    /// What is handed on as it is ([`is_beside`]).
+    pub(crate) beside: Vec<Value>,
     /// What is wrong with either.
     pub(crate) diagnostics: Vec<Diagnostic>,
 }
@@ -162,6 +165,9 @@ impl Document<'_> {
             return;
         }
         let value = node.to_value();
+        if is_beside(&value) {
+            self.contents.beside.push(value.clone());
+        }
         match object::parse(&value) {
             Ok(None) => self.doubt(&node),
             Ok(Some(object)) => {
@@ -217,6 +223,23 @@ impl Document<'_> {
         let line = known(node.line_of(&what.field));
         self.contents.diagnostics.push(Diagnostic::of_object(self.file, self.number, line, what));
     }
+}
+
+/// Whether others than policy read it: Nodes, with all of their metadata, and ENIConfigs.
+fn is_beside(value: &Value) -> bool {
+    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
+    let named = value.pointer("/metadata/name").is_some();
+    named
+        && matches!(
+            (text("apiVersion").rsplit_once('/').map_or("", |(group, _)| group), text("kind")),
+            ("", "Node") | ("crd.k8s.amazonaws.com", "ENIConfig")
+        )
+}
+
+/// Kind and name of what is handed on as it is.
+pub(crate) fn beside_key(value: &Value) -> (&str, &str) {
+    let text = |at: &str| value.pointer(at).and_then(Value::as_str).unwrap_or_default();
+    (text("/kind"), text("/metadata/name"))
 }
 
 /// Whether its API group has kinds of ours: of another group it is no version of an object of ours.

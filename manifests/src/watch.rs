@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
 use tokio::{sync::mpsc, task, time};
 use veni_policy::object::{Key, Object};
 
@@ -40,6 +41,8 @@ pub struct Batch {
     pub apply: Vec<Object>,
     /// Objects that are gone.
     pub delete: Vec<Key>,
+    /// Nodes and ENIConfigs as they stand in the files: all that there are now, each once.
+    pub beside: Vec<Value>,
     /// Everything that is wrong now, not only what is new.
     pub diagnostics: Vec<Diagnostic>,
     /// Whether each file of the folder has been read at all: before that there are no objects, and one that is not known

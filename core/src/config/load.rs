@@ -35,6 +35,11 @@ pub(super) fn config(reader: &mut Reader, build: Build) -> Config {
         manage_untagged_eni: reader.bool("MANAGE_UNTAGGED_ENI", true),
         additional_eni_tags: tags(reader),
         cluster_name: reader.text("CLUSTER_NAME"),
+        custom_networking: custom_networking(reader, &pool),
+        eni_config_annotation: reader
+            .text("ENI_CONFIG_ANNOTATION_DEF")
+            .unwrap_or(defaults.eni_config_annotation),
+        eni_config_label: reader.text("ENI_CONFIG_LABEL_DEF").unwrap_or(defaults.eni_config_label),
         eni_mark_mask: mark_mask(reader, snat.connmark),
         snat,
         eni_mtu,
@@ -170,6 +175,25 @@ pub(super) fn unknown_names(reader: &mut Reader) {
             None => reader.fail(&name, "no such variable; `venictl config` lists them"),
         }
     }
+}
+
+/// Whether ENIs are made where an ENIConfig says. Without a source of ENIConfigs none ever is.
+fn custom_networking(reader: &mut Reader, pool: &PoolSettings) -> bool {
+    const NAME: &str = "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG";
+    if pool.custom_networking && reader.get("VENI_MANIFEST_DIR").is_none() {
+        reader.warn(
+            NAME,
+            "VENI_MANIFEST_DIR is not set, and ENIConfig objects are read from nowhere else yet: no ENI is made, and no pod \
+             gets an address; put the ENIConfig, and the Node that names it, into such a folder",
+        );
+    }
+    if pool.custom_networking && pool.max_eni == Some(1) {
+        reader.warn(
+            NAME,
+            "with MAX_ENI=1 there is the primary ENI only, which gives pods no address",
+        );
+    }
+    pool.custom_networking
 }
 
 fn snat(reader: &mut Reader, defaults: Snat) -> Snat {

@@ -34,7 +34,7 @@ fn an_unset_variable_is_told_from_an_empty_value() {
 
 #[test]
 fn a_build_without_the_aws_provider_says_so_among_all_errors() {
-    let vars = [("AWS_VPC_ENI_MTU", "1"), ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true")];
+    let vars = [("AWS_VPC_ENI_MTU", "1"), ("ENABLE_IPv6", "true")];
     let read = |provider: Option<&str>, aws| {
         let provider = provider.map(|value| ("VENI_PROVIDER", value));
         let vars = vars.into_iter().chain(provider);
@@ -44,7 +44,7 @@ fn a_build_without_the_aws_provider_says_so_among_all_errors() {
         names.sort();
         names
     };
-    let others = ["AWS_VPC_ENI_MTU", "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG"];
+    let others = ["AWS_VPC_ENI_MTU", "ENABLE_IPv6"];
     let all = [others[0], others[1], "VENI_PROVIDER"];
     for provider in [None, Some(""), Some("aws")] {
         assert_eq!(read(provider, false), all, "{provider:?}");
@@ -219,7 +219,6 @@ fn what_cannot_be_worked_around_is_an_error_that_names_all() {
         ("POD_MTU", "jumbo"),
         ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "10.0.0.0"),
         ("AWS_EXTERNAL_SERVICE_CIDRS", "10.0.0.0/33"),
-        ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true"),
         ("ENABLE_IPv6", "true"),
         ("ENABLE_IPv4", "false"),
         ("NETWORK_POLICY_ENFORCING_MODE", "lax"),
@@ -405,4 +404,24 @@ fn policy_settings_are_words_and_ranges() {
         let errors = read(&[(name, value)]).unwrap_err();
         assert!(errors.iter().any(|e| e.to_string().contains(name)), "{name}={value}: {errors:?}");
     }
+}
+
+#[test]
+fn custom_networking_takes_its_keys_and_says_when_it_can_get_nowhere() {
+    const CUSTOM: (&str, &str) = ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true");
+    const FOLDER: (&str, &str) = ("VENI_MANIFEST_DIR", "/m");
+    let keys = |config: &Config| {
+        let Config { eni_config_annotation, eni_config_label, .. } = config;
+        (eni_config_annotation.clone(), eni_config_label.clone())
+    };
+    let (config, warnings) = accepted(&[CUSTOM, FOLDER]);
+    assert!(config.custom_networking && warnings.is_empty(), "{warnings:?}");
+    assert_eq!(keys(&config), (ENI_CONFIG_KEY.to_owned(), ENI_CONFIG_KEY.to_owned()));
+    let named = [("ENI_CONFIG_ANNOTATION_DEF", "a"), ("ENI_CONFIG_LABEL_DEF", "b")];
+    let (config, _) = accepted(&[CUSTOM, FOLDER, named[0], named[1]]);
+    assert_eq!(keys(&config), ("a".to_owned(), "b".to_owned()));
+    for vars in [&[CUSTOM][..], &[CUSTOM, FOLDER, ("MAX_ENI", "1")]] {
+        assert_eq!(accepted(vars).1, [CUSTOM.0], "{vars:?}");
+    }
+    assert!(!accepted(&[("ENI_CONFIG_LABEL_DEF", "b")]).0.custom_networking);
 }

@@ -100,9 +100,9 @@ pub static VARIABLES: &[Variable] = &[
     v("AWS_VPC_ENI_MTU", "9001", Honoured, "MTU of the ENIs, 576 to 9001"),
     v("POD_MTU", "AWS_VPC_ENI_MTU", Honoured, "MTU of pods' links, 576 to 9001"),
     v("AWS_VPC_K8S_CNI_VETHPREFIX", "eni", Honoured, "first letters of the names of pods' links on the node, at most 4; not eth, lo or vlan"),
-    v("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "false", Refused("custom networking (ENIConfig) is not supported yet: pods would get addresses of the node's own subnet and security groups; unset it, or stay with the AWS VPC CNI on these nodes"), "secondary ENIs take subnet and security groups from an ENIConfig"),
-    v("ENI_CONFIG_ANNOTATION_DEF", "k8s.amazonaws.com/eniConfig", Ignored, "the node annotation that names the ENIConfig"),
-    v("ENI_CONFIG_LABEL_DEF", "k8s.amazonaws.com/eniConfig", Ignored, "the node label that names the ENIConfig"),
+    v("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "false", Honoured, "secondary ENIs take subnet and security groups from the node's ENIConfig, and the primary ENI gives pods no address; until there is one, no ENI is made"),
+    v("ENI_CONFIG_ANNOTATION_DEF", "k8s.amazonaws.com/eniConfig", Honoured, "the node annotation that names the ENIConfig; before it comes the label vpc.amazonaws.com/externalEniConfig, after it ENI_CONFIG_LABEL_DEF, then the name default"),
+    v("ENI_CONFIG_LABEL_DEF", "k8s.amazonaws.com/eniConfig", Honoured, "the node label that names the ENIConfig, where no annotation does"),
     v("AWS_VPC_K8S_CNI_CONFIGURE_RPFILTER", "", Ignored, "deprecated, without effect; rp_filter is 2 on every managed ENI"),
     v("ENABLE_NFTABLES", "", Ignored, "deprecated, without effect; veni always uses nftables"),
     // Families, security groups, policy, annotations.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Allocation, BootTime, EniFacts, Record};
+use super::{Allocation, BootTime, EniFacts, Record, placement::EniPlace};
 use crate::{id::AttachmentId, marks::EniSlot, wire::Attachment};
 
 /// The first interface index that ipamd chooses: far above what the kernel counts up to by itself.
@@ -58,6 +58,8 @@ pub enum Phase {
         token: String,
         /// Secondary addresses that it will come with.
         addresses: u32,
+        /// Where; `None`: where the primary ENI is.
+        place: Option<EniPlace>,
     },
     /// It exists, unattached.
     Created,

@@ -14,16 +14,20 @@ use std::{
 
 use super::{
     BootTime, Counts, Eni, Ledger, Phase,
+    placement::{EniPlace, Networking},
     targets::{Grow, PoolState},
 };
 use crate::{
     config::Targets,
-    id::{AttachmentId, EniId},
+    id::{AttachmentId, EniId, SubnetId},
     marks::EniSlot,
 };
 
 mod grow;
+mod place;
 mod shrink;
+
+pub use place::Leaving;
 
 /// An ENI is not freed before this age (the peer's `minENILifeTime`).
 pub const MIN_ENI_AGE: Duration = Duration::from_secs(60);
@@ -80,6 +84,8 @@ pub struct Settings {
     pub max_pods: Option<u32>,
     /// Whether the pool is grown and shrunk at all.
     pub provisioning: bool,
+    /// Where ENIs are made.
+    pub networking: Networking,
     /// Distinguishes this node's and this boot's tokens from all others: at most 40 characters.
     pub token_seed: String,
 }
@@ -101,6 +107,8 @@ pub struct Activity {
     pub foreign: BTreeSet<EniSlot>,
     /// What must wait, and why.
     pub blocks: BTreeMap<Blocked, Block>,
+    /// Of several subnets those that are full.
+    pub full: BTreeMap<SubnetId, Block>,
     /// Addresses that EC2's last answer did not show, with the time of the first such answer.
     pub missing: BTreeMap<Ipv4Addr, BootTime>,
     /// Since when there has been something to give back.
@@ -162,6 +170,8 @@ pub enum Step {
         token: String,
         /// Secondary addresses.
         addresses: u32,
+        /// Where.
+        place: EniPlace,
         /// Whether the journal has the intent.
         planned: bool,
     },
@@ -252,9 +262,11 @@ pub struct Plan {
 pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
     let mut plan = Plan::default();
     plan.lifecycle(snapshot);
+    place::tell(&mut plan, snapshot);
     if snapshot.settings.provisioning {
         grow::grow(&mut plan, snapshot);
         shrink::shrink(&mut plan, snapshot);
+        place::retire(&mut plan, snapshot);
     } else {
         plan.reasons.push(
             "the pool is left as it is: DISABLE_NETWORK_RESOURCE_PROVISIONING is set".to_owned(),
@@ -283,14 +295,20 @@ impl Snapshot<'_> {
         let mut counts = Counts::default();
         let mut incoming = 0;
         for eni in self.ledger.enis() {
-            if eni.arriving() {
+            if !self.serves(eni) {
+                // Nothing of it comes to new pods; those that it has are pods all the same.
+                counts.assigned += eni.counts().assigned;
+            } else if eni.arriving() {
                 incoming += eni.promised();
             } else if eni.in_use() {
                 // What nobody can get is not warm.
                 counts += Counts { free: self.usable_free(eni), ..eni.counts() };
             }
         }
-        incoming += self.activity.in_flight.values().map(Step::incoming).sum::<u32>();
+        let for_pods =
+            |step: &&Step| self.ledger.eni(step.slot()).is_none_or(|eni| self.serves(eni));
+        incoming +=
+            self.activity.in_flight.values().filter(for_pods).map(Step::incoming).sum::<u32>();
         PoolState {
             counts,
             incoming,
@@ -308,13 +326,13 @@ impl Snapshot<'_> {
             let gained = self.ledger.address(address).map(|(_, _, gained)| gained);
             gained.is_some_and(|gained| self.now.since(gained) >= CONFIRM)
         };
-        self.can_hand_out_of(slot)
+        self.ledger.eni(slot).is_some_and(|eni| self.can_hand_out_of(eni))
             && !self.quarantined(address)
             && !(self.activity.missing.contains_key(&address) && old())
     }
 
-    fn can_hand_out_of(&self, slot: EniSlot) -> bool {
-        self.activity.plugged(slot) && !self.activity.unheard
+    fn can_hand_out_of(&self, eni: &Eni) -> bool {
+        self.activity.plugged(eni.slot) && !self.activity.unheard && self.serves(eni)
     }
 
     /// Addresses that can be handed out now.
@@ -324,7 +342,7 @@ impl Snapshot<'_> {
     }
 
     fn usable_free(&self, eni: &Eni) -> u32 {
-        if !self.can_hand_out_of(eni.slot) {
+        if !self.can_hand_out_of(eni) {
             return 0;
         }
         if self.activity.missing.is_empty() && self.activity.quarantined.is_empty() {
@@ -349,8 +367,10 @@ impl Snapshot<'_> {
     /// How many addresses more `eni` takes, as far as is known.
     fn room(&self, eni: &Eni) -> u32 {
         match self.blocked(Blocked::Room(eni.slot)) {
-            Some(_) => 0,
-            None => self.limits.per_eni.saturating_sub(eni.counts().held()),
+            None if self.serves(eni) && !self.in_full_subnet(eni) => {
+                self.limits.per_eni.saturating_sub(eni.counts().held())
+            }
+            _ => 0,
         }
     }
 
@@ -467,12 +487,15 @@ impl Plan {
 
     fn next_step(&mut self, snapshot: &Snapshot<'_>, eni: &Eni) -> Option<Step> {
         let slot = eni.slot;
-        if let Phase::Creating { token, addresses } = &eni.phase {
+        if let Phase::Creating { token, addresses, place } = &eni.phase {
             let (token, addresses) = (token.clone(), *addresses);
+            let primary = || snapshot.settings.networking.primary.clone();
+            let place = place.clone().unwrap_or_else(primary);
             return self.unless_blocked(snapshot, Blocked::NewEni).then_some(Step::CreateEni {
                 slot,
                 token,
                 addresses,
+                place,
                 planned: true,
             });
         }

@@ -8,7 +8,7 @@ use std::{net::Ipv4Addr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::BootTime;
+use super::{BootTime, placement::EniPlace};
 use crate::{
     id::{AttachmentId, EniId, IfName, SubnetId},
     marks::EniSlot,
@@ -95,6 +95,9 @@ pub enum Record {
         token: String,
         /// How many secondary addresses it is created with.
         addresses: u32,
+        /// Where; `None` of an older ipamd: where the primary ENI is. The token is good for this place only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        place: Option<EniPlace>,
         /// When.
         at: BootTime,
     },

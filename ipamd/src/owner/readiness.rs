@@ -74,8 +74,10 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             return None;
         }
         let blocked = |what| snapshot.blocked(what).is_some();
+        let has_room = pool.settings.networking.waits_for().is_none() || snapshot.has_room();
         let grows = pool.settings.provisioning
             && !pool.unheard(now)
+            && has_room
             && !(blocked(Blocked::Assign) && blocked(Blocked::NewEni));
         (!grows).then(|| {
             (

@@ -49,7 +49,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             ready: self.ready(),
             enis: u32::try_from(ledger.enis().count()).unwrap_or(u32::MAX),
             max_enis: self.parts.pool.limits.max_enis,
-            max_addresses: self.parts.pool.limits.max_enis * self.parts.pool.limits.per_eni,
+            max_addresses: self.parts.pool.capacity(),
             pool,
             journal_backlog: self.parts.pool.backlog(),
             flushing: self.parts.host.flushing(),
@@ -143,6 +143,13 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
                 let (kind, subject) = (block.kind.to_owned(), format!("{what:?}"));
                 found.push((kind, subject, Some(block.since), block.reason.clone()));
             }
+        }
+        for (subnet, block) in pool.activity.full.iter().filter(|(_, b)| b.until > now) {
+            let (kind, why) = (block.kind.to_owned(), block.reason.clone());
+            found.push((kind, subnet.to_string(), Some(block.since), why));
+        }
+        for (kind, subject, what) in pool.placing_problems(now) {
+            found.push((kind.to_owned(), subject, None, what));
         }
         for address in pool.lost() {
             let what =

@@ -18,7 +18,7 @@ use veni_provider::{
     Interface, InterfaceStatus, MetadataInterface, TAG_CREATED_AT, TAG_INSTANCE_ID, TAG_NO_MANAGE,
 };
 
-use super::{Place, Pool};
+use super::Pool;
 use crate::journal::Store;
 
 /// What was changed a shorter while ago is not compared: EC2 and metadata are eventually consistent.
@@ -52,7 +52,7 @@ impl<S: Store> Pool<S> {
                 Some(false)
                     if self.outlived(slot, now)
                         && managed(interface, adoption)
-                        && interface.subnet_id == self.place.subnet =>
+                        && self.is_ours(interface) =>
                 {
                     self.succeed(slot, interface, now);
                 }
@@ -60,10 +60,7 @@ impl<S: Store> Pool<S> {
                     tracing::warn!(eni = %interface.id, slot = slot.get(), "place is taken by another ENI");
                     self.activity.doubts.insert(slot);
                 }
-                None if primary
-                    || (managed(interface, adoption)
-                        && interface.subnet_id == self.place.subnet) =>
-                {
+                None if primary || (managed(interface, adoption) && self.is_ours(interface)) => {
                     self.adopt(slot, primary, interface, now);
                 }
                 None => {
@@ -487,14 +484,24 @@ impl<S: Store> Pool<S> {
     }
 
     pub(super) fn facts(&self, interface: &Interface) -> EniFacts {
-        let Place { subnet, subnet_prefix, .. } = &self.place;
         EniFacts {
             id: interface.id.clone(),
             mac: interface.mac,
             subnet: interface.subnet_id.clone(),
-            subnet_prefix: (interface.subnet_id == *subnet).then_some(*subnet_prefix),
+            subnet_prefix: self.prefix_of(&interface.subnet_id),
             primary_address: interface.primary_address,
         }
+    }
+
+    /// Whether it is where ENIs of this node are made, or was made by a daemon of this node, wherever.
+    fn is_ours(&self, interface: &Interface) -> bool {
+        let networking = &self.settings.networking;
+        let in_place = match (&networking.custom, networking.placement()) {
+            (None, _) => interface.subnet_id == networking.primary.subnet,
+            (Some(_), placement) => placement.is_some_and(|p| p.names(&interface.subnet_id)),
+        };
+        let instance = interface.tags.get(TAG_INSTANCE_ID).map(String::as_str);
+        in_place || instance == Some(self.place.instance_id.as_str())
     }
 
     /// Whether `interface` is what was planned for `slot` and created and attached since: the journal lost the

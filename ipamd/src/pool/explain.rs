@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use veni_core::ipam::{
     AddressState, BootTime, Counts,
-    plan::{Addresses, Blocked, PoolLimits},
+    plan::{Addresses, Blocked, PoolLimits, Snapshot, Step},
 };
 
 use super::Pool;
@@ -59,6 +59,9 @@ impl<S: Store> Pool<S> {
         if let Some(why) = self.is_hidden(&held).or_else(|| self.is_not_grown(counts, &held)) {
             return why;
         }
+        if let Some(what) = self.why_not_placed(&snapshot) {
+            return format!("{what} ({held})");
+        }
         let steps: Vec<String> =
             self.activity.in_flight.values().map(ToString::to_string).collect();
         if steps.is_empty() {
@@ -95,7 +98,7 @@ impl<S: Store> Pool<S> {
     /// Which limit or setting keeps the pool from getting more.
     fn is_not_grown(&self, counts: Counts, held: &str) -> Option<String> {
         let (capacity, limit) = self.limit();
-        if counts.held() >= capacity {
+        if self.held_for_pods() >= capacity {
             let taken = match (capacity, counts.releasing) {
                 (1, 0) => "is on a pod or cooling",
                 (1, _) => "is on a pod, cooling or on its way back",
@@ -120,11 +123,37 @@ impl<S: Store> Pool<S> {
         None
     }
 
+    /// What keeps ENIs from being made, or new pods from those that there are, as far as it is a matter of custom networking.
+    fn why_not_placed(&self, snapshot: &Snapshot<'_>) -> Option<String> {
+        let grows =
+            self.activity.in_flight.values().any(|step| matches!(step, Step::Assign { .. }));
+        if let Some(what) = self.settings.networking.waits_for().filter(|_| !grows) {
+            return Some(format!("no ENI is made: {what}"));
+        }
+        let enis = self.ledger.enis().count();
+        let leaving = snapshot.leaving().next()?;
+        let full = enis >= self.limits.max_enis as usize && !snapshot.has_room();
+        full.then(|| format!("every ENI slot is taken, and {leaving}"))
+    }
+
+    /// Addresses of the ENIs that are for pods.
+    fn held_for_pods(&self) -> u32 {
+        let custom = self.settings.networking.custom.is_some();
+        let enis = self.ledger.enis().filter(|eni| !(custom && eni.primary));
+        enis.map(|eni| eni.counts().held()).sum()
+    }
+
     /// How many addresses there can be; which limit that is, and how to raise it.
     fn limit(&self) -> (u32, (String, String)) {
         let PoolLimits { max_enis, per_eni, device_indexes } = self.limits;
-        let capacity = max_enis * per_eni;
-        let enis = format!("{max_enis} {} × {per_eni}", if max_enis == 1 { "ENI" } else { "ENIs" });
+        let capacity = self.capacity();
+        let beside = max_enis - capacity / per_eni.max(1);
+        let for_pods = max_enis - beside;
+        let enis = format!("{for_pods} {} × {per_eni}", if for_pods == 1 { "ENI" } else { "ENIs" });
+        let enis = match beside {
+            0 => enis,
+            _ => format!("{enis}, the primary one gives none"),
+        };
         let all = match capacity {
             1 => "the only address".to_owned(),
             _ => format!("all {capacity} addresses"),
@@ -132,7 +161,7 @@ impl<S: Store> Pool<S> {
         let of_type = u32::from(device_indexes);
         let (what, next) = if max_enis < of_type {
             let what = format!("{all} that MAX_ENI={max_enis} allows ({enis})");
-            let most = of_type * per_eni;
+            let most = (of_type - beside) * per_eni;
             (
                 what,
                 format!(

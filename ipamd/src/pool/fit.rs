@@ -5,9 +5,12 @@
 
 use std::time::Duration;
 
-use veni_core::ipam::{
-    BootTime,
-    plan::{Blocked, SUBNET_FULL},
+use veni_core::{
+    id::SubnetId,
+    ipam::{
+        BootTime,
+        plan::{Blocked, SUBNET_FULL},
+    },
 };
 
 use super::Pool;
@@ -32,8 +35,9 @@ impl<S: Store> Pool<S> {
         self.fit_at = now;
     }
 
-    /// Addresses went back to the subnet.
-    pub(super) fn subnet_has_room(&mut self, count: usize) {
+    /// Addresses went back to a subnet.
+    pub(super) fn subnet_has_room(&mut self, subnet: Option<&SubnetId>, count: usize) {
+        self.subnet_works(subnet);
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         self.activity.fit = self.activity.fit.map(|fit| fit.max(count));
         for what in [Blocked::NewEni, Blocked::Assign] {

@@ -17,13 +17,10 @@ use crate::{fault, journal::Store, metrics::action};
 
 const SECOND: Duration = Duration::from_secs(1);
 const THROTTLE: Duration = Duration::from_millis(500);
-const SUBNET_FULL: Duration = Duration::from_secs(10);
 const TOKEN_REUSED: &str = "IdempotentParameterMismatch";
 /// What to do when the instance takes no further ENI.
 const ENIS_NEXT: &str =
     "see which ENIs the instance has beside veni's, and set MAX_ENI to what it takes";
-/// What to do when EC2 does not like what a new ENI is asked for with.
-const PLACE_NEXT: &str = "see that the primary ENI's subnet and security groups exist";
 const MINUTE: Duration = Duration::from_secs(60);
 /// The longest wait between two ENIs that EC2 does not attach.
 const ATTACH_LONGEST: Duration = Duration::from_secs(900);
@@ -78,9 +75,11 @@ impl<S: Store> Pool<S> {
     fn settle_success(&mut self, step: &Step, outcome: Outcome, now: BootTime) {
         let slot = step.slot();
         self.failing.remove(&(slot, action(step)));
+        let subnet = self.subnet_of(step);
         match (step, outcome) {
             (Step::CreateEni { addresses, .. }, Outcome::Created(interface)) => {
                 self.fits_more(*addresses, now);
+                self.subnet_works(subnet.as_ref());
                 self.unblock(Blocked::Slot(slot));
                 self.refused.remove(&slot);
                 let eni = self.facts(&interface);
@@ -96,6 +95,7 @@ impl<S: Store> Pool<S> {
             }
             (Step::Assign { count, .. }, Outcome::Assigned(addresses)) => {
                 self.fits_more(*count, now);
+                self.subnet_works(subnet.as_ref());
                 self.unblock(Blocked::Assign);
                 self.unblock(Blocked::Room(slot));
                 let addresses = self.unknown(&addresses);
@@ -103,7 +103,7 @@ impl<S: Store> Pool<S> {
             }
             (Step::Unassign { addresses, .. }, _) => {
                 self.unblock(Blocked::Shrink);
-                self.subnet_has_room(addresses.len());
+                self.subnet_has_room(subnet.as_ref(), addresses.len());
                 self.note(vec![Record::Unassigned { slot, addresses: addresses.clone(), at: now }]);
             }
             (Step::ProtectEni { .. }, _) => self.note(vec![Record::EniProtected { slot }]),
@@ -230,8 +230,10 @@ impl<S: Store> Pool<S> {
                 if matches!(step, Step::CreateEni { .. }) =>
             {
                 let reason = format!(
-                    "EC2 refuses a new ENI: {} ({}); {PLACE_NEXT}",
-                    error.message, error.code
+                    "EC2 refuses a new ENI: {} ({}); {}",
+                    error.message,
+                    error.code,
+                    self.place_next()
                 );
                 self.hold_growth(step, "invalid", MINUTE, &reason, now);
             }
@@ -368,27 +370,31 @@ impl<S: Store> Pool<S> {
         }
     }
 
-    /// A subnet that has no room for many may have room for few: halves what a call asks for, then waits.
+    /// A subnet that has no room for many may have room for few: halves what a call asks for, then waits. Of several the
+    /// next one is asked first.
     fn subnet_exhausted(&mut self, step: &Step, now: BootTime) {
         let asked = match step {
             Step::CreateEni { addresses, .. } => *addresses,
             Step::Assign { count, .. } => *count,
             _ => 0,
         };
+        let subnet = self.subnet_of(step);
         if let Step::CreateEni { slot, .. } = step {
             self.gone(*slot, now);
         }
-        if asked > 1 {
-            self.fits_less(asked, now);
-            return;
+        if let Some(subnet) = subnet {
+            self.subnet_full(&subnet, asked, now);
         }
-        self.activity.fit = None;
-        let reason = format!(
-            "subnet {} ({}) is full: free addresses in it, or give the node group a larger subnet",
-            self.place.subnet, self.place.subnet_prefix
-        );
-        for what in [Blocked::NewEni, Blocked::Assign] {
-            self.block(what, "subnet_full", now, SUBNET_FULL, reason.clone());
+    }
+
+    /// What to do when EC2 does not like what a new ENI is asked for with.
+    fn place_next(&self) -> String {
+        match self.settings.networking.placement() {
+            Some(placement) => format!(
+                "see that the subnets and security groups of {} exist, in the VPC and zone of this node",
+                placement.source
+            ),
+            None => "see that the primary ENI's subnet and security groups exist".to_owned(),
         }
     }
 

@@ -2,7 +2,14 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use veni_core::{config::Targets, id::EniId, ipam::Phase};
+use veni_core::{
+    config::Targets,
+    id::EniId,
+    ipam::{
+        Phase,
+        placement::{EniPlace, Networking},
+    },
+};
 use veni_provider::{
     CloudError, ErrorClass, InterfaceAttachment, InterfaceStatus, TAG_CREATED_AT, TAG_INSTANCE_ID,
 };
@@ -61,13 +68,15 @@ fn pool(enis: u8) -> Pool<MemoryStore> {
         cooldown: Duration::from_secs(30),
         max_pods: None,
         provisioning: true,
+        networking: Networking::of_primary(EniPlace {
+            subnet: "subnet-1".parse().unwrap(),
+            security_groups: Vec::new(),
+        }),
         token_seed: "seed-1".into(),
     };
     let place = Place {
         instance_id: INSTANCE.parse().unwrap(),
-        subnet: "subnet-1".parse().unwrap(),
         subnet_prefix: "10.0.0.0/16".parse().unwrap(),
-        security_groups: Vec::new(),
     };
     let (ledger, store) = (Ledger::default(), MemoryStore::default());
     let mut pool = Pool::new(ledger, store, limits, settings, place, "eni".into(), secs(0));
@@ -179,7 +188,13 @@ fn orphans_are_looked_for_until_ec2_tells_and_kept_until_there_is_a_place() {
 fn orphans_are_not_looked_for_while_an_eni_is_being_made() {
     let mut pool = pool(0);
     let token = "seed-1-2-0".to_owned();
-    pool.note(vec![Record::EniPlanned { slot: slot(1), token, addresses: 2, at: secs(1) }]);
+    pool.note(vec![Record::EniPlanned {
+        slot: slot(1),
+        token,
+        addresses: 2,
+        place: None,
+        at: secs(1),
+    }]);
     assert_eq!(pool.begin_orphans(secs(1)), Err(None));
     // What an answer that was under way shows may be that one.
     pool.settle_orphans(Ok(vec![interface(9, 2, None)]), secs(1));
@@ -192,7 +207,13 @@ fn an_eni_that_is_being_made_is_not_taken_for_the_one_that_was_there_before() {
     let mut pool = pool(0);
     let token = "seed-1-2-60000".to_owned();
     let made_at = crate::executor::created_at(&token);
-    pool.note(vec![Record::EniPlanned { slot: slot(1), token, addresses: 2, at: secs(60) }]);
+    pool.note(vec![Record::EniPlanned {
+        slot: slot(1),
+        token,
+        addresses: 2,
+        place: None,
+        at: secs(60),
+    }]);
     let adoption = Adoption { manage_untagged: false };
     let tagged = |eni, at: &str| {
         let mut shown = interface(eni, 2, Some(1));

@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use serde_json::Value;
 use veni_core::chain::chain;
 use veni_policy::object::{Key, Object};
 
@@ -33,6 +34,8 @@ pub(super) struct Folder {
     complete: bool,
     /// What was told last; `None` before the first time.
     told: Option<Vec<Diagnostic>>,
+    /// What was last handed on as it is.
+    beside: Vec<Value>,
 }
 
 /// A file.
@@ -154,12 +157,21 @@ impl Folder {
             .map(|(_, object)| Object::clone(object))
             .collect();
         self.in_force = wanted;
-        let unchanged = self.told.as_ref() == Some(&diagnostics);
+        let beside = if self.complete { self.beside() } else { Vec::new() };
+        let unchanged = self.told.as_ref() == Some(&diagnostics) && self.beside == beside;
         if apply.is_empty() && delete.is_empty() && unchanged {
             return None;
         }
         self.told = Some(diagnostics.clone());
-        Some(Batch { apply, delete, diagnostics, complete: self.complete })
+        self.beside.clone_from(&beside);
+        Some(Batch { apply, delete, beside, diagnostics, complete: self.complete })
+    }
+
+    /// Of two definitions the first by file name.
+    fn beside(&self) -> Vec<Value> {
+        let all = self.files.values().flat_map(|known| &known.contents.beside);
+        let mut seen = BTreeSet::new();
+        all.filter(|value| seen.insert(file::beside_key(value))).cloned().collect()
     }
 
     fn wanted(&self) -> (BTreeMap<Key, Arc<Object>>, Vec<Diagnostic>) {
@@ -252,6 +264,11 @@ impl Known {
             contents.diagnostics.push(Diagnostic::of_file(&self.name, message));
             contents.objects.extend(missing);
         }
+        let there: BTreeSet<_> = contents.beside.iter().map(file::beside_key).collect();
+        let missing = self.contents.beside.iter();
+        let missing: Vec<_> =
+            missing.filter(|value| !there.contains(&file::beside_key(value))).cloned().collect();
+        contents.beside.extend(missing);
     }
 
     /// An object that has become invalid stays as it was: taking a policy away would open what it closed.

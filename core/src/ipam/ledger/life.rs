@@ -11,8 +11,9 @@ use crate::{
 impl Ledger {
     pub(super) fn apply_eni(&mut self, record: &Record) -> Result<(), LedgerError> {
         match record {
-            Record::EniPlanned { slot, token, addresses, at } => {
-                let phase = Phase::Creating { token: token.clone(), addresses: *addresses };
+            Record::EniPlanned { slot, token, addresses, place, at } => {
+                let (token, place) = (token.clone(), place.clone());
+                let phase = Phase::Creating { token, addresses: *addresses, place };
                 self.insert_eni("eni_planned", Eni::new(*slot, phase, *at))
             }
             Record::EniCreated { slot, eni, addresses, at } => {
@@ -147,15 +148,16 @@ impl Ledger {
     /// An ENI as the records that lead to its phase, its addresses free.
     pub(super) fn eni_records(&self, eni: &Eni, records: &mut Vec<Record>) {
         let (slot, at) = (eni.slot, eni.since);
-        if let Phase::Creating { token, addresses } = &eni.phase {
-            let token = token.clone();
-            records.push(Record::EniPlanned { slot, token, addresses: *addresses, at });
+        if let Phase::Creating { token, addresses, place } = &eni.phase {
+            let (token, place) = (token.clone(), place.clone());
+            records.push(Record::EniPlanned { slot, token, addresses: *addresses, place, at });
             return;
         }
         let facts = eni.facts.clone().expect("an ENI past creation has facts");
         let unattached = matches!(eni.phase, Phase::Created);
         if unattached {
-            records.push(Record::EniPlanned { slot, token: String::new(), addresses: 0, at });
+            let (token, place) = (String::new(), None);
+            records.push(Record::EniPlanned { slot, token, addresses: 0, place, at });
             records.push(Record::EniCreated { slot, eni: facts, addresses: Vec::new(), at });
         } else {
             records.push(Record::EniAdopted {

@@ -146,7 +146,7 @@ fn an_eni_lives_through_its_phases() {
     ledger.apply(&primary(0)).unwrap();
     let (s, at) = (slot(1), BootTime(1));
     let life = [
-        Record::EniPlanned { slot: s, token: "t".into(), addresses: 2, at },
+        Record::EniPlanned { slot: s, token: "t".into(), addresses: 2, place: None, at },
         Record::EniCreated { slot: s, eni: facts(1), addresses: addresses(1, 2), at },
         Record::EniAttaching { slot: s, attachment: "eni-attach-1".parse().unwrap(), at },
         Record::EniReady { slot: s, at },
@@ -173,6 +173,22 @@ fn an_eni_lives_through_its_phases() {
     assert_sound(&ledger);
 }
 
+fn place() -> EniPlace {
+    EniPlace { subnet: "subnet-2".parse().unwrap(), security_groups: vec!["sg-2".parse().unwrap()] }
+}
+
+#[test]
+fn a_plan_of_an_older_ipamd_has_no_place_and_a_newer_one_keeps_it() {
+    let older = r#"{"record":"eni_planned","slot":2,"token":"t","addresses":2,"at":1}"#;
+    let read: Record = serde_json::from_str(older).unwrap();
+    assert!(matches!(&read, Record::EniPlanned { place: None, .. }), "{read:?}");
+    assert_eq!(serde_json::to_string(&read).unwrap(), older);
+    let (slot, token, at) = (slot(1), "t".to_owned(), BootTime(1));
+    let newer = Record::EniPlanned { slot, token, addresses: 2, place: Some(place()), at };
+    let text = serde_json::to_string(&newer).unwrap();
+    assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), newer);
+}
+
 #[test]
 fn a_snapshot_replays_to_the_same_ledger() {
     let mut ledger = Ledger::default();
@@ -187,9 +203,8 @@ fn a_snapshot_replays_to_the_same_ledger() {
         (6, vec!["create", "give up"]),
     ] {
         let s = slot(n);
-        ledger
-            .apply(&Record::EniPlanned { slot: s, token: format!("t{n}"), addresses: 2, at })
-            .unwrap();
+        let (token, place) = (format!("t{n}"), Some(place()));
+        ledger.apply(&Record::EniPlanned { slot: s, token, addresses: 2, place, at }).unwrap();
         for what in records {
             let record = match what {
                 "create" => {

@@ -1,6 +1,6 @@
 //! Growing: which ENIs get how many addresses, and which ENIs must be made.
 
-use super::{Addresses, Blocked, Grow, Plan, Snapshot, Step};
+use super::{Addresses, Blocked, Grow, Plan, Snapshot, Step, place::tell_full};
 use crate::marks::EniSlot;
 
 /// An ENI in use with room.
@@ -36,7 +36,9 @@ pub(super) fn grow(plan: &mut Plan, snapshot: &Snapshot<'_>) {
     let rooms = if assign_block.is_some() { Vec::new() } else { rooms(plan, snapshot) };
     let slots = free_slots(snapshot);
     let eni_block = snapshot.blocked(Blocked::NewEni);
-    let creatable = if eni_block.is_some() { 0 } else { slots.len() };
+    let place = snapshot.new_place();
+    let creatable = if eni_block.is_some() || place.is_none() { 0 } else { slots.len() };
+    tell_full(plan, snapshot);
     for block in [assign_block, eni_block].into_iter().flatten() {
         plan.wait(block.until, block.reason.clone());
     }
@@ -53,16 +55,23 @@ pub(super) fn grow(plan: &mut Plan, snapshot: &Snapshot<'_>) {
     for (slot, addresses) in slots.into_iter().zip(spread.new_enis) {
         let addresses = addresses.min(fit);
         let token = format!("{}-{}-{}", snapshot.settings.token_seed, slot.get(), snapshot.now.0);
-        plan.reasons.push(format!("{missing} missing: a new ENI brings {addresses}"));
-        plan.steps.push(Step::CreateEni { slot, token, addresses, planned: false });
+        let Some(place) = place.clone() else { break };
+        let there = match snapshot.settings.networking.custom {
+            Some(_) => format!(" in {}", place.subnet),
+            None => String::new(),
+        };
+        plan.reasons.push(format!("{missing} missing: a new ENI{there} brings {addresses}"));
+        plan.steps.push(Step::CreateEni { slot, token, addresses, place, planned: false });
     }
-    if spread.unmet > 0 && creatable == 0 && eni_block.is_none() {
+    if spread.unmet > 0 && creatable == 0 && eni_block.is_none() && place.is_some() {
+        let custom = snapshot.settings.networking.custom.is_some();
         plan.reasons.push(format!(
-            "{} missing and every ENI slot is taken ({} {} of {})",
+            "{} missing and every ENI slot is taken ({} {} of {}{})",
             Addresses(spread.unmet).are(),
             snapshot.limits.max_enis,
             if snapshot.limits.max_enis == 1 { "ENI" } else { "ENIs" },
-            Addresses(snapshot.limits.per_eni)
+            Addresses(snapshot.limits.per_eni),
+            if custom { ", of which the primary one gives pods none" } else { "" }
         ));
     }
 }

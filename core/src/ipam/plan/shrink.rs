@@ -65,6 +65,7 @@ fn idle_enis<'a>(plan: &Plan, snapshot: &Snapshot<'a>) -> Vec<&'a Eni> {
             let counts = eni.counts();
             eni.in_use()
                 && !eni.primary
+                && snapshot.serves(eni)
                 && counts.assigned + counts.cooling + counts.releasing == 0
                 && !eni.free().any(|address| snapshot.quarantined(address))
                 && snapshot.idle(eni)
@@ -243,7 +244,8 @@ fn unassign(
     // An idle ENI with a call under way may be freed whole when it is back: emptying others now would keep it.
     let undecided = |eni: &Eni| {
         let counts = eni.counts();
-        eni.in_use() && !eni.primary && counts.free > 0 && counts.assigned + counts.cooling == 0
+        let idle = !eni.primary && counts.free > 0 && counts.assigned + counts.cooling == 0;
+        eni.in_use() && snapshot.serves(eni) && idle
     };
     if snapshot.ledger.enis().any(|eni| undecided(eni) && !snapshot.idle(eni)) {
         return;
@@ -252,7 +254,8 @@ fn unassign(
     let mut enis: Vec<_> = snapshot
         .ledger
         .enis()
-        .filter(|eni| eni.in_use() && snapshot.idle(eni) && !spoken_for.contains(&eni.slot))
+        .filter(|eni| eni.in_use() && snapshot.serves(eni) && snapshot.idle(eni))
+        .filter(|eni| !spoken_for.contains(&eni.slot))
         .filter(|eni| !plan.steps.iter().any(|s| s.slot() == eni.slot))
         .collect();
     enis.sort_by_key(|eni| (eni.primary, eni.counts().assigned, std::cmp::Reverse(eni.slot)));

@@ -25,6 +25,10 @@ impl World {
             cooldown: Duration::from_secs(30),
             max_pods: None,
             provisioning: true,
+            networking: Networking::of_primary(EniPlace {
+                subnet: "subnet-1".parse().unwrap(),
+                security_groups: Vec::new(),
+            }),
             token_seed: "t".into(),
         };
         let mut world = Self {

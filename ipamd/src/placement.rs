@@ -1,0 +1,315 @@
+//! Where the ENIs of a node with custom networking are made: from the cluster's objects to the pool.
+//!
+//! Whoever knows the own Node and the ENIConfigs ([`Objects`]) says which one is chosen; [`follow`] asks EC2 for the subnets
+//! and tells the owner through a watch channel. The first such source is the folder of manifests ([`from_manifests`]).
+//!
+//! Invariants: as long as nobody has spoken, what was known before stays in force; an object that is not there or cannot be
+//! used is named, with what is wrong with it, and never replaced by another one.
+
+use std::{collections::BTreeMap, future::pending, path::Path, sync::Arc, time::Duration};
+
+use serde_json::Value;
+use tokio::sync::watch;
+use veni_core::{
+    config::Config,
+    id::{SubnetId, VpcId},
+    ipam::placement::{PlacedSubnet, Placement},
+};
+use veni_eniconfig_crd::{
+    EniConfig, GroupChoice, Labels, SubnetChoice,
+    eni_config::{self, Chosen, ChosenBy, Keys},
+};
+use veni_provider::{Cloud, CloudResult, Subnet, SubnetFilter};
+
+use crate::{executor, policy, whereabouts::Whereabouts};
+
+/// When EC2 is asked again for subnets that it did not tell.
+const RETRY: Duration = Duration::from_secs(60);
+/// When it is asked whether other subnets have the tags, or one that was missing is there.
+const REFRESH: Duration = Duration::from_secs(300);
+
+/// Where ENIs are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// Nothing was heard yet.
+    Unheard,
+    /// No ENI can be made: what is waited for.
+    Awaits(String),
+    /// There.
+    Found(Placement),
+}
+
+/// Tells the owner.
+pub type Source = watch::Receiver<News>;
+
+/// The node's ENIConfig: `None` as long as nothing was heard; an error says what is waited for.
+pub type Choice = Option<Result<EniConfig, String>>;
+
+/// What decides which ENIConfig is the node's.
+#[derive(Debug, Clone, Default)]
+pub struct Objects {
+    /// The own Node's labels.
+    pub labels: Labels,
+    /// Its annotations.
+    pub annotations: Labels,
+    /// The ENIConfigs by name; an error says what is wrong with one.
+    pub eni_configs: BTreeMap<String, Result<EniConfig, String>>,
+}
+
+/// Where the node is.
+#[derive(Debug, Clone)]
+struct Zone {
+    vpc_id: VpcId,
+    name: String,
+}
+
+/// The next news; never any where there is no source (any more).
+pub async fn next(source: &mut Option<Source>) -> News {
+    if let Some(receiver) = source {
+        if receiver.changed().await.is_ok() {
+            return receiver.borrow_and_update().clone();
+        }
+        *source = None;
+    }
+    pending().await
+}
+
+/// The source that the settings name; `None` without custom networking.
+///
+/// # Errors
+/// When the folder of manifests cannot be watched.
+pub fn start<C: Cloud>(
+    config: &Config,
+    cloud: Arc<C>,
+    whereabouts: &Whereabouts,
+) -> std::io::Result<Option<Source>> {
+    if !config.custom_networking {
+        return Ok(None);
+    }
+    let keys = Keys {
+        annotation: config.eni_config_annotation.clone(),
+        label: config.eni_config_label.clone(),
+    };
+    let Some(folder) = &config.policy.manifest_dir else { return Ok(None) };
+    let node = policy::node_name(config, &whereabouts.identity);
+    let choices = from_manifests(Path::new(folder), node, keys)?;
+    Ok(Some(follow(cloud, whereabouts, choices)))
+}
+
+/// The choice by the manifests in a folder. A node without a manifest has neither labels nor annotations.
+///
+/// # Errors
+/// When the folder cannot be watched.
+pub fn from_manifests(
+    folder: &Path,
+    node: String,
+    keys: Keys,
+) -> std::io::Result<watch::Receiver<Choice>> {
+    let mut batches = veni_manifests::watch(folder)?;
+    let (choices, choice) = watch::channel(None);
+    tokio::spawn(async move {
+        while let Some(batch) = batches.recv().await {
+            // Before the folder was read whole, what is not there may well be.
+            if !batch.complete {
+                continue;
+            }
+            let chosen = Objects::of_values(&batch.beside, &node).choose(&node, &keys);
+            choices.send_if_modified(|known| {
+                let next = Some(chosen);
+                let changed = *known != next;
+                *known = next;
+                changed
+            });
+        }
+    });
+    Ok(choice)
+}
+
+/// Asks EC2 for the subnets of each choice.
+pub fn follow<C: Cloud>(
+    cloud: Arc<C>,
+    whereabouts: &Whereabouts,
+    mut choices: watch::Receiver<Choice>,
+) -> Source {
+    let zone = Zone {
+        vpc_id: whereabouts.primary.vpc_id.clone(),
+        name: whereabouts.identity.availability_zone.clone(),
+    };
+    let (sender, source) = watch::channel(News::Unheard);
+    tokio::spawn(async move {
+        loop {
+            let choice = choices.borrow_and_update().clone();
+            let (news, again) = match choice {
+                None => (News::Unheard, None),
+                Some(Err(what)) => (News::Awaits(what), None),
+                Some(Ok(config)) => zone.resolve(&*cloud, &config).await,
+            };
+            sender.send_if_modified(|told| {
+                let changed = *told != news;
+                *told = news;
+                changed
+            });
+            let later = async {
+                match again {
+                    Some(after) => tokio::time::sleep(after).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                changed = choices.changed() => if changed.is_err() { return },
+                () = later => {}
+                () = sender.closed() => return,
+            }
+        }
+    });
+    source
+}
+
+// === impl Objects ===
+
+impl Objects {
+    /// Out of Nodes and ENIConfigs as the API server has them; `node` is the own one's name. Others are passed over.
+    #[must_use]
+    pub fn of_values(values: &[Value], node: &str) -> Self {
+        let mut objects = Self::default();
+        for value in values {
+            let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+            match value.get("kind").and_then(Value::as_str) {
+                Some("Node") if name == node => {
+                    objects.labels = texts(value.pointer("/metadata/labels"));
+                    objects.annotations = texts(value.pointer("/metadata/annotations"));
+                }
+                Some("ENIConfig") => {
+                    let read = EniConfig::parse(value).map_err(|problems| {
+                        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+                    });
+                    objects.eni_configs.insert(name.to_owned(), read);
+                }
+                _ => {}
+            }
+        }
+        objects
+    }
+
+    /// The node's ENIConfig.
+    ///
+    /// # Errors
+    /// What is waited for.
+    pub fn choose(&self, node: &str, keys: &Keys) -> Result<EniConfig, String> {
+        let Chosen { name, by } = eni_config::chosen(&self.labels, &self.annotations, keys);
+        let by = match by {
+            ChosenBy::ExternalLabel => {
+                format!("which the label {} of node {node} names", eni_config::EXTERNAL_LABEL)
+            }
+            ChosenBy::Annotation(key) => format!("which the annotation {key} of node {node} names"),
+            ChosenBy::Label(key) => format!("which the label {key} of node {node} names"),
+            ChosenBy::Default => format!(
+                "which is taken because node {node} has neither the annotation {} nor the label {}",
+                keys.annotation, keys.label
+            ),
+        };
+        match self.eni_configs.get(&name) {
+            Some(Ok(config)) => Ok(config.clone()),
+            Some(Err(problem)) => Err(format!("ENIConfig {name}, {by}, cannot be used: {problem}")),
+            None if name.is_empty() => {
+                Err(format!("an ENIConfig without a name, {by}: give the name of one that exists"))
+            }
+            None => Err(format!("ENIConfig {name}, {by}, does not exist: create it")),
+        }
+    }
+}
+
+/// Labels or annotations; what is no text is left out.
+fn texts(map: Option<&Value>) -> Labels {
+    let fields = map.and_then(Value::as_object).into_iter().flatten();
+    fields.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+}
+
+// === impl Zone ===
+
+impl Zone {
+    /// The placement that `config` means here, and when it is looked at again.
+    async fn resolve<C: Cloud>(&self, cloud: &C, config: &EniConfig) -> (News, Option<Duration>) {
+        let source = format!("ENIConfig {}", config.name);
+        for note in &config.notes {
+            tracing::warn!(%note, source, "ENIConfig");
+        }
+        let security_groups = match &config.security_groups {
+            GroupChoice::OfPrimary => Vec::new(),
+            GroupChoice::Ids(ids) => ids.clone(),
+            GroupChoice::Tags(_) => {
+                let what = "spec.securityGroupTags is not supported yet: name the groups in spec.securityGroups";
+                return (News::Awaits(format!("{source} cannot be used: {what}")), None);
+            }
+        };
+        let filter = SubnetFilter::InZone {
+            vpc_id: self.vpc_id.clone(),
+            availability_zone: self.name.clone(),
+        };
+        let call = cloud.describe_subnets(filter);
+        let here = executor::bounded("DescribeSubnets", call).await;
+        let (subnets, again) = match &config.subnets {
+            SubnetChoice::Ids(ids) => self.by_ids(&source, ids, here),
+            SubnetChoice::Tags(tags) => match here {
+                Ok(here) => (tagged(here, tags), Some(REFRESH)),
+                Err(error) => {
+                    let what = format!(
+                        "{source} names subnets by tags, and EC2 does not list them: {error}"
+                    );
+                    return (News::Awaits(what), Some(RETRY));
+                }
+            },
+        };
+        if subnets.is_empty() {
+            let what = format!(
+                "{source} names no subnet in the zone {} of the node's VPC {}: add one, or another ENIConfig for this node",
+                self.name, self.vpc_id
+            );
+            return (News::Awaits(what), Some(REFRESH));
+        }
+        (News::Found(Placement { source, subnets, security_groups }), again)
+    }
+
+    /// Those that are here, with their CIDRs. When EC2 does not tell, all: an ENI elsewhere cannot be attached.
+    fn by_ids(
+        &self,
+        source: &str,
+        ids: &[SubnetId],
+        here: CloudResult<Vec<Subnet>>,
+    ) -> (Vec<PlacedSubnet>, Option<Duration>) {
+        let here = match here {
+            Ok(here) => here,
+            Err(error) => {
+                tracing::warn!(%error, source, "subnets not listed: taken as they are named");
+                let unseen = |id: &SubnetId| PlacedSubnet { id: id.clone(), prefix: None };
+                return (ids.iter().map(unseen).collect(), Some(RETRY));
+            }
+        };
+        let mut placed = Vec::new();
+        for id in ids {
+            match here.iter().find(|subnet| subnet.id == *id) {
+                Some(subnet) => {
+                    placed.push(PlacedSubnet { id: id.clone(), prefix: Some(subnet.cidr) });
+                }
+                None => {
+                    tracing::warn!(subnet = %id, source, zone = self.name, "no such subnet in the node's VPC and zone: left out");
+                }
+            }
+        }
+        let again = (placed.len() < ids.len()).then_some(REFRESH);
+        (placed, again)
+    }
+}
+
+/// Those with all of these tags, the roomiest first.
+fn tagged(mut here: Vec<Subnet>, tags: &BTreeMap<String, String>) -> Vec<PlacedSubnet> {
+    here.retain(|subnet| {
+        let has = |(key, value): (&String, &String)| {
+            subnet.tags.get(key).is_some_and(|it| value == "*" || it == value)
+        };
+        tags.iter().all(has)
+    });
+    here.sort_by_key(|subnet| (std::cmp::Reverse(subnet.available_addresses), subnet.id.clone()));
+    let placed = |subnet: Subnet| PlacedSubnet { id: subnet.id, prefix: Some(subnet.cidr) };
+    here.into_iter().map(placed).collect()
+}
