@@ -16,7 +16,7 @@ use std::{
 
 use serde_json::Value;
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{Instant, sleep, timeout},
 };
 
@@ -77,6 +77,8 @@ pub(crate) struct Follower {
     pub(crate) settings: Settings,
     pub(crate) told: mpsc::Sender<Told>,
     pub(crate) counters: Arc<Counters>,
+    /// The API server answers again: told by whoever noticed first.
+    pub(crate) back: Arc<Notify>,
 }
 
 /// Where a follower is.
@@ -89,6 +91,8 @@ struct Place {
     heard: bool,
     /// What was told last of it is trouble.
     troubled: bool,
+    /// A version was too old, and no connection has lasted since.
+    expired: bool,
 }
 
 /// Nobody listens any more.
@@ -115,7 +119,8 @@ impl Follower {
     /// Follows the resource until nobody listens.
     pub(crate) async fn run(self) {
         let mut backoff = Backoff::new(self.settings.retry, self.settings.retry_most);
-        let mut place = Place { at: None, streams: true, heard: false, troubled: false };
+        let mut place =
+            Place { at: None, streams: true, heard: false, troubled: false, expired: false };
         loop {
             let begun = Instant::now();
             place.heard = false;
@@ -123,15 +128,18 @@ impl Follower {
             let settled = place.heard && begun.elapsed() >= self.settings.settled;
             if settled {
                 backoff.reset();
+                place.expired = false;
             }
+            let away = matches!(ended, Err(Ended::Failed(Failure::Unreachable(_))));
             let wait = match ended {
                 Ok(()) if settled => Duration::ZERO,
                 Ok(()) => backoff.next(),
                 Err(Ended::Failed(failure)) => {
                     self.counters.failures.fetch_add(1, Relaxed);
                     let wait = backoff.next();
+                    tracing::debug!(resource = %self.resource, ?failure, at = ?place.at, "watch ended");
                     match self.consider(&mut place, &mut backoff, failure).await {
-                        Ok(least) => least.map_or(wait, |least| least.max(wait)),
+                        Ok(other) => other.unwrap_or(wait),
                         Err(Unheard) => return,
                     }
                 }
@@ -140,6 +148,10 @@ impl Follower {
             tokio::select! {
                 () = self.told.closed() => return,
                 () = sleep(wait) => {}
+                () = self.back.notified(), if away => {
+                    backoff.reset();
+                    sleep(backoff.next()).await;
+                }
             }
         }
     }
@@ -206,6 +218,7 @@ impl Follower {
 
     async fn well(&self, place: &mut Place) -> Result<(), Unheard> {
         if std::mem::take(&mut place.troubled) {
+            self.back.notify_waiters();
             self.tell(Told::Well(self.resource)).await?;
         }
         Ok(())
@@ -290,7 +303,7 @@ impl Follower {
         Ok(())
     }
 
-    /// What follows from a failure. How long to wait at least.
+    /// What follows from a failure. How long to wait, where that is not the longer the more often it failed.
     async fn consider(
         &self,
         place: &mut Place,
@@ -299,7 +312,6 @@ impl Follower {
     ) -> Result<Option<Duration>, Unheard> {
         let verb = if place.at.is_none() && !place.streams { "list" } else { "watch" };
         let starting = place.at.is_none();
-        tracing::debug!(resource = %self.resource, ?failure, "watch failed");
         match &failure {
             Failure::Expired | Failure::Garbled(_) => place.at = None,
             // Not every API server streams lists: those before 1.32, and those over an etcd before 3.5 (500).
@@ -314,12 +326,15 @@ impl Follower {
             }
             Failure::Unreachable(_) | Failure::Refused { .. } => {}
         }
-        let least = match &failure {
-            Failure::Refused { status: 403, .. } => Some(backoff.between(self.settings.forbidden)),
+        let wait = match &failure {
             Failure::Refused { retry_after: Some(asked), .. } => {
                 let asked = (*asked).min(self.settings.retry_most);
                 // The API server names one time to everybody.
                 Some(asked + backoff.between(asked))
+            }
+            // It answers, and how long it was away before says nothing.
+            Failure::Expired if !std::mem::replace(&mut place.expired, true) => {
+                Some(backoff.between(self.settings.retry))
             }
             _ => None,
         };
@@ -328,7 +343,7 @@ impl Follower {
             place.troubled = true;
             self.tell(Told::Trouble(self.resource, trouble)).await?;
         }
-        Ok(least)
+        Ok(wait)
     }
 
     fn trouble(&self, verb: &str, failure: &Failure) -> Option<String> {
@@ -384,7 +399,7 @@ impl Follower {
         };
         place.troubled = true;
         self.tell(Told::Trouble(resource, trouble)).await?;
-        Ok(Some(backoff.between(self.settings.forbidden)))
+        Ok(Some(backoff.between(self.settings.unread)))
     }
 }
 

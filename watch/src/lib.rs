@@ -11,7 +11,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     runtime,
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::sleep,
 };
 use veni_core::chain::chain;
@@ -63,8 +63,8 @@ pub struct Settings {
     pub idle: Duration,
     /// How long the API server is to keep a watch.
     pub watch: Duration,
-    /// When a resource that may not be read is tried again, about.
-    pub forbidden: Duration,
+    /// When a resource that there is in other versions only is tried again, about.
+    pub unread: Duration,
     /// When one that there is not is looked for again, about.
     pub missing: Duration,
     /// When a pod that there is not yet is asked for again.
@@ -92,7 +92,7 @@ impl Default for Settings {
             stalled: Duration::from_secs(30),
             idle: Duration::from_secs(150),
             watch: Duration::from_secs(580),
-            forbidden: Duration::from_secs(30),
+            unread: Duration::from_secs(30),
             missing: Duration::from_secs(120),
             ask_again: Duration::from_millis(200),
         }
@@ -130,13 +130,20 @@ struct Followers {
     node: Arc<str>,
     settings: Settings,
     told: mpsc::Sender<Told>,
+    back: Arc<Notify>,
 }
 
 impl Reader {
     async fn run(mut self, access: Access, questions: mpsc::UnboundedReceiver<Question>) {
         let Some(api) = self.connect(access).await else { return };
         let (told, mut heard) = mpsc::channel(HEARD);
-        let followers = Followers { api, node: self.node.clone(), settings: self.settings, told };
+        let followers = Followers {
+            api,
+            node: self.node.clone(),
+            settings: self.settings,
+            told,
+            back: Arc::default(),
+        };
         let own = [Resource::OwnNode, Resource::EniConfigs, Resource::NodeNetworkConfigs];
         for resource in own.into_iter().chain(Resource::OF_POLICY) {
             followers.follow(resource);
@@ -216,6 +223,7 @@ impl Followers {
             settings: self.settings,
             told: self.told.clone(),
             counters: Arc::default(),
+            back: self.back.clone(),
         };
         tokio::spawn(follower.run());
     }

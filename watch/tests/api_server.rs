@@ -24,7 +24,7 @@ fn settings() -> Settings {
         patience: Duration::from_millis(500),
         stalled: Duration::from_millis(500),
         idle: Duration::from_secs(5),
-        forbidden: Duration::from_millis(100),
+        unread: Duration::from_millis(100),
         missing: Duration::from_millis(100),
         ask_again: Duration::from_millis(50),
         ..Settings::default()
