@@ -48,7 +48,7 @@ tier_property() { tests --test random --test judged --test services --test resum
 export VENI_BIN_DIR=$PWD/target/veni
 tier_lab() {
     hack/build.sh || return 1
-    tests --test demo --test fabric --test restart --test verdicts
+    tests --test demo --test fabric --test pod_subnet --test restart --test verdicts
     check "demo" target/veni/veni-lab demo
 }
 

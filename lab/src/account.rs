@@ -28,7 +28,7 @@ use veni_provider_socket::{RealTime, SimHandler, drive, serve};
 use crate::{
     error::{Context as _, Error, Result},
     ns::Namespace,
-    vpc::{Port, SUBNETS, VPC_CIDR, Vpc, cable_name},
+    vpc::{POD_SUBNET, Port, SUBNETS, VPC_CIDR, Vpc, cable_name},
 };
 
 /// The lab's VPC.
@@ -261,9 +261,9 @@ pub(crate) fn zone_of(node: usize) -> &'static str {
 fn lay_out(sim: &mut Sim) -> std::result::Result<(), Box<dyn std::error::Error>> {
     let vpc: VpcId = VPC_ID.parse()?;
     sim.add_vpc(vpc.clone(), vec![VPC_CIDR.parse()?])?;
-    for number in 0..SUBNETS.len() {
-        let (id, cidr) = subnet_of(number);
-        let zone = zone_of(number);
+    let of_nodes = (0..SUBNETS.len()).map(|number| (subnet_of(number), zone_of(number)));
+    let (id, cidr) = POD_SUBNET;
+    for ((id, cidr), zone) in of_nodes.chain([((id.parse()?, cidr), zone_of(0))]) {
         sim.add_subnet(SubnetSpec {
             id,
             vpc_id: vpc.clone(),

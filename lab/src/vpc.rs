@@ -28,6 +28,8 @@ use crate::{
 pub const VPC_CIDR: &str = "10.0.0.0/16";
 /// Its subnets.
 pub const SUBNETS: [&str; 2] = ["10.0.0.0/20", "10.0.16.0/20"];
+/// A subnet that no node is in, for the pods of nodes with custom networking, in the zone of the first node.
+pub const POD_SUBNET: (&str, &str) = ("subnet-0labpods", "10.0.32.0/20");
 /// The host on the internet.
 pub const INTERNET_HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 /// The host in the peered network, outside the VPC's CIDR.
@@ -243,7 +245,7 @@ table ip vpc {
 
 /// The subnets' router addresses, on the loopback: they answer on every cable.
 fn gateways() -> Result<String> {
-    SUBNETS.iter().try_fold(String::new(), |mut lines, subnet| {
+    SUBNETS.iter().chain([&POD_SUBNET.1]).try_fold(String::new(), |mut lines, subnet| {
         let subnet: Ipv4Prefix =
             subnet.parse().map_err(|error| Error::invalid(format!("{error}")))?;
         line(&mut lines, &format!("addr add {}/32 dev lo", subnet.vpc_router()));
