@@ -26,6 +26,7 @@ use veni_ipamd::{
     host::fake::FakeHost,
     journal::Journal,
     metrics::Metrics,
+    placement,
     requests::Requests,
     start::{self, Channels, Start},
 };
@@ -112,6 +113,7 @@ impl Daemon {
         let task = tokio::spawn(async move {
             let (store, recovered) = Journal::open(&journal, "the-boot-of-this-test")?;
             let whereabouts = start::whereabouts(&*cloud).await;
+            let placed = placement::start(&config, cloud.clone(), &whereabouts)?;
             let kernel_pods = host.pods();
             let owner = start::owner(Start {
                 cloud,
@@ -126,7 +128,12 @@ impl Daemon {
                 provider_name: "aws",
                 booted_at_secs: 1_795_000_000,
             });
-            Box::pin(owner).await.run(received, news).await;
+            let owner = Box::pin(owner).await;
+            let owner = match placed {
+                Some(source) => owner.placed_by(source),
+                None => owner,
+            };
+            owner.run(received, news).await;
             Ok(())
         });
         self.running = Some(Running { requests: Requests::new(commands), task });

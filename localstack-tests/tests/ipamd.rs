@@ -206,3 +206,52 @@ async fn metadata_that_forgets_an_eni_costs_no_pod_its_address() {
     assert_eq!(address(&before), address(&after), "a pod has another address");
     daemon.audit().await.unwrap();
 }
+
+#[tokio::test]
+async fn custom_networking_makes_enis_where_the_eniconfig_says_and_moves_on_when_a_subnet_is_full()
+{
+    let account = Account::new(LocalStack::shared(Tier::Semantics)).await.unwrap();
+    account.set_delays(DELAYS).unwrap();
+    let own = account.subnet("10.0.0.0/24").await.unwrap();
+    // 11 addresses: an ENI with 10.
+    let small = account.subnet("10.0.1.0/28").await.unwrap();
+    let large = account.subnet("10.0.2.0/24").await.unwrap();
+    let group = account.security_group("pods").await.unwrap();
+    let node = account.run_instance("m5.xlarge", &own, &[]).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = format!(
+        "apiVersion: v1\nkind: Node\nmetadata: {{name: node-1, labels: {{eni: pods}}}}\n---\n\
+         apiVersion: crd.k8s.amazonaws.com/v1alpha1\nkind: ENIConfig\nmetadata: {{name: pods}}\n\
+         spec: {{subnet: {small}, subnets: [{large}], securityGroups: [{group}]}}\n"
+    );
+    std::fs::write(folder.path().join("eniconfig.yaml"), manifest).unwrap();
+    let vars = [
+        ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true"),
+        ("ENI_CONFIG_LABEL_DEF", "eni"),
+        ("VENI_MANIFEST_DIR", folder.path().to_str().unwrap()),
+        ("MY_NODE_NAME", "node-1"),
+        BY_ADDRESSES[0],
+        BY_ADDRESSES[1],
+    ];
+    let mut daemon = Daemon::start(account, node, &vars).await.unwrap();
+    daemon.until("filled", |view| view.pool.available >= 10).await.unwrap();
+    let wirings = daemon.add_all(0..15).await.unwrap();
+    let inside = |cidr: &str| {
+        let cidr: veni_core::net::Ipv4Prefix = cidr.parse().unwrap();
+        wirings.iter().filter(|wiring| cidr.contains(wiring.address)).count()
+    };
+    assert_eq!((inside("10.0.1.0/28"), inside("10.0.2.0/24")), (10, 5));
+    daemon.settle().await.unwrap();
+    for eni in daemon.audit().await.unwrap() {
+        match eni.attachment.as_ref().unwrap().device_index {
+            0 => assert!(eni.secondary_addresses.is_empty(), "the primary gives none: {eni:?}"),
+            _ => assert_eq!(eni.security_groups, [group.clone()]),
+        }
+    }
+    // What is known stays known where nobody tells it.
+    std::fs::remove_file(folder.path().join("eniconfig.yaml")).unwrap();
+    daemon.kill().await.unwrap();
+    daemon.boot().await.unwrap();
+    let view = daemon.view().await.unwrap();
+    assert_eq!((view.pool.assigned, view.pool.available >= 5), (15, true), "{:?}", view.pool);
+}
