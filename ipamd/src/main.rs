@@ -260,12 +260,14 @@ async fn begin<C: Cloud>(
     let kernel_pods = host.known_pods().context("looking for pods in the kernel")?;
     startup.waits_for("policy", "look at the log of veni-ipamd");
     let wired: Vec<_> = recovered.ledger.allocations().map(policy::pod).collect();
-    let enforcer =
+    let started =
         policy::start(config, cloud.clone(), host.filter(), &whereabouts.identity, &wired).await?;
+    let (enforcer, beside) =
+        started.map_or((None, None), |policy| (Some(policy.handle), policy.beside));
     if let Some(enforcer) = &enforcer {
         host.enforce(enforcer.clone());
     }
-    let placed = placement::start(config, cloud.clone(), &whereabouts);
+    let placed = placement::start(config, cloud.clone(), &whereabouts, beside);
     let placed = placed.context("watching VENI_MANIFEST_DIR for ENIConfigs")?;
     let start = Start {
         cloud,

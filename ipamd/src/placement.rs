@@ -1,7 +1,8 @@
 //! Where the ENIs of a node with custom networking are made: from the cluster's objects to the pool.
 //!
 //! Whoever knows the own Node and the ENIConfigs ([`Objects`]) says which one is chosen; [`follow`] asks EC2 for the subnets
-//! and tells the owner through a watch channel. The first such source is the folder of manifests ([`from_manifests`]).
+//! and tells the owner through a watch channel. Sources are the folder of manifests ([`from_manifests`])
+//! and the cluster ([`from_cluster`]).
 //!
 //! Invariants: as long as nobody has spoken, what was known before stays in force; an object that is not there or cannot be
 //! used is named, with what is wrong with it, and never replaced by another one.
@@ -74,7 +75,7 @@ pub async fn next(source: &mut Option<Source>) -> News {
     pending().await
 }
 
-/// The source that the settings name; `None` without custom networking.
+/// The source that the settings name, or the cluster; `None` without custom networking.
 ///
 /// # Errors
 /// When the folder of manifests cannot be watched.
@@ -82,6 +83,7 @@ pub fn start<C: Cloud>(
     config: &Config,
     cloud: Arc<C>,
     whereabouts: &Whereabouts,
+    cluster: Option<watch::Receiver<Option<Objects>>>,
 ) -> std::io::Result<Option<Source>> {
     if !config.custom_networking {
         return Ok(None);
@@ -90,10 +92,44 @@ pub fn start<C: Cloud>(
         annotation: config.eni_config_annotation.clone(),
         label: config.eni_config_label.clone(),
     };
-    let Some(folder) = &config.policy.manifest_dir else { return Ok(None) };
     let node = policy::node_name(config, &whereabouts.identity);
-    let choices = from_manifests(Path::new(folder), node, keys)?;
+    let choices = match (&config.policy.manifest_dir, cluster) {
+        (Some(folder), _) => from_manifests(Path::new(folder), node, keys)?,
+        (None, Some(objects)) => from_cluster(objects, node, keys),
+        (None, None) => return Ok(None),
+    };
     Ok(Some(follow(cloud, whereabouts, choices)))
+}
+
+/// The choice by the cluster's objects. `None` of them: they were not read yet.
+#[must_use]
+pub fn from_cluster(
+    mut objects: watch::Receiver<Option<Objects>>,
+    node: String,
+    keys: Keys,
+) -> watch::Receiver<Choice> {
+    let (choices, choice) = watch::channel(None);
+    tokio::spawn(async move {
+        loop {
+            let chosen = objects.borrow_and_update().as_ref().map(|all| all.choose(&node, &keys));
+            if let Some(chosen) = chosen {
+                tell(&choices, chosen);
+            }
+            if objects.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    choice
+}
+
+fn tell(choices: &watch::Sender<Choice>, chosen: Result<EniConfig, String>) {
+    choices.send_if_modified(|known| {
+        let next = Some(chosen);
+        let changed = *known != next;
+        *known = next;
+        changed
+    });
 }
 
 /// The choice by the manifests in a folder. A node without a manifest has neither labels nor annotations.
@@ -113,13 +149,7 @@ pub fn from_manifests(
             if !batch.complete {
                 continue;
             }
-            let chosen = Objects::of_values(&batch.beside, &node).choose(&node, &keys);
-            choices.send_if_modified(|known| {
-                let next = Some(chosen);
-                let changed = *known != next;
-                *known = next;
-                changed
-            });
+            tell(&choices, Objects::of_values(&batch.beside, &node).choose(&node, &keys));
         }
     });
     Ok(choice)

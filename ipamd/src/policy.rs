@@ -9,7 +9,10 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 use veni_core::{config::Config, ipam::Allocation, wire::inspect::policy::GroupStanding};
 use veni_datapath::bpf::{Events, Filter};
 use veni_ebpf_common::{SettingFlags, Settings, write::Write as Entry};
@@ -25,6 +28,7 @@ use veni_security_groups::{
 use crate::{
     enforcer::{FilterPlane, Found, Handle, Input, Memory, ServiceRanges, Sources, keyed, pod_of},
     host::keeper::own_addresses,
+    placement,
 };
 
 mod kept;
@@ -41,6 +45,15 @@ const LABELS: &str = "journal.pods";
 /// Events that are taken from the ring at once.
 const EVENTS: usize = 256;
 
+/// Policy, and what came with its objects.
+#[derive(Debug)]
+pub struct Started {
+    /// The enforcer.
+    pub handle: Handle,
+    /// What decides where this node's ENIs are made, where the source has it; `None` before it was read.
+    pub beside: Option<watch::Receiver<Option<placement::Objects>>>,
+}
+
 /// Starts policy, where there is a source of objects. `pods` are those that are wired, with their interfaces. The first
 /// objects have been taken in, or waited for in vain as long as an ADD would, when this returns.
 ///
@@ -52,7 +65,7 @@ pub async fn start<C: Cloud>(
     filter: &Arc<Filter>,
     identity: &InstanceIdentity,
     pods: &[(PodKey, u32)],
-) -> Result<Option<Handle>> {
+) -> Result<Option<Started>> {
     filter.configure(|settings| configure(settings, config)).context("writing the settings")?;
     if !Source::is_named(config) {
         return off(filter).map(|()| None);
@@ -61,6 +74,7 @@ pub async fn start<C: Cloud>(
     let mut source = Source::follow(config, &node)?;
     warn_of_range(config);
     let handle = enforcer(config, cloud, filter, identity, pods, (node, source.ask()))?;
+    let beside = source.beside();
     let until = Instant::now() + config.policy.wait;
     loop {
         match timeout_at(until, source.next()).await {
@@ -80,7 +94,7 @@ pub async fn start<C: Cloud>(
         }
     }
     tokio::spawn(objects(source, handle.clone()));
-    Ok(Some(handle))
+    Ok(Some(Started { handle, beside }))
 }
 
 /// The enforcer, its groups and its events, without objects. Apart from [`start`], whose future it would make large.

@@ -180,11 +180,13 @@ pub(super) fn unknown_names(reader: &mut Reader) {
 /// Whether ENIs are made where an ENIConfig says. Without a source of ENIConfigs none ever is.
 fn custom_networking(reader: &mut Reader, pool: &PoolSettings) -> bool {
     const NAME: &str = "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG";
-    if pool.custom_networking && reader.get("VENI_MANIFEST_DIR").is_none() {
+    let sources = ["VENI_MANIFEST_DIR", "KUBECONFIG", "KUBERNETES_SERVICE_HOST"];
+    if pool.custom_networking && sources.iter().all(|source| reader.get(source).is_none()) {
         reader.warn(
             NAME,
-            "VENI_MANIFEST_DIR is not set, and ENIConfig objects are read from nowhere else yet: no ENI is made, and no pod \
-             gets an address; put the ENIConfig, and the Node that names it, into such a folder",
+            "VENI_MANIFEST_DIR is not set, and there is no cluster to read ENIConfig objects from (KUBERNETES_SERVICE_HOST, \
+             KUBECONFIG): no ENI is made, and no pod gets an address; put the ENIConfig, and the Node that names it, into such a \
+             folder",
         );
     }
     if pool.custom_networking && pool.max_eni == Some(1) {

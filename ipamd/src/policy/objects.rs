@@ -5,13 +5,15 @@
 use std::{fmt, path::Path, time::Instant};
 
 use anyhow::{Context, Result};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use veni_core::{config::Config, wire::inspect::policy::Diagnostic};
 use veni_manifests::watch as folder;
 use veni_policy::{
     change::PodKey,
     object::{Key, Object},
 };
+
+use crate::placement;
 
 /// Asks for a pod of this name, with this UID where it is known, until then.
 pub(super) type Ask = Box<dyn Fn(&PodKey, Option<&str>, Instant) + Send>;
@@ -69,6 +71,15 @@ impl Source {
                 let asking = watch.asking.clone();
                 Box::new(move |pod, uid, until| asking.pod(&pod.namespace, &pod.name, uid, until))
             }
+        }
+    }
+
+    /// What decides where this node's ENIs are made, where that comes with it; `None` before it was read.
+    pub(super) fn beside(&self) -> Option<watch::Receiver<Option<placement::Objects>>> {
+        match self {
+            Self::Folder(..) => None,
+            #[cfg(feature = "kube")]
+            Self::Cluster(watch) => Some(placing(watch.configuration.clone())),
         }
     }
 
@@ -130,7 +141,77 @@ fn cluster(node: &str) -> Result<Source> {
     Ok(Source::Cluster(watch))
 }
 
+#[cfg(feature = "kube")]
+fn placing(
+    mut configuration: watch::Receiver<std::sync::Arc<veni_watch::Configuration>>,
+) -> watch::Receiver<Option<placement::Objects>> {
+    let (sender, objects) = watch::channel(None);
+    tokio::spawn(async move {
+        loop {
+            let heard = placed(&configuration.borrow_and_update());
+            if heard.is_some() {
+                sender.send_replace(heard);
+            }
+            if configuration.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    objects
+}
+
+/// `None`: the own Node or the ENIConfigs were not read yet.
+#[cfg(feature = "kube")]
+fn placed(configuration: &veni_watch::Configuration) -> Option<placement::Objects> {
+    let (node, all) = (configuration.node.as_ref()?, configuration.eni_configs.as_ref()?);
+    let eni_configs = all.iter().map(|(name, known)| {
+        let problems: Vec<_> = known.problems.iter().map(ToString::to_string).collect();
+        let sound = known.value.clone().filter(|_| problems.is_empty());
+        (name.clone(), sound.ok_or_else(|| problems.join("; ")))
+    });
+    Some(placement::Objects {
+        labels: node.labels.clone(),
+        annotations: node.annotations.clone(),
+        eni_configs: eni_configs.collect(),
+    })
+}
+
 #[cfg(not(feature = "kube"))]
 fn cluster(_: &str) -> Result<Source> {
     anyhow::bail!("built without a Kubernetes client: set VENI_MANIFEST_DIR")
+}
+
+#[cfg(all(test, feature = "kube"))]
+mod tests {
+    use serde_json::json;
+    use veni_eniconfig_crd::{EniConfig, eni_config::Keys};
+    use veni_watch::{Configuration, Known, NodeMetadata};
+
+    use super::*;
+
+    #[test]
+    fn the_clusters_objects_choose_once_both_the_node_and_the_eni_configs_were_read() {
+        let object = json!({"metadata": {"name": "pods"}, "spec": {"subnet": "subnet-1"}});
+        let sound = EniConfig::parse(&object).unwrap();
+        let broken =
+            EniConfig::parse(&json!({"metadata": {"name": "pods"}, "spec": {}})).unwrap_err();
+        let known = |problems| Known { value: Some(sound.clone()), problems };
+        let configuration = |problems| Configuration {
+            node: Some(NodeMetadata {
+                annotations: [("k8s.amazonaws.com/eniConfig".to_owned(), "pods".to_owned())].into(),
+                ..NodeMetadata::default()
+            }),
+            eni_configs: Some([("pods".to_owned(), known(problems))].into()),
+            ..Configuration::default()
+        };
+        let choose =
+            |heard: &Configuration| placed(heard).map(|all| all.choose("n", &Keys::default()));
+        assert_eq!(choose(&configuration(Vec::new())), Some(Ok(sound.clone())));
+        let refused = choose(&configuration(broken)).unwrap().unwrap_err();
+        assert!(refused.contains("cannot be used") && refused.contains("spec.subnet"), "{refused}");
+        let unread = Configuration { eni_configs: None, ..configuration(Vec::new()) };
+        assert_eq!(choose(&unread), None);
+        let unread = Configuration { node: None, ..configuration(Vec::new()) };
+        assert_eq!(choose(&unread), None);
+    }
 }
