@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help demo test e2e test-kernels lint bench build install-tools clean
+.PHONY: help demo test e2e e2e-upstream test-kernels lint bench build install-tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,14 @@ e2e: ## a real Kubernetes on two nodes, checked from end to end; ends with a tab
 	@hack/build.sh
 	@cargo build --locked --release -p veni-e2e
 	@VENI_BIN_DIR=target/veni target/release/veni-e2e $(E2E_ARGS)
+
+UPSTREAM ?= sig-network.*Conformance
+e2e-upstream: ## Kubernetes' own sig-network conformance specs on the same cluster (root, Go; 10 minutes more the first time)
+	@hack/setup.sh test
+	@hack/kubernetes.sh upstream
+	@hack/build.sh
+	@cargo build --locked --release -p veni-e2e
+	@VENI_BIN_DIR=target/veni target/release/veni-e2e --upstream '$(UPSTREAM)' $(E2E_ARGS)
 
 test-kernels: ## the eBPF programs and their tests on Debian's 6.1 kernel, in QEMU without KVM (root, two minutes)
 	@hack/setup.sh lint

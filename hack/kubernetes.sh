@@ -2,11 +2,11 @@
 # Builds a Kubernetes for tests from its Go modules, once:
 #
 #   hack/kubernetes.sh            etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy, kubectl,
-#                                 helm and agnhost; about 5 minutes on two cores, 1.1 GB of downloads
+#                                 helm, agnhost and coredns; about 5 minutes on two cores, 1.1 GB of downloads
 #   hack/kubernetes.sh upstream   that, and Kubernetes' own end-to-end tests (e2e.test)
 #
-# e2e/tools and e2e/upstream pin every module. The programs are in .tools/kubernetes/cluster-KEY and upstream-KEY, which
-# .tools/kubernetes/bin and upstream lead to. A key is a digest of the modules, of what is built and how, and of Go's
+# e2e/tools, e2e/dns and e2e/upstream pin every module. The programs are in .tools/kubernetes/cluster-KEY, dns-KEY and
+# upstream-KEY, which .tools/kubernetes/bin, dns and upstream lead to. A key is a digest of the modules, of what is built and how, and of Go's
 # version: after a change of any of them they are built again, and the old ones go.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -54,9 +54,16 @@ build_cluster() {
     for name in "${NAMES[@]}"; do ln -s kube "$NEW/$name"; done
 }
 
+build_dns() {
+    say "a CoreDNS: half a minute on two cores"
+    step e2e/dns coredns coredns "-s -w" build .
+}
+
 build_upstream() {
     say "the end-to-end tests of Kubernetes $KUBERNETES: 2 to 5 minutes on two cores"
     step e2e/upstream e2e.test e2e.test "$LDFLAGS" test -c k8s.io/kubernetes/test/e2e
+    # What agnhost's image has beside it: `agnhost porter` serves TLS with these.
+    install -m 644 "$(cd e2e/upstream && go list -f '{{.Dir}}' k8s.io/kubernetes/test/images/agnhost/porter)"/localhost.{crt,key} "$NEW"
 }
 
 # made WHAT LINK DIRECTORY  makes .tools/kubernetes/WHAT-KEY of a module with build_WHAT, unless it is there.
@@ -65,6 +72,7 @@ made() {
     key=$({
         cat "$sources"/go.mod "$sources"/go.sum "$sources"/*.go
         echo "${BUILD[*]} $LDFLAGS ${NAMES[*]}"
+        declare -f step "build_$what"
         go version
     } | sha256sum | cut -c1-16)
     out=$HOME_DIR/$what-$key
@@ -90,7 +98,14 @@ made() {
 mkdir -p "$HOME_DIR"
 exec 9>"$HOME_DIR/lock"
 made cluster bin e2e/tools
-if $UPSTREAM; then made upstream upstream e2e/upstream; fi
+made dns dns e2e/dns
+if $UPSTREAM; then
+    made upstream upstream e2e/upstream
+    # Its specs run these in pods; the image is made of this machine's files.
+    for pair in curl:curl netcat-openbsd:nc.openbsd bind9-dnsutils:dig; do
+        command -v "${pair#*:}" >/dev/null || apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "${pair%%:*}" >/dev/null || die "missing: ${pair%%:*}; install it"
+    done
+fi
 if [ -d "$HOME_DIR/cache" ] && [ "$(du -sk "$HOME_DIR/cache" | cut -f1)" -gt $CACHE_MAX_KIB ]; then
     say "removing the build cache ($(du -sh "$HOME_DIR/cache" | cut -f1))"
     rm -rf "$HOME_DIR/cache"

@@ -8,6 +8,7 @@ mod cluster;
 mod http;
 mod load;
 mod print;
+mod upstream;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -39,6 +40,12 @@ pub(crate) struct Options {
     /// Only these parts: connect, scale, restart, away, drain
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Instead of our checks: Kubernetes' own specs whose names match this regular expression
+    #[arg(long, value_name = "REGEX")]
+    upstream: Option<String>,
+    /// But not those that match this one
+    #[arg(long, value_name = "REGEX", requires = "upstream")]
+    upstream_skip: Option<String>,
     /// Keep all logs when everything held too
     #[arg(long)]
     keep_logs: bool,
@@ -77,7 +84,16 @@ fn run(options: &Options) -> anyhow::Result<bool> {
     interrupt::remove_on_signal(&options.name)?;
     let mut table = Table::default();
     let mut stage = Stage::up(&options.name, &options.env, &mut table)?;
+    if let Some(focus) = &options.upstream {
+        let skip = options.upstream_skip.as_deref();
+        if let Err(error) = upstream::run(&stage, focus, skip, &mut table) {
+            table.record("e2e.test came to its end", Err(error));
+        }
+    }
     for (name, check) in PARTS {
+        if options.upstream.is_some() {
+            break;
+        }
         if !options.only.is_empty() && !options.only.iter().any(|only| only == name) {
             continue;
         }

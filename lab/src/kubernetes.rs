@@ -4,7 +4,7 @@
 //! Invariants: everything of it is in the lab's namespaces and below its directory, and ends with the lab's process.
 //! Nothing is fetched: the programs are built by `hack/kubernetes.sh`, the images are made of this machine's files.
 //!
-//! Deliberately absent: a DNS server, a cloud controller, storage.
+//! Deliberately absent: a cloud controller, storage, names outside the cluster.
 
 pub mod control_plane;
 pub mod image;

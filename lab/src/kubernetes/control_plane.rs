@@ -1,4 +1,4 @@
-//! etcd, the API server, the controllers and the scheduler, on a host of their own in the VPC, as EKS has them.
+//! etcd, the API server, the controllers, the scheduler and a DNS server, on a host of their own in the VPC, as EKS has them.
 
 use std::{
     net::Ipv4Addr,
@@ -25,6 +25,8 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 240, 1);
 const PREFIX_LEN: u8 = 24;
 /// The range of Services, EKS' default one.
 pub const SERVICE_CIDR: &str = "172.20.0.0/16";
+/// The domain that the cluster's DNS server, at [`ADDRESS`], answers for.
+pub const DNS_DOMAIN: &str = "cluster.local";
 /// The Service `kubernetes`: the range's first.
 const API_SERVICE: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 1);
 const API_PORT: u16 = 6443;
@@ -40,6 +42,7 @@ pub struct ControlPlane {
     programs: Programs,
     worker: Worker,
     // In the order in which they end.
+    dns: Option<Process>,
     scheduler: Option<Process>,
     controllers: Option<Process>,
     api_server: Option<Process>,
@@ -66,6 +69,7 @@ impl ControlPlane {
             host,
             programs: programs.clone(),
             worker,
+            dns: None,
             scheduler: None,
             controllers: None,
             api_server: None,
@@ -85,6 +89,9 @@ impl ControlPlane {
         self.wait_ready()?;
         self.controllers = Some(self.run("kube-controller-manager", &self.controller_args())?);
         self.scheduler = Some(self.run("kube-scheduler", &self.leader_args("scheduler"))?);
+        if self.dns.is_none() {
+            self.dns = Some(self.start_dns()?);
+        }
         Ok(())
     }
 
@@ -158,8 +165,24 @@ impl ControlPlane {
         &self.host
     }
 
+    /// As an administrator, which is more than it needs: it reads Services, EndpointSlices, namespaces and pods.
+    fn start_dns(&self) -> Result<Process> {
+        let (file, config) = (self.dir.join("Corefile"), self.kubeconfig("admin"));
+        let text = format!(
+            ".:53 {{\n bind {ADDRESS}\n errors\n kubernetes {DNS_DOMAIN} in-addr.arpa {{\n  kubeconfig {}\n  pods verified\n }}\n}}\n",
+            config.display()
+        );
+        std::fs::write(&file, text).context(|| format!("cannot write {}", file.display()))?;
+        let args = ["-conf".to_owned(), file.display().to_string()];
+        self.run_program("coredns", self.programs.coredns(), &args)
+    }
+
     fn run(&self, name: &str, args: &[String]) -> Result<Process> {
-        let mut command = Command::new(self.programs.kubernetes(name));
+        self.run_program(name, self.programs.kubernetes(name), args)
+    }
+
+    fn run_program(&self, name: &str, program: PathBuf, args: &[String]) -> Result<Process> {
+        let mut command = Command::new(program);
         command.args(args).env("PATH", SEARCH_PATH).env("HOME", &self.dir);
         Process::start(&self.worker, &self.dir.join("log"), name, &command)
     }

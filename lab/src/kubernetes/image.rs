@@ -24,13 +24,6 @@ pub const AGNHOST: &str = "veni.test/agnhost:local";
 /// The daemon, the plugin, `venictl`, and the `nft` that the daemon needs.
 pub const VENI: &str = "veni.test/veni:local";
 
-/// What agnhost's image has of busybox.
-const APPLETS: &[&str] = &[
-    "sh", "cat", "cp", "date", "echo", "env", "grep", "head", "hostname", "id", "ip", "ls",
-    "mkdir", "nc", "nslookup", "ping", "ps", "rm", "seq", "sleep", "tail", "test", "timeout",
-    "touch", "true", "wc", "wget",
-];
-
 /// One image of one layer.
 struct Image {
     name: &'static str,
@@ -38,7 +31,7 @@ struct Image {
     command: &'static [&'static str],
     programs: Vec<(String, PathBuf)>,
     /// What leads to `/bin/busybox`.
-    applets: &'static [&'static str],
+    applets: Vec<String>,
 }
 
 /// Writes the archives of all images into `dir`; their files.
@@ -53,21 +46,21 @@ pub(crate) fn write_all(programs: &Programs, dir: &Path) -> Result<Vec<PathBuf>>
         entrypoint: &["/bin/sleep"],
         command: &["2147483647"],
         programs: vec![busybox()],
-        applets: &["sleep"],
+        applets: vec!["sleep".to_owned()],
     };
     let agnhost = Image {
         name: AGNHOST,
         entrypoint: &["/agnhost"],
         command: &["pause"],
-        programs: vec![("agnhost".to_owned(), programs.kubernetes("agnhost")), busybox()],
-        applets: APPLETS,
+        programs: agnhost_programs(programs)?,
+        applets: applets(&programs.busybox())?,
     };
     let veni = Image {
         name: VENI,
         entrypoint: &["/usr/bin/veni-ipamd"],
         command: &[],
         programs: veni_programs()?,
-        applets: &[],
+        applets: Vec::new(),
     };
     let write = |(file, image): (&str, Image)| {
         let file = dir.join(file);
@@ -78,12 +71,44 @@ pub(crate) fn write_all(programs: &Programs, dir: &Path) -> Result<Vec<PathBuf>>
     images.into_iter().map(write).collect()
 }
 
-/// Our programs and `nft`, each with its libraries where it looks for them.
+/// `agnhost` and busybox; and of what Kubernetes' own tests expect beside them, what there is.
+fn agnhost_programs(programs: &Programs) -> Result<Vec<(String, PathBuf)>> {
+    let all = [
+        ("usr/bin/curl", "/usr/bin/curl"),
+        ("usr/bin/dig", "/usr/bin/dig"),
+        ("usr/bin/getent", "/usr/bin/getent"),
+        // Not busybox', which takes its own `nc` whatever PATH says.
+        ("bin/sh", "/usr/bin/dash"),
+        ("usr/bin/nc", "/usr/bin/nc.openbsd"),
+    ];
+    let found = all.into_iter().filter(|(_, path)| Path::new(path).exists());
+    let mut own: Vec<_> = found.map(|(place, path)| (place.to_owned(), path.into())).collect();
+    let tls =
+        ["localhost.crt", "localhost.key"].map(|name| (name.to_owned(), programs.upstream(name)));
+    own.extend(tls.into_iter().filter(|(_, path)| path.exists()));
+    own.push(("agnhost".to_owned(), programs.kubernetes("agnhost")));
+    own.push(("bin/busybox".to_owned(), programs.busybox()));
+    with_libraries(own)
+}
+
+/// All that a busybox can be called.
+fn applets(busybox: &Path) -> Result<Vec<String>> {
+    let output = succeeded("busybox --list", Command::new(busybox).arg("--list").output())?;
+    let names = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(names.lines().filter(|name| *name != "busybox").map(str::to_owned).collect())
+}
+
+/// Our programs and `nft`.
 fn veni_programs() -> Result<Vec<(String, PathBuf)>> {
     let mut programs = vec![("usr/sbin/nft".to_owned(), PathBuf::from("/usr/sbin/nft"))];
     for name in ["veni-ipamd", "veni-cni", "venictl"] {
         programs.push((format!("usr/bin/{name}"), binaries::find(name)?.path));
     }
+    with_libraries(programs)
+}
+
+/// With the programs' libraries, where they look for them.
+fn with_libraries(mut programs: Vec<(String, PathBuf)>) -> Result<Vec<(String, PathBuf)>> {
     let mut libraries = BTreeSet::new();
     for (_, program) in &programs {
         libraries.extend(libraries_of(program)?);
@@ -159,11 +184,15 @@ impl Image {
         for (path, program) in &self.programs {
             append(&mut tar, path, &std::fs::read(program)?, 0o755)?;
         }
-        for applet in self.applets {
+        let is_there = |applet: &&String| {
+            self.programs.iter().any(|(place, _)| place.strip_prefix("bin/") == Some(applet))
+        };
+        for applet in self.applets.iter().filter(|applet| !is_there(applet)) {
             let mut header = header(tar::EntryType::Symlink, 0, 0o777);
             tar.append_link(&mut header, format!("bin/{applet}"), "busybox")?;
         }
         append(&mut tar, "etc/passwd", b"root:x:0:0:root:/:/bin/sh\n", 0o644)?;
+        append(&mut tar, "etc/nsswitch.conf", b"hosts: files dns\n", 0o644)?;
         append(&mut tar, "etc/group", b"root:x:0:\n", 0o644)?;
         tar.into_inner()
     }
@@ -212,7 +241,7 @@ mod tests {
             entrypoint: &["/bin/sleep"],
             command: &["1"],
             programs: vec![("bin/busybox".to_owned(), program)],
-            applets: &["sleep"],
+            applets: vec!["sleep".to_owned()],
         };
         image.write(&archive).unwrap();
 

@@ -14,17 +14,18 @@ pub struct Programs {
 // === impl Programs ===
 
 impl Programs {
-    /// In `VENI_KUBERNETES_DIR` and `VENI_CONTAINERD_DIR`, by default `.tools/kubernetes/bin` and `.tools/containerd` of
-    /// this workspace.
+    /// In `VENI_KUBERNETES_DIR` and `VENI_CONTAINERD_DIR`, by default `.tools/kubernetes` and `.tools/containerd` of this
+    /// workspace.
     ///
     /// # Errors
     /// When one is not there; the message says what makes it.
     pub fn find() -> Result<Self> {
-        let kubernetes = directory("VENI_KUBERNETES_DIR", ".tools/kubernetes/bin");
+        let kubernetes = directory("VENI_KUBERNETES_DIR", ".tools/kubernetes");
         let containerd = directory("VENI_CONTAINERD_DIR", ".tools/containerd");
         for (dir, file, maker) in [
-            (&kubernetes, "kube-apiserver", "hack/kubernetes.sh"),
-            (&kubernetes, "pki", "hack/kubernetes.sh"),
+            (&kubernetes, "bin/kube-apiserver", "hack/kubernetes.sh"),
+            (&kubernetes, "bin/pki", "hack/kubernetes.sh"),
+            (&kubernetes, "dns/coredns", "hack/kubernetes.sh"),
             (&containerd, "usr/bin/containerd", "hack/setup.sh test"),
             (&containerd, "usr/sbin/runc", "hack/setup.sh test"),
             (&containerd, "bin/busybox", "hack/setup.sh test"),
@@ -40,7 +41,26 @@ impl Programs {
     /// A program of Kubernetes, etcd's, `helm`, `agnhost` or `pki`.
     #[must_use]
     pub fn kubernetes(&self, name: &str) -> PathBuf {
-        self.kubernetes.join(name)
+        self.kubernetes.join("bin").join(name)
+    }
+
+    /// The cluster's DNS server.
+    #[must_use]
+    pub fn coredns(&self) -> PathBuf {
+        self.kubernetes.join("dns/coredns")
+    }
+
+    /// Kubernetes' own end-to-end tests (`hack/kubernetes.sh upstream`).
+    ///
+    /// # Errors
+    /// When they are not there.
+    pub fn e2e_test(&self) -> Result<PathBuf> {
+        let path = self.upstream("e2e.test");
+        if path.exists() {
+            return Ok(path);
+        }
+        let missing = path.display();
+        Err(Error::invalid(format!("{missing} is missing: run hack/kubernetes.sh upstream")))
     }
 
     /// Where containerd's own programs are.
@@ -59,6 +79,11 @@ impl Programs {
     #[must_use]
     pub fn plugins(&self) -> PathBuf {
         self.containerd.join("usr/lib/cni")
+    }
+
+    /// What `hack/kubernetes.sh upstream` makes.
+    pub(super) fn upstream(&self, name: &str) -> PathBuf {
+        self.kubernetes.join("upstream").join(name)
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use serde_json::json;
 use veni_core::limits;
 
-use super::{ControlPlane, image, process::Process, programs::Programs};
+use super::{ControlPlane, control_plane, image, process::Process, programs::Programs};
 use crate::{
     Node,
     error::{Context as _, Error, Result, make_dir},
@@ -105,6 +105,17 @@ impl WorkerNode {
         Ok(())
     }
 
+    /// Lets an image that is here go by `names` too.
+    ///
+    /// # Errors
+    /// When there is no such image.
+    pub fn tag(&self, image: &str, names: &[&str]) -> Result<()> {
+        let mut args = vec!["images", "tag", "--force", image];
+        args.extend(names);
+        let args: Vec<_> = args.into_iter().map(str::to_owned).collect();
+        ctr(&self.worker, &self.programs, &args)
+    }
+
     /// # Errors
     /// When one of its programs has ended.
     pub fn check(&mut self) -> Result<()> {
@@ -139,6 +150,8 @@ impl WorkerNode {
             "tlsCertFile": pki(format!("node-{name}.crt")),
             "tlsPrivateKeyFile": pki(format!("node-{name}.key")),
             "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+            "clusterDNS": [control_plane::ADDRESS],
+            "clusterDomain": control_plane::DNS_DOMAIN,
             "cgroupDriver": "cgroupfs",
             "cgroupRoot": format!("/{}", cgroup_parent(&self.lab_dir, name)),
             "failCgroupV1": false,
