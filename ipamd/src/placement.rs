@@ -343,3 +343,6 @@ fn tagged(mut here: Vec<Subnet>, tags: &BTreeMap<String, String>) -> Vec<PlacedS
     let placed = |subnet: Subnet| PlacedSubnet { id: subnet.id, prefix: Some(subnet.cidr) };
     here.into_iter().map(placed).collect()
 }
+
+#[cfg(test)]
+mod tests;

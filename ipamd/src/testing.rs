@@ -263,6 +263,16 @@ impl Node {
         self.placement.send_replace(news);
     }
 
+    /// The cloud as the daemon has it.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn cloud(&self) -> SimCloud<VirtualTime> {
+        let instance = INSTANCE.parse().expect("valid");
+        SimCloud::new(self.sim.clone(), self.timer.clone(), instance)
+    }
+
     /// Kills the daemon where it stands.
     ///
     /// # Panics
