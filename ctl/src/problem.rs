@@ -65,6 +65,12 @@ pub(crate) fn next_step(kind: &str) -> &'static str {
         "host" => {
             "`venictl doctor` looks at links, rules, routes and nftables; it is tried again by itself"
         }
+        "eni_config" => {
+            "do what the message says; ipamd goes on by itself, and pods that run keep address and traffic meanwhile"
+        }
+        "eni_leaves" => {
+            "nothing, if the ENIConfig was changed on purpose: it goes with its last pod; drain the node to be quicker"
+        }
         "policy" => "`venictl doctor` says what to do about each",
         _ => "look at the log of veni-ipamd",
     }
@@ -73,7 +79,10 @@ pub(crate) fn next_step(kind: &str) -> &'static str {
 /// Pods wait or would have to, and no ENI can be added: EC2 is not even asked, so that ipamd has no problem to report.
 pub(crate) fn full(view: &View) -> Option<Trouble> {
     let (pool, node) = (&view.pool, &view.node);
-    let room = text::room(node);
+    let primary_rests =
+        view.settings.get("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG").is_some_and(|v| v == "true");
+    let of_primary = if primary_rests { node.addresses_per_eni.saturating_sub(1) } else { 0 };
+    let room = text::room(node).saturating_sub(of_primary);
     let is_short = pool.waiting > 0 || !view.daemon.ready;
     let is_full = is_short && room > 0 && pool.assigned + pool.cooling >= room;
     if !is_full || view.problems.iter().any(|problem| problem.kind == "limit_reached") {
@@ -89,9 +98,10 @@ pub(crate) fn full(view: &View) -> Option<Trouble> {
         None => (format!("a {} takes {enis}", node.instance_type), ""),
     };
     let message = format!(
-        "the node is full: {limit} with {} for pods{}; {} with pods, {} cooling down",
+        "the node is full: {limit} with {} for pods{}{}; {} with pods, {} cooling down",
         text::counted(node.addresses_per_eni.saturating_sub(1), "address"),
         if node.max_enis == 1 { "" } else { " each" },
+        if primary_rests { ", the primary one with none" } else { "" },
         pool.assigned,
         pool.cooling
     );
@@ -138,6 +148,8 @@ mod tests {
             ("not_found", "in EC2"),
             ("address_lost", "delete the pod"),
             ("address_quarantined", "remove it"),
+            ("eni_config", "by itself"),
+            ("eni_leaves", "drain the node"),
             ("storage", "VENI_STATE_DIR"),
             ("filter", "venictl doctor"),
             ("host", "venictl doctor"),
@@ -150,6 +162,19 @@ mod tests {
             assert!(lines[0].starts_with(&format!("{kind}: m (for 1 s)\n    → ")), "{lines:?}");
             assert!(lines[0].contains(word), "{lines:?}");
         }
+    }
+
+    #[test]
+    fn a_node_with_custom_networking_is_full_without_addresses_on_its_primary_eni() {
+        let mut view = calm();
+        let per_eni = view.node.addresses_per_eni - 1;
+        view.pool.assigned = text::room(&view.node) - per_eni;
+        (view.pool.waiting, view.pool.cooling, view.daemon.ready) = (1, 0, false);
+        assert_eq!(of_node(&view), []);
+        let custom = ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG".to_owned(), "true".to_owned());
+        view.settings.extend([custom]);
+        let message = &of_node(&view)[0].message;
+        assert!(message.contains(" each, the primary one with none; "), "{message}");
     }
 
     #[test]
