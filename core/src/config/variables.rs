@@ -149,7 +149,7 @@ pub static VARIABLES: &[Variable] = &[
     v("VENI_NET_SYSCTL_DIR", "/proc/sys/net", Honoured, "where the node's net sysctls can be written: a container has /proc/sys read-only"),
     v("VENI_CNI_CACHE_DIR", "/var/lib/cni", Honoured, "where libcni keeps the results of live attachments"),
     v("VENI_CNI_VERSION", "1.0.0", Honoured, "the version of the conflist that ipamd writes: 1.0.0, or 1.1.0 with GC and STATUS, for containerd from 2.0 and a portmap from 1.5.0"),
-    v("VENI_MANIFEST_DIR", "", Honoured, "a folder of Kubernetes manifests (namespaces, pods, Services, policies) that is watched; unset: no policy selects any pod"),
+    v("VENI_MANIFEST_DIR", "", Honoured, "a folder of Kubernetes manifests (namespaces, pods, Services, policies) that is watched; unset: the API server of KUBECONFIG, or of the cluster that the daemon runs in, is, where there is one (cargo feature kube); else no policy selects any pod"),
     v("VENI_POLICY_WAIT_MILLIS", "2000", Honoured, "milliseconds that an ADD waits for its pod's labels; then its last known rule set, else nothing but its own node, 0 to 60000"),
     v("VENI_ESTABLISHED_FLOWS", "rejudge", Honoured, "what a change of policy does to established flows: rejudge or keep"),
     v("VENI_INSTANCE_METADATA", "open", Honoured, "instance metadata: open, or closed for pods that no rule opens it for"),
