@@ -113,7 +113,7 @@ impl Daemon {
         let task = tokio::spawn(async move {
             let (store, recovered) = Journal::open(&journal, "the-boot-of-this-test")?;
             let whereabouts = start::whereabouts(&*cloud).await;
-            let placed = placement::start(&config, cloud.clone(), &whereabouts)?;
+            let placed = placement::start(&config, cloud.clone(), &whereabouts, None)?;
             let kernel_pods = host.pods();
             let owner = start::owner(Start {
                 cloud,
