@@ -301,12 +301,13 @@ async fn an_eniconfig_that_comes_back_finds_its_enis_in_use_again() {
     add(&node, 0..3).await;
     node.settle().await;
     node.place(in_subnets(&["subnet-b"]));
-    node.settle().await;
+    assert!(problem(&node.settle().await, "eni_leaves").is_some());
     node.place(in_subnets(&["subnet-b", "subnet-a"]));
     pass(5).await;
     assert_eq!(problem(&node.view().await, "eni_leaves"), None);
     let created = node.sim().calls().of(CREATE).calls;
-    add(&node, 3..10).await;
+    // Of its ENI, which is the first.
+    assert_in(&add(&node, 3..10).await, "subnet-a");
     assert_eq!(node.sim().calls().of(CREATE).calls, created);
 }
 
