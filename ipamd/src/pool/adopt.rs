@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 use veni_core::{
     id::AttachmentId,
     ipam::{
-        AddressState, Allocation, BootTime, EniFacts, Phase, Record,
+        AddressState, Allocation, BootTime, Eni, EniFacts, Phase, Record,
         plan::{Blocked, CONFIRM},
     },
     marks::EniSlot,
@@ -38,6 +38,7 @@ impl<S: Store> Pool<S> {
         self.unblock(Blocked::Survey);
         self.calls_work_since(self.survey_began);
         self.activity.foreign.clear();
+        let mut replaced = false;
         for interface in interfaces {
             let Some((slot, primary)) = self.slot_of(interface) else { continue };
             match self
@@ -55,6 +56,7 @@ impl<S: Store> Pool<S> {
                         && self.is_ours(interface) =>
                 {
                     self.succeed(slot, interface, now);
+                    replaced = true;
                 }
                 Some(false) => {
                     tracing::warn!(eni = %interface.id, slot = slot.get(), "place is taken by another ENI");
@@ -83,8 +85,22 @@ impl<S: Store> Pool<S> {
             .map(|eni| eni.slot)
             .collect();
         self.activity.doubts.extend(absent);
+        if replaced {
+            self.look_again(interfaces, now);
+        }
         self.claim(now);
         self.confirm(now);
+    }
+
+    /// An address that the ledger had on an ENI which has just gone from it is taken in where the answer shows it.
+    fn look_again(&mut self, interfaces: &[Interface], now: BootTime) {
+        for interface in interfaces {
+            let Some((slot, _)) = self.slot_of(interface) else { continue };
+            let its = |eni: &Eni| eni.facts.as_ref().is_some_and(|f| f.id == interface.id);
+            if self.ledger.eni(slot).is_some_and(its) {
+                self.merge_addresses(slot, interface, now);
+            }
+        }
     }
 
     /// Instance metadata differs from the ledger: those ENIs are looked at in EC2. Metadata alone changes nothing.
@@ -336,7 +352,7 @@ impl<S: Store> Pool<S> {
             "an ENI is attached that was thought to be detached"
         );
         self.note(vec![Record::EniAttaching { slot, attachment, at: now }]);
-        let held = |eni: &veni_core::ipam::Eni| eni.counts().assigned + eni.counts().cooling > 0;
+        let held = |eni: &Eni| eni.counts().assigned + eni.counts().cooling > 0;
         if leaving && self.all_claimed() && !self.ledger.eni(slot).is_some_and(held) {
             self.note(vec![Record::EniDraining { slot, at: now }]);
         }
