@@ -44,6 +44,21 @@ impl Resource {
         Self::SecurityGroupPolicies,
     ];
 
+    /// All, for the chart's role.
+    pub const ALL: [Self; 11] = [
+        Self::Namespaces,
+        Self::Pods,
+        Self::Services,
+        Self::EndpointSlices,
+        Self::NetworkPolicies,
+        Self::ClusterNetworkPolicies,
+        Self::SecurityGroupPolicies,
+        Self::OwnNode,
+        Self::OtherNodes,
+        Self::EniConfigs,
+        Self::NodeNetworkConfigs,
+    ];
+
     /// API group (empty for the core), version, name in paths, kind.
     const fn names(self) -> (&'static str, &'static str, &'static str, &'static str) {
         match self {
