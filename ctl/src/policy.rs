@@ -53,7 +53,7 @@ fn check(check: &Check, format: Format) -> anyhow::Result<Report> {
         live::<Flows>(&check.source, "check", &parameters)?
     } else {
         let cluster = Cluster::read(&check.source.files, &check.source.security_groups)?
-            .with_service_cidrs(check.service_cidrs.clone());
+            .with_service_cidrs(check.service_cidrs.iter().filter_map(|given| given.0).collect());
         let node_ports = node_ports(check, &question, &cluster);
         let cluster = cluster.with_node_ports(node_ports);
         let mut flows = cluster.view().check(&question).map_err(usage)?;
@@ -74,7 +74,7 @@ fn node_ports(check: &Check, question: &Question, cluster: &Cluster) -> NodePort
         }
         _ => None,
     };
-    check.node_port_range.or_else(of_daemon).unwrap_or_default()
+    check.node_port_range.and_then(|given| given.0).or_else(of_daemon).unwrap_or_default()
 }
 
 fn note(message: String) -> Diagnostic {

@@ -1,8 +1,9 @@
 //! The command line of `venictl policy`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
 use clap::{ArgGroup, Args, Subcommand};
+use ipnet::IpNet;
 use veni_core::config::NodePorts;
 use veni_policy::view::{End, PodFilter};
 
@@ -42,13 +43,13 @@ pub struct Check {
     pub protocol: u8,
     /// The node's Service range (VENI_SERVICE_CIDRS), for manifests: what goes to an address in it that no Service has
     /// is refused from a pod whose egress is restricted.
-    #[arg(long, value_name = "CIDR", env = "VENI_SERVICE_CIDRS", value_delimiter = ',')]
-    pub service_cidrs: Vec<ipnet::IpNet>,
+    #[arg(long, value_name = "CIDR", env = "VENI_SERVICE_CIDRS", value_delimiter = ',', value_parser = unless_empty::<IpNet>)]
+    pub service_cidrs: Vec<Given<IpNet>>,
     /// The cluster's node ports (VENI_NODE_PORT_RANGE), for manifests: what goes to one on the pod's node that no Service
     /// has is refused from a pod whose egress is restricted. Unless told: those of this node's ipamd, where one answers,
     /// else 30000-32767.
-    #[arg(long, value_name = "FIRST-LAST", env = "VENI_NODE_PORT_RANGE")]
-    pub node_port_range: Option<NodePorts>,
+    #[arg(long, value_name = "FIRST-LAST", env = "VENI_NODE_PORT_RANGE", value_parser = unless_empty::<NodePorts>)]
+    pub node_port_range: Option<Given<NodePorts>>,
     /// Where the objects are.
     #[command(flatten)]
     pub source: Source,
@@ -140,6 +141,18 @@ pub struct Daemon {
         default_value = DEFAULT_INTROSPECTION
     )]
     pub introspection: String,
+}
+
+/// A value that may be empty: an empty variable is as good as none, to the daemon too.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<T>(pub Option<T>);
+
+fn unless_empty<T: FromStr>(text: &str) -> Result<Given<T>, T::Err> {
+    if text.trim().is_empty() {
+        Ok(Given(None))
+    } else {
+        text.parse().map(|value| Given(Some(value)))
+    }
 }
 
 /// `8`, `3/1`.

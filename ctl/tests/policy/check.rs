@@ -145,3 +145,22 @@ fn what_is_no_address_and_no_port_is_told() {
         assert!(output.status.code() == Some(2) && said.contains(words), "{said}");
     }
 }
+
+#[test]
+fn an_empty_variable_is_as_good_as_none() {
+    let dir = folder(&[("m.yaml", &(two_pods() + DENY_TO_B))]);
+    let args = ["policy", "check", "-f", "m.yaml", "--from", "x/a", "--to", "y/b", "--port", "80"];
+    for (name, value, expect) in [
+        ("VENI_NODE_PORT_RANGE", "", Some(0)),
+        ("VENI_SERVICE_CIDRS", "", Some(0)),
+        ("VENI_NODE_PORT_RANGE", "1", Some(2)),
+        ("VENI_SERVICE_CIDRS", "172.20.0.0/16,", Some(0)),
+        ("VENI_SERVICE_CIDRS", "x", Some(2)),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_venictl"));
+        let output = command.args(args).env(name, value).current_dir(dir.path()).output();
+        let output = output.expect("it runs");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), expect, "{name}={value:?}: {told}");
+    }
+}
