@@ -197,42 +197,117 @@ fn a_restart_flips_nothing_while_the_groups_are_not_known() {
     assert!(node.index.judge([10, 0, 0, 1].into(), peer, 6, 443).allowed);
 }
 
-/// A set that stays from before knows addresses by the class that they had then.
-#[test]
-fn an_address_that_another_pod_gets_is_not_the_former_one_to_a_set_from_before() {
-    let at: IpAddr = [10, 0, 0, 5].into();
-    let peer = |name: &str, created: &str| {
-        json!({"apiVersion": "v1", "kind": "Pod",
-            "metadata": {"namespace": "x", "name": name, "labels": {"app": name},
-                "creationTimestamp": created},
-            "spec": {"nodeName": "n2", "containers": [{"name": "c"}]},
-            "status": {"podIP": at.to_string()}})
-    };
-    let friend = peer("friend", "2026-01-01T00:00:00Z");
+const PEER: [u8; 4] = [10, 0, 0, 5];
+
+/// A pod of another node, with the address that two of them get.
+fn peer(name: &str, created: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "x", "name": name, "labels": {"app": name},
+            "creationTimestamp": created},
+        "spec": {"nodeName": "n2", "containers": [{"name": "c"}]},
+        "status": {"podIP": IpAddr::from(PEER).to_string()}})
+}
+
+/// A web pod that waits for a group and may reach friends; some other local pod that no group judges may say more.
+fn around_friend(asks_of_stranger: bool) -> Vec<Value> {
+    let mut web_pod = pod("sg-1");
+    web_pod["metadata"]["labels"] = json!({"role": "web"});
     let to_friends = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"namespace": "x", "name": "friends"},
         "spec": {"podSelector": {"matchLabels": {"role": "web"}}, "policyTypes": ["Egress"],
             "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "friend"}}}]}]}});
-    let mut web_pod = pod("sg-1");
-    web_pod["metadata"]["labels"] = json!({"role": "web"});
+    let mut objects = vec![web_pod, to_friends];
+    if asks_of_stranger {
+        objects.push(json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "x", "name": "other", "labels": {"role": "other"}},
+            "spec": {"nodeName": "n1", "containers": [{"name": "c"}]},
+            "status": {"podIP": "10.0.0.2"}}));
+        objects.push(json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"namespace": "x", "name": "strangers"},
+            "spec": {"podSelector": {"matchLabels": {"role": "other"}}, "policyTypes": ["Ingress"],
+                "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "stranger"}}}]}]}}));
+    }
+    objects
+}
+
+/// A daemon that starts over the tables of one that knew the friend; web keeps the set of the former.
+fn with_a_set_from_before(asks_of_stranger: bool) -> Node {
     let mut node = Node::new();
     node.index.set_security_groups(groups(&[("sg-1", Ok(443))]));
-    node.told(&[web_pod.clone(), to_friends.clone(), friend.clone()]);
+    node.told(&around_friend(asks_of_stranger));
+    node.told(&[peer("friend", "2026-01-01T00:00:00Z")]);
     let mut node = node.restarted();
     node.index.set_security_groups(groups(&[("sg-1", Err(pending()))]));
-    node.told(&[web_pod, to_friends, friend]);
-    node.index.complete();
-    node.change();
-    let allowed = |node: &Node| {
-        let said = node.tables.decide(&web(), Direction::Egress, at, 6, 443).expect("it has sets");
-        (said.allowed(), node.index.judge([10, 0, 0, 1].into(), at, 6, 443).egress.allowed)
-    };
-    assert_eq!(allowed(&node), (true, true));
-    // The friend's object stays for a while.
-    node.told(&[peer("stranger", "2026-01-02T00:00:00Z")]);
-    assert_eq!(node.index.pod_at(at), Some(PodKey::new("x", "stranger")));
+    node
+}
+
+/// Whether web reaches the address, as the tables and as the index have it.
+fn reaches_peer(node: &Node) -> (bool, bool) {
+    let said = node.tables.decide(&web(), Direction::Egress, PEER.into(), 6, 443);
+    let judged = node.index.judge([10, 0, 0, 1].into(), PEER.into(), 6, 443);
+    (said.expect("it has sets").allowed(), judged.egress.allowed)
+}
+
+/// Whether the stranger, who has the address now, is none of web's friends, while `other` still knows it.
+fn is_a_stranger(node: &Node, asks_of_stranger: bool) {
+    assert_eq!(node.index.pod_at(PEER.into()), Some(PodKey::new("x", "stranger")));
     assert_eq!(node.index.awaited_groups(&web()).len(), 1, "web has its set from before");
-    assert_eq!(allowed(&node), (false, false));
+    assert_eq!(reaches_peer(node), (false, false));
+    if asks_of_stranger {
+        let other = PodKey::new("x", "other");
+        let said = node.tables.decide(&other, Direction::Ingress, PEER.into(), 6, 443);
+        assert!(said.expect("it has sets").allowed());
+    }
+}
+
+/// A set that stays from before knows addresses by the class that they had then.
+#[test]
+fn an_address_that_another_pod_gets_is_not_the_former_one_to_a_set_from_before() {
+    let (friend, stranger) =
+        (peer("friend", "2026-01-01T00:00:00Z"), peer("stranger", "2026-01-02T00:00:00Z"));
+    let gone = object::parse(&friend).expect("valid").expect("a kind that counts").key();
+    for (asks, deleted) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut node = with_a_set_from_before(asks);
+        node.told(&around_friend(asks));
+        node.told(std::slice::from_ref(&friend));
+        node.index.complete();
+        node.change();
+        assert_eq!(reaches_peer(&node), (true, true));
+        if deleted {
+            node.index.delete(&gone);
+        } // else the friend's object stays for a while
+        node.told(std::slice::from_ref(&stranger));
+        is_a_stranger(&node, asks);
+    }
+}
+
+#[test]
+fn an_address_that_two_pods_of_the_first_list_claim_is_neither_to_a_set_from_before() {
+    let (friend, stranger) =
+        (peer("friend", "2026-01-01T00:00:00Z"), peer("stranger", "2026-01-02T00:00:00Z"));
+    for asks in [false, true] {
+        for list in [[friend.clone(), stranger.clone()], [stranger.clone(), friend.clone()]] {
+            let mut node = with_a_set_from_before(asks);
+            node.told(&around_friend(asks));
+            node.told(&list);
+            is_a_stranger(&node, asks);
+            node.index.complete();
+            node.change();
+            is_a_stranger(&node, asks);
+        }
+    }
+}
+
+#[test]
+fn an_address_that_no_pod_had_any_more_is_not_the_former_ones_to_a_set_from_before() {
+    for asks in [false, true] {
+        let mut node = with_a_set_from_before(asks);
+        node.told(&around_friend(asks));
+        node.index.complete();
+        node.change();
+        node.told(&[peer("stranger", "2026-01-02T00:00:00Z")]);
+        is_a_stranger(&node, asks);
+    }
 }
 
 #[test]

@@ -22,6 +22,9 @@ pub(crate) struct Move {
     pub(crate) slot: Slot,
     /// The class that a look-up finds now.
     pub(crate) old: u32,
+    /// The class whose verdicts go on where no rules say what the new shape gets: `old`, but for an address whose pod
+    /// is another one than an earlier daemon's sets know.
+    pub(crate) like: u32,
     pub(crate) new: Shape,
     /// Whether it is the slot's own entry that is found.
     pub(crate) in_map: bool,
@@ -44,6 +47,8 @@ pub(crate) struct NewClass {
     pub(crate) number: u32,
     pub(crate) shape: Shape,
     /// The class whose verdicts it has in sets that go.
+    pub(crate) old: u32,
+    /// The class whose verdicts it has in sets that stay and do not tell the two apart, or are only tables.
     pub(crate) parent: u32,
     /// Whether it only lasts until the grace is over.
     pub(crate) temporary: bool,
@@ -146,7 +151,7 @@ impl Classes {
     pub(crate) fn number(&self, moves: &[Move], strict: bool, numbers: &mut Numbers) -> Numbering {
         let mut numbering = Numbering::default();
         let mut canonical = self.canonical(moves, numbers, &mut numbering);
-        let mut temporary: FastMap<(u32, u32), u32> = FastMap::default();
+        let mut temporary: FastMap<(u32, u32, u32), u32> = FastMap::default();
         for step in moves {
             let target = canonical.get_mut(&step.new).expect("every shape has a number");
             let (last, direct) = match *target {
@@ -157,10 +162,10 @@ impl Classes {
             let via = if direct {
                 last
             } else {
-                *temporary.entry((step.old, last)).or_insert_with(|| {
-                    let (number, parent) = (numbers.take(), step.old);
-                    let class = NewClass { number, shape: step.new, parent, temporary: true };
-                    numbering.new.push(class);
+                *temporary.entry((step.old, step.like, last)).or_insert_with(|| {
+                    let (number, shape, temporary) = (numbers.take(), step.new, true);
+                    let (old, parent) = (step.old, step.like);
+                    numbering.new.push(NewClass { number, shape, old, parent, temporary });
                     number
                 })
             };
@@ -182,7 +187,8 @@ impl Classes {
             if let Some(number) = self.by_shape.get(&step.new) {
                 canonical.insert(step.new, Canonical::Existing(*number));
             }
-            *flows.entry((step.old, step.new)).or_default() += u32::from(step.in_map && !step.goes);
+            let stays = step.in_map && !step.goes && step.like == step.old;
+            *flows.entry((step.like, step.new)).or_default() += u32::from(stays);
             *leaving.entry(step.old).or_default() += u32::from(step.in_map);
         }
         let mut flows: Vec<((u32, Shape), u32)> = flows.into_iter().collect();
@@ -205,9 +211,8 @@ impl Classes {
                 numbering.taken.push(Taken { number: old, old: class.shape, new });
                 Canonical::Taken(old)
             } else {
-                let number = numbers.take();
-                let class = NewClass { number, shape: new, parent: old, temporary: false };
-                numbering.new.push(class);
+                let (number, shape, temporary) = (numbers.take(), new, false);
+                numbering.new.push(NewClass { number, shape, old, parent: old, temporary });
                 Canonical::Fresh { number, parent: old }
             };
             canonical.insert(new, target);

@@ -224,10 +224,8 @@ impl Index {
                 && entry.pod == Some(id)
             {
                 entry.pod = None;
-                if self.complete {
-                    // What an earlier daemon knew of it was of the pod that leaves.
-                    entry.origin = 0;
-                }
+                // What an earlier daemon knew of it was of the pod that leaves.
+                entry.origin = 0;
             }
             self.settle_owner(*address);
         }
@@ -257,10 +255,22 @@ impl Index {
             }),
         };
         claimants.retain(|id| Some(*id) != owner);
+        let contested = owner.is_some() && !claimants.is_empty();
         if !claimants.is_empty() {
             self.contested.insert(address, claimants);
         }
-        if owner == before {
+        let changed = owner != before;
+        // What an earlier daemon knew of it was of the pod that had it. Of objects that are read in any order it may have
+        // been either's.
+        let forget =
+            if self.complete { changed } else { contested || (changed && before.is_some()) };
+        if forget
+            && let Some(entry) = self.entries.get_mut(&address)
+            && std::mem::take(&mut entry.origin) != 0
+        {
+            self.dirty.addresses.insert(address);
+        }
+        if !changed {
             return;
         }
         self.dirty.addresses.insert(address);
@@ -268,10 +278,6 @@ impl Index {
         let absent = Entry { pod: None, blocks, extra: 0, class: region::ABSENT, origin: 0 };
         let entry = self.entries.entry(address).or_insert(absent);
         entry.pod = owner;
-        if self.complete && before.is_some() {
-            // What an earlier daemon knew of it was of the pod that had it.
-            entry.origin = 0;
-        }
     }
 
     fn claim<'a>(&'a self, pod: &'a PodState) -> impl Ord + 'a {

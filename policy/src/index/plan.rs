@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -129,12 +130,20 @@ impl Index {
                 continue;
             }
             let old = if in_map { entry.class } else { self.regions.class_at(address) };
-            moves.push(Move { slot: Slot::Address(address), old, new, in_map, goes });
+            let like = self.likeness(address, old, new);
+            moves.push(Move { slot: Slot::Address(address), old, like, new, in_map, goes });
         }
         if regions_changed {
             self.region_moves(&mut moves);
         }
         moves
+    }
+
+    /// To the sets of an earlier daemon an address whose pod is another one now is as one that they never knew.
+    fn likeness(&self, address: IpAddr, old: u32, new: Shape) -> u32 {
+        let known = self.classes.shape(old).is_some_and(|shape| shape.origin != 0);
+        let forgotten = known && new.origin == 0 && !self.inherited.is_empty();
+        if forgotten { self.regions.class_at(address) } else { old }
     }
 
     /// Leaves out addresses that no map has room for: they keep the class of the block that they lie in, and every
@@ -193,7 +202,7 @@ impl Index {
                 continue;
             }
             let old = if in_map { region.class } else { self.regions.class_around(*net) };
-            moves.push(Move { slot: Slot::Prefix(*net), old, new, in_map, goes });
+            moves.push(Move { slot: Slot::Prefix(*net), old, like: old, new, in_map, goes });
         }
         // Longest first: nothing is looked up in a prefix whose more specific one is still missing.
         moves[from..].sort_by_key(|step| match step.slot {
@@ -345,6 +354,7 @@ impl Index {
             };
             for (class, delta) in &deltas {
                 let profile = match distinguishing(delta) {
+                    None if frozen.contains(number) => set.profile(class.old),
                     None => set.profile(class.parent),
                     Some(rules) => {
                         let body = rules.evaluate(class.shape, &self.lists);
