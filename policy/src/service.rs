@@ -89,6 +89,8 @@ pub struct ServiceTables {
     tables: Tables,
     /// The node's own addresses, as far as they have been told; the others wait for the objects.
     told: BTreeSet<IpAddr>,
+    /// Those that an earlier daemon told: one that goes and comes back does not wait.
+    found: BTreeSet<IpAddr>,
     /// Whether new addresses of the node are told at once.
     telling: bool,
     diagnostics: BTreeMap<Key, Vec<Diagnostic>>,
@@ -103,6 +105,7 @@ impl ServiceTables {
     pub fn new(own: OwnNode, found: &Found) -> Self {
         Self {
             told: own.addresses.clone(),
+            found: own.addresses.clone(),
             telling: own.addresses.is_empty(),
             sources: Sources::new(own),
             claims: Claims::default(),
@@ -179,6 +182,12 @@ impl ServiceTables {
         &self.told
     }
 
+    /// The node's own addresses that wait for the objects: meanwhile isolated pods take them for strangers'.
+    #[must_use]
+    pub fn waiting_addresses(&self) -> BTreeSet<IpAddr> {
+        &self.sources.own.addresses - &self.told
+    }
+
     /// The node's own addresses are these now.
     pub fn set_addresses(&mut self, addresses: BTreeSet<IpAddr>) -> Vec<Step> {
         if self.sources.own.addresses == addresses {
@@ -192,7 +201,7 @@ impl ServiceTables {
     /// Makes these front ends lead where the claims say, and tells the node's own addresses that may be told now.
     fn readdress(&mut self, touched: BTreeSet<FrontEnd>) -> Vec<Step> {
         let wanted = &self.sources.own.addresses;
-        let own = if self.telling { wanted.clone() } else { &self.told & wanted };
+        let own = if self.telling { wanted.clone() } else { &self.found & wanted };
         if own == self.told {
             return self.tables.change(touched, &self.claims);
         }

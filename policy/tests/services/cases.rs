@@ -315,6 +315,18 @@ fn what_waits_for_the_objects_is_told_with_a_new_list_of_them_as_well() {
     assert_eq!(told[3..], ["own {10.0.1.11, 10.0.1.12}", "Epoch"]);
 }
 
+/// The objects may be long in coming, and pods take no probe from an address that is not the node's own.
+#[test]
+fn an_address_that_was_the_nodes_own_is_so_at_once_when_it_comes_back() {
+    let mut tables = resumed(&["10.0.1.11"]);
+    let [known, new] = ["10.0.1.11", "10.0.1.12"].map(|address| address.parse().unwrap());
+    assert_eq!(kinds(&tables.set_addresses([].into())), ["own {}", "own {}", "Epoch"]);
+    assert_eq!(kinds(&tables.set_addresses([known, new].into())), ["own {10.0.1.11}", "Epoch"]);
+    assert_eq!(tables.waiting_addresses(), [new].into());
+    assert_eq!(kinds(&tables.complete()), ["own {10.0.1.11, 10.0.1.12}", "Epoch"]);
+    assert_eq!(tables.waiting_addresses(), [].into());
+}
+
 /// Probes come from there, and nothing that was judged before has to be kept.
 #[test]
 fn a_kernel_that_was_never_told_of_the_nodes_addresses_is_told_at_once() {
