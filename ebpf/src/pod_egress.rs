@@ -160,23 +160,33 @@ fn is_settled(env: &Env) -> bool {
     settled && entries == env.entries
 }
 
+/// Look-ups of an entry that changes. Writes follow each other at the pace of system calls, a copy takes a part of that.
+const TRIES: u32 = 4;
+
 /// Copies the entry again where some were written meanwhile: an element is not written while the map leads to it, and
 /// what was read between two look-ups that found it is of one write. Unless it was replaced and came back in between: then
-/// others' numbers were copied, and not what is there. Whether it could be done.
+/// others' numbers were copied, and not what is there. [`PASS`] if it could be done.
 #[inline(never)]
-fn again(env: &Env, to: &mut PodValue) -> u32 {
-    // SAFETY: see above.
-    let Some(before) = (unsafe { PODS.get(env.skb.ifindex()) }) else { return 0 };
-    *to = *before;
-    // SAFETY: see above. What is written stays before the call, which might read it.
-    let Some(after) = (unsafe { PODS.get(env.skb.ifindex()) }) else { return 0 };
+fn again(env: &Env, to: &mut PodValue) -> End {
     // SAFETY: a valid, aligned field. Volatile, so that it is read again.
     let now = |field: &u32| unsafe { core::ptr::read_volatile(field) };
-    let same = core::ptr::eq(before, after)
-        && now(&after.incarnation) == to.incarnation
-        && now(&after.ingress_set) == to.ingress_set
-        && now(&after.egress_set) == to.egress_set;
-    u32::from(same)
+    let mut end = refuse(DropReason::UnknownInterface);
+    for _ in 0..TRIES {
+        // SAFETY: see above. (A look-up misses what is there, too, where the old element is being filled with another key.)
+        let Some(before) = (unsafe { PODS.get(env.skb.ifindex()) }) else { continue };
+        *to = *before;
+        // SAFETY: see above. What is written stays before the call, which might read it.
+        let Some(after) = (unsafe { PODS.get(env.skb.ifindex()) }) else { continue };
+        if core::ptr::eq(before, after)
+            && now(&after.incarnation) == to.incarnation
+            && now(&after.ingress_set) == to.ingress_set
+            && now(&after.egress_set) == to.egress_set
+        {
+            return PASS;
+        }
+        end = refuse(DropReason::EntryChanging);
+    }
+    end
 }
 
 /// The hot path, and what else there is.
@@ -196,7 +206,13 @@ pub(crate) fn step<F: Family>(env: &Env, packet: Packet<F::Address>, direction: 
     let (work, pod) = unsafe { (&mut *work, &mut *pod) };
     *pod = *env.pod;
     let first = is_settled(env);
-    if !(first || again(env, pod) == 1) || !F::same(&F::of_pod(pod), &own) {
+    if !first {
+        let end = again(env, pod);
+        if end != PASS {
+            return end;
+        }
+    }
+    if !F::same(&F::of_pod(pod), &own) {
         return refuse(DropReason::UnknownInterface);
     }
     work.key = key_of::<F>(pod, &packet, egress);
