@@ -120,7 +120,7 @@ fn while_written(
     directory: &Path,
     other: Ipv4Addr,
     by: Writer,
-    frame: &[u8],
+    (frame, at_rest): (&[u8], Result<(), DropReason>),
 ) -> (u64, BTreeMap<DropReason, u64>) {
     const RUNS: u32 = 1_000_000;
     let world = isolated(directory);
@@ -128,6 +128,7 @@ fn while_written(
     world.configure(|settings| settings.flags &= !events);
     let entry = PodEntry { address: other, ..world.entry };
     world.filter.pod_admit(IFINDEX + 1, entry, PodPolicy::default()).unwrap();
+    world.ingress("at rest", frame, at_rest);
     let pods = MapData::from_pin(pinned(&node::pins(directory), "PODS")).unwrap();
     let pods: HashMap<MapData, u32, [u8; 56]> = Map::HashMap(pods).try_into().unwrap();
     let both = [IFINDEX, IFINDEX + 1].map(|key| (key, pods.get(&key, 0).unwrap()));
@@ -185,7 +186,7 @@ fn no_packet_is_judged_by_another_pods_sets_while_entries_are_written() {
         for by in [Writer::Daemon, Writer::Odd, Writer::Counted, Writer::Uncounted] {
             node::in_node(move |directory| {
                 let frame = tcp((PEER, 1000), (POD, 22), SYN);
-                let (ran, dropped) = while_written(directory, other, by, &frame);
+                let (ran, dropped) = while_written(directory, other, by, (&frame, DENIED));
                 let passed = ran - dropped.values().sum::<u64>();
                 if by != Writer::Uncounted {
                     assert_eq!(passed, 0, "{by:?}, {other}: some passed");
@@ -205,7 +206,7 @@ fn no_packet_is_judged_by_another_pods_sets_while_entries_are_written() {
 fn what_is_allowed_passes_while_entries_are_written() {
     node::in_node(|directory| {
         let frame = tcp((PEER, 1000), (POD, 80), SYN);
-        let (ran, dropped) = while_written(directory, POD, Writer::Daemon, &frame);
+        let (ran, dropped) = while_written(directory, POD, Writer::Daemon, (&frame, Ok(())));
         let dropped = dropped.values().sum::<u64>();
         assert!(dropped <= ran / 100_000, "{dropped} of {ran}");
     });
