@@ -7,19 +7,7 @@
 )]
 #![cfg(feature = "bpf")]
 
-use std::{
-    collections::BTreeMap,
-    net::Ipv4Addr,
-    os::fd::{AsFd, AsRawFd},
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-};
-
-use aya::maps::{HashMap, IterableMap as _, Map, MapData};
-use veni_datapath::bpf::{
-    Counter, Direction, DropReason, PodEntry, PodPolicy, SettingFlags, Skb,
-    settings::{writing, written},
-};
+use veni_datapath::bpf::{Counter, DropReason, SettingFlags};
 
 #[path = "support/given.rs"]
 mod given;
@@ -32,8 +20,8 @@ mod world;
 
 use given::{DENIED, EGRESS_DENIED, isolated};
 use world::{
-    ACK, ICMP, ICMPV6, IFINDEX, OPEN, OTHER, OTHER_V6, PEER, PEER_V6, POD, POD_V6, Rule, SYN, TCP,
-    UDP, World, cut, fragment, icmp, icmp6, ip4, ip6, tcp, tcp6, udp, udp6, with_options,
+    ACK, ICMP, ICMPV6, OPEN, OTHER, OTHER_V6, PEER, PEER_V6, POD, POD_V6, Rule, SYN, TCP, UDP,
+    World, cut, fragment, icmp, icmp6, ip4, ip6, tcp, tcp6, udp, udp6, with_options,
 };
 
 #[test]
@@ -48,167 +36,6 @@ fn ports_and_peers_are_judged() {
         world.ingress("v6 TCP/80", &tcp6((PEER_V6, 1000), (POD_V6, 80), SYN), Ok(()));
         world.ingress("v6 TCP/22", &tcp6((PEER_V6, 1000), (POD_V6, 22), SYN), DENIED);
         world.ingress("v6 UDP/53", &udp6((OTHER_V6, 1000), (POD_V6, 53)), Ok(()));
-    });
-}
-
-/// `BPF_MAP_UPDATE_BATCH` (include/uapi/linux/bpf.h): many entries a call, so that one follows the other within less
-/// than a program takes.
-#[expect(unsafe_code, reason = "bpf(2)")]
-fn write_in_turn(map: &impl AsFd, entries: &[(u32, [u8; 56])]) {
-    #[repr(C)]
-    struct Batch {
-        in_batch: u64,
-        out_batch: u64,
-        keys: u64,
-        values: u64,
-        count: u32,
-        map: u32,
-        flags: [u64; 2],
-    }
-    let (keys, values): (Vec<u32>, Vec<[u8; 56]>) = entries.iter().copied().unzip();
-    let mut batch = Batch {
-        in_batch: 0,
-        out_batch: 0,
-        keys: keys.as_ptr() as u64,
-        values: values.as_ptr() as u64,
-        count: u32::try_from(keys.len()).unwrap(),
-        map: u32::try_from(map.as_fd().as_raw_fd()).unwrap(),
-        flags: [0; 2],
-    };
-    // SAFETY: live vectors of `count` keys and values of the map's sizes, and the attribute's own size.
-    let done = unsafe { libc::syscall(libc::SYS_bpf, 26, &raw mut batch, size_of::<Batch>()) };
-    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-}
-
-fn pinned(directory: &Path, name: &str) -> PathBuf {
-    let mut found = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    found
-        .find_map(|path| match path.file_name().and_then(|found| found.to_str()) {
-            Some(found) if found == name => Some(path),
-            _ if path.is_dir() => Some(pinned(&path, name)),
-            _ => None,
-        })
-        .unwrap()
-}
-
-/// How the entries of two pods are written, in turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Writer {
-    /// One by one, as the daemon does.
-    Daemon,
-    /// Many a call, and the count stays odd: a program never takes what it read for settled, and looks again.
-    Odd,
-    /// Many between "odd" and "even": what a program read is settled only if the count says so.
-    Counted,
-    /// The count is never raised: what the others would be without it.
-    Uncounted,
-}
-
-impl Writer {
-    /// Rounds of writes while packets run, at the least: fewer show nothing.
-    const fn rounds(self) -> usize {
-        match self {
-            Self::Daemon | Self::Counted => 1000,
-            Self::Odd | Self::Uncounted => 100,
-        }
-    }
-}
-
-/// Runs packets to the isolated pod (`frame`) while its entry and that of an open one, which has the address `other`, are
-/// written. How many ran, and how many were dropped, by reason.
-fn while_written(
-    directory: &Path,
-    other: Ipv4Addr,
-    by: Writer,
-    (frame, at_rest): (&[u8], Result<(), DropReason>),
-) -> (u64, BTreeMap<DropReason, u64>) {
-    const RUNS: u32 = 1_000_000;
-    let world = isolated(directory);
-    let events = SettingFlags::EVENTS_ALLOWED | SettingFlags::EVENTS_DENIED;
-    world.configure(|settings| settings.flags &= !events);
-    let entry = PodEntry { address: other, ..world.entry };
-    world.filter.pod_admit(IFINDEX + 1, entry, PodPolicy::default()).unwrap();
-    world.ingress("at rest", frame, at_rest);
-    let pods = MapData::from_pin(pinned(&node::pins(directory), "PODS")).unwrap();
-    let pods: HashMap<MapData, u32, [u8; 56]> = Map::HashMap(pods).try_into().unwrap();
-    let both = [IFINDEX, IFINDEX + 1].map(|key| (key, pods.get(&key, 0).unwrap()));
-    let in_turn = both.repeat(if by == Writer::Odd { 500 } else { 50 });
-    let flags = |change: fn(u32) -> u32| {
-        world.filter.configure(|settings| settings.flags = change(settings.flags)).unwrap();
-    };
-    let write = || match by {
-        Writer::Daemon => {
-            world.filter.pod_policy(IFINDEX, world.policy).unwrap();
-            world.filter.pod_policy(IFINDEX + 1, PodPolicy::default()).unwrap();
-        }
-        Writer::Odd | Writer::Uncounted => write_in_turn(pods.map().fd(), &in_turn),
-        Writer::Counted => {
-            flags(writing);
-            write_in_turn(pods.map().fd(), &in_turn);
-            flags(written);
-        }
-    };
-    if by == Writer::Odd {
-        flags(writing);
-    }
-    let (over, rounds) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let before = world.filter.drops().unwrap();
-    let mut ran = 0;
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                write();
-                rounds.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        let skb = Skb { ifindex: IFINDEX, ingress_ifindex: 2, mark: 0 };
-        // The first packets may be done before the writer had a CPU.
-        while ran < 2 || (rounds.load(Ordering::Relaxed) < by.rounds() && ran < 50) {
-            world.filter.run(Direction::Ingress, frame, skb, RUNS).unwrap();
-            ran += 1;
-        }
-        over.store(true, Ordering::Relaxed);
-    });
-    let rounds = rounds.into_inner();
-    let after = world.filter.drops().unwrap().into_iter();
-    let counted = after.map(|(reason, n)| (reason, n - before[&reason]));
-    let counted: BTreeMap<DropReason, u64> = counted.filter(|(_, n)| *n > 0).collect();
-    println!("{by:?}, {other}: {ran} x {RUNS} packets, {rounds} rounds of writes: {counted:?}");
-    assert!(rounds >= by.rounds(), "{by:?}, {other}: {rounds} rounds of writes show nothing");
-    (ran * u64::from(RUNS), counted)
-}
-
-/// The kernel puts a new entry in a replaced one's place, and the next update on that CPU, of any pod, writes over what
-/// was replaced: under programs that read it. The other pod is open, and may have the same address.
-#[test]
-fn no_packet_is_judged_by_another_pods_sets_while_entries_are_written() {
-    for other in [OTHER, POD] {
-        for by in [Writer::Daemon, Writer::Odd, Writer::Counted, Writer::Uncounted] {
-            node::in_node(move |directory| {
-                let frame = tcp((PEER, 1000), (POD, 22), SYN);
-                let (ran, dropped) = while_written(directory, other, by, (&frame, DENIED));
-                let passed = ran - dropped.values().sum::<u64>();
-                if by != Writer::Uncounted {
-                    assert_eq!(passed, 0, "{by:?}, {other}: some passed");
-                } else if passed == 0 {
-                    println!("{other}: none passes without the count: this machine cannot show it");
-                } else {
-                    println!("{other}: {passed} of {ran} pass without the count");
-                }
-            });
-        }
-    }
-}
-
-/// The other side of it: what both the old and the new entry allow is not refused for a write at the wrong moment. A few
-/// may be where writes follow each other faster than an entry can be copied; the daemon's do not.
-#[test]
-fn what_is_allowed_passes_while_entries_are_written() {
-    node::in_node(|directory| {
-        let frame = tcp((PEER, 1000), (POD, 80), SYN);
-        let (ran, dropped) = while_written(directory, POD, Writer::Daemon, (&frame, Ok(())));
-        let dropped = dropped.values().sum::<u64>();
-        assert!(dropped <= ran / 100_000, "{dropped} of {ran}");
     });
 }
 
@@ -499,7 +326,7 @@ fn metadata_can_be_closed() {
         world.egress("closed", &metadata, Err(DropReason::Metadata));
         world.egress("closed, v6", &metadata6, Err(DropReason::Metadata));
         world.egress("nothing else", &tcp((POD, 4000), (PEER, 80), SYN), Ok(()));
-        world.class(Ipv4Addr::new(169, 254, 169, 254), 7);
+        world.class(std::net::Ipv4Addr::new(169, 254, 169, 254), 7);
         world.set(2, 0, &[Rule(7, TCP, 80, 80, 21)]);
         world.isolate(1, 2);
         world.egress("opened by a rule", &metadata, Ok(()));

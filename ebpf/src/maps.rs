@@ -12,7 +12,6 @@ use veni_ebpf_common::{
     COUNTER_SLOTS, Counter, DROP_SLOTS, DropReason, Flow, FlowKeyV4, FlowKeyV6, MAX_PODS, PodState,
     PodValue, Settings,
     flow::{AffinityKey, AffinityValue, FragmentKey, FragmentValue, SLOTS},
-    settings,
     table::{
         BackendKey, BackendValue, Decision, MemberKey, PortKey, Profile, ServiceKeyV4,
         ServiceKeyV6, ServiceValue, VerdictKey, capacity,
@@ -144,13 +143,6 @@ pub(crate) static MEMBERS: HashMap<MemberKey, u32> =
 pub(crate) fn epoch(settings: &Settings) -> u32 {
     // SAFETY: a valid, aligned field. Volatile, so that it is read here, and not where it is used.
     unsafe { core::ptr::read_volatile(&raw const settings.epoch) }
-}
-
-/// The writes of pods' entries so far, and whether none is being made: as [`epoch`].
-#[inline(always)]
-pub(crate) fn entries(settings: &Settings) -> (u32, bool) {
-    // SAFETY: as above.
-    settings::entries(unsafe { core::ptr::read_volatile(&raw const settings.flags) })
 }
 
 /// Counts a dropped packet.

@@ -12,7 +12,7 @@ use veni_ebpf_common::{
 use crate::{
     end::finish,
     family::{V4, V6, is_unspecified, same16},
-    maps::{PODS, SETTINGS, count_drop, entries, epoch},
+    maps::{PODS, SETTINGS, count_drop, epoch},
     pod_egress::{is_local, step},
     skb::Skb,
     work::{End, Env, PASS, refuse},
@@ -27,13 +27,14 @@ pub(crate) fn pod_ingress(ctx: TcContext) -> i32 {
         return TC_ACT_SHOT;
     };
     // Before the entry: a change writes the entry first.
-    let (epoch, (entries, _)) = (epoch(settings), entries(settings));
-    // SAFETY: as in `pod_egress`.
+    let epoch = epoch(settings);
+    // SAFETY: an entry stays readable, but is overwritten when it was replaced and another pod's is written next:
+    // `is_still` looks whether that happened before what was read counts.
     let Some(pod) = (unsafe { PODS.get(skb.ifindex()) }) else {
         count_drop(DropReason::UnknownInterface);
         return TC_ACT_SHOT;
     };
-    finish(&ctx, skb, pod, judge(&Env { skb, pod, settings, epoch, entries }), false)
+    finish(&ctx, skb, pod, judge(&Env { skb, pod, settings, epoch }), false)
 }
 
 #[inline(always)]

@@ -51,8 +51,6 @@ pub(crate) struct Env {
     /// The policy's epoch, read before the pod's entry was looked up: what is judged by an older entry or older tables
     /// is then never taken for judged by newer ones.
     pub(crate) epoch: u32,
-    /// [`crate::maps::entries`], read before the pod's entry was looked up.
-    pub(crate) entries: u32,
 }
 
 /// What is known about a packet.

@@ -77,8 +77,6 @@ reasons! {
     Untracked = 24, "untracked";
     /// The programs' own settings are missing: a defect.
     Settings = 25, "settings";
-    /// The pod's entry was replaced again and again while the packet was judged.
-    EntryChanging = 26, "entry_changing";
 }
 
 impl DropReason {
