@@ -245,7 +245,7 @@ async fn custom_networking_makes_enis_where_the_eniconfig_says_and_moves_on_when
     for eni in daemon.audit().await.unwrap() {
         match eni.attachment.as_ref().unwrap().device_index {
             0 => assert!(eni.secondary_addresses.is_empty(), "the primary gives none: {eni:?}"),
-            _ => assert_eq!(eni.security_groups, std::slice::from_ref(group)),
+            _ => assert_eq!(eni.security_groups, std::slice::from_ref(&group)),
         }
     }
     // What is known stays known where nobody tells it.
