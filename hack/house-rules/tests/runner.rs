@@ -4,6 +4,7 @@
 use std::{
     os::unix::fs::MetadataExt as _,
     process::{Command, Output},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use veni_house_rules::root;
@@ -12,8 +13,10 @@ const OK: &str = "echo 'test result: ok. 3 passed; 0 failed; 0 ignored'";
 
 /// Runs hack/test.sh over one tier, `made_up`, with this body.
 fn run(body: &str) -> Output {
-    let dir =
-        std::env::temp_dir().join(format!("veni-runner-{}-{}", std::process::id(), body.len()));
+    // Bodies of one length ran at once: one took the other's folder away.
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let dir = std::env::temp_dir().join(format!("veni-runner-{}-{run}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let tiers = dir.join("tiers.sh");
     std::fs::write(&tiers, format!("TIERS=(made_up)\ntier_made_up() {{\n{body}\n}}\n")).unwrap();
