@@ -22,7 +22,7 @@ use std::{
 use veni_core::{marks::EniMarkMask, wire::FilterBlocks};
 pub use veni_ebpf_common::{
     Counter, Direction, DropReason, Event, FlowFlags, PodFlags, PodState, Remove, SettingFlags,
-    Settings, Write, event, flow, settings, table,
+    Settings, Write, event, flow, table,
 };
 
 use crate::{

@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path};
 use veni_core::{marks::EniMarkMask, net::Mac};
 use veni_datapath::{
     bpf::{
-        Filter, PodEntry, PodPolicy, SettingFlags, Write, settings,
+        Filter, PodEntry, PodPolicy, SettingFlags, Write,
         table::{
             ANY_CLASS, BackendKey, BackendValue, Decision, PortRange, Profile, ServiceKeyV4,
             ServiceValue, VerdictKey,
@@ -64,30 +64,6 @@ fn a_full_table_of_the_nodes_addresses_loses_those_that_went_and_takes_what_fits
         assert!(filter.set_node_addresses(&fewer).unwrap());
         assert_eq!(filter.node_addresses().unwrap(), fewer);
         assert!(!filter.set_node_addresses(&fewer).unwrap());
-    });
-}
-
-/// By the count programs know whether an entry may have been written while they read it.
-#[test]
-fn each_write_of_an_entry_is_counted_before_and_after_it_and_one_cut_off_by_the_next_daemon() {
-    node::in_node(|directory| {
-        let count = |filter: &Filter| settings::entries(filter.settings().unwrap().flags);
-        let filter = open(directory);
-        let entry = PodEntry { address: [10, 0, 0, 7].into(), mac: Mac([2; 6]), mark: 1 << 16 };
-        let (before, settled) = count(&filter);
-        filter.pod_admit(7, entry, PodPolicy::default()).unwrap();
-        assert!(filter.pod_policy(7, PodPolicy::default()).unwrap());
-        assert_eq!((count(&filter), settled), ((before + 4, true), true));
-        filter.configure(|settings| settings.flags = settings::writing(settings.flags)).unwrap();
-        assert_eq!(count(&filter), (before + 5, false));
-        drop(filter);
-        let next = open(directory);
-        assert_eq!(count(&next), (before + 6, true));
-        next.configure(|settings| settings.flags |= !0 << 16).unwrap();
-        next.pod_admit(7, entry, PodPolicy::default()).unwrap();
-        assert_eq!(count(&next), (0, true), "round");
-        let flags = next.settings().unwrap().flags;
-        assert!(flags & SettingFlags::EVENTS_DENIED != 0, "the others stay: {flags:#x}");
     });
 }
 

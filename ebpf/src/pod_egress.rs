@@ -147,9 +147,8 @@ fn u128_of(words: &[u32; 4]) -> u128 {
 
 /// Whether the entry is still the pod's whose address this is. One that was replaced is overwritten by the next write of
 /// any pod's entry, address first (`copy_map_value` copies upwards); so what was read before this is of one pod, unless both
-/// have the address. A copy that is in the middle of being written can pass (8 of 20 million packets beside a writer that does
-/// nothing else). The daemon counts its writes (`Settings::flags`) for programs that will look at the count: one that copied
-/// again where it had moved was refused by the verifier of 6.1.
+/// have the address. A copy that is in the middle of being written can pass: 8 of 20 million packets beside a writer that does
+/// nothing else. (Copying again where a count of writes had moved closes that, and was refused by the verifier of 6.1.)
 #[inline(always)]
 fn is_still<F: Family>(env: &Env, own: &F::Address) -> bool {
     // SAFETY: a valid, aligned entry. Volatile, so that it is read again.

@@ -18,7 +18,7 @@ use std::{
 };
 
 use veni_core::wire::FilterBlocks;
-use veni_ebpf_common::{Flow, LAYOUT_VERSION, SettingFlags, Write, settings};
+use veni_ebpf_common::{Flow, LAYOUT_VERSION, SettingFlags, Write};
 
 use super::{
     Filter, attach,
@@ -69,17 +69,12 @@ impl Filter {
         };
         // A daemon that ended while flows were learned has left it on: who sent anything meanwhile is known.
         let left_on = !learn && settings.flags & SettingFlags::LEARN != 0;
-        // One that ended while it wrote an entry: packets take the long way.
-        let writing = settings.flags & SettingFlags::ENTRIES != 0;
-        if fresh || learn || left_on || writing {
+        if fresh || learn || left_on {
             self.configure(|settings| {
                 if fresh {
                     *settings = had.unwrap_or_default();
                 }
                 settings.flags &= !SettingFlags::LEARN;
-                if settings.flags & SettingFlags::ENTRIES != 0 {
-                    settings.flags = settings::written(settings.flags);
-                }
                 if learn {
                     settings.flags |= SettingFlags::LEARN;
                 }

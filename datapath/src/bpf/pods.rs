@@ -1,8 +1,7 @@
 //! Pods' entries: who may send what from which veth, and which sets judge it.
 //!
 //! Invariants: no two entries have the same slot; an entry that is replaced for the same pod keeps slot and
-//! incarnation (its flows go on), one for another pod gets an incarnation that the slot did not have before; the count
-//! in the settings ([`settings::writing`]) is odd while an entry is written.
+//! incarnation (its flows go on), one for another pod gets an incarnation that the slot did not have before.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +11,7 @@ use std::{
 };
 
 use veni_core::net::Mac;
-use veni_ebpf_common::{PodState, PodValue, flow::SLOTS, settings, table::OPEN_SET};
+use veni_ebpf_common::{PodState, PodValue, flow::SLOTS, table::OPEN_SET};
 
 use super::Filter;
 use crate::error::{Error, Result};
@@ -202,19 +201,8 @@ impl Filter {
             Some(had) => pod(had).identity,
             None => self.new_identity()?,
         };
-        let value = self.value(&Pod { entry, policy, identity });
-        self.count_entries(settings::writing)?;
-        let written = self.maps.pods.set(&ifindex, &value);
-        // Also when it failed: packets take the long way until then.
-        self.count_entries(settings::written)?;
-        written.map(|()| identity)
-    }
-
-    /// Tells the programs that entries are about to be written, or were. Needs the lock.
-    pub(super) fn count_entries(&self, count: impl FnOnce(u32) -> u32) -> Result<()> {
-        let mut settings = self.settings()?;
-        settings.flags = count(settings.flags);
-        self.maps.settings.set(&0, &settings)
+        self.maps.pods.set(&ifindex, &self.value(&Pod { entry, policy, identity }))?;
+        Ok(identity)
     }
 
     fn value(&self, pod: &Pod) -> PodValue {

@@ -20,29 +20,6 @@ impl SettingFlags {
     pub const EVENTS_ALLOWED: u32 = 16;
     /// New flows that are refused are events.
     pub const EVENTS_DENIED: u32 = 32;
-    /// From here on the bits count writes of pods' entries: once before each, so that the number is odd while one is
-    /// written, and once after it. A program that finds the same even number before and after it read an entry has
-    /// read what one write wrote.
-    pub const ENTRIES: u32 = 1 << 16;
-}
-
-/// Flags with the count of [`SettingFlags::ENTRIES`] at odd: an entry is about to be written. An earlier daemon may have
-/// died there.
-#[must_use]
-pub const fn writing(flags: u32) -> u32 {
-    flags | SettingFlags::ENTRIES
-}
-
-/// They when it was written.
-#[must_use]
-pub const fn written(flags: u32) -> u32 {
-    writing(flags).wrapping_add(SettingFlags::ENTRIES)
-}
-
-/// The count, and whether it is even.
-#[must_use]
-pub const fn entries(flags: u32) -> (u32, bool) {
-    (flags / SettingFlags::ENTRIES, flags & SettingFlags::ENTRIES == 0)
 }
 
 /// See the module. Replaced as a whole.

@@ -147,8 +147,16 @@ fn placing(
 ) -> watch::Receiver<Option<placement::Objects>> {
     let (sender, objects) = watch::channel(None);
     tokio::spawn(async move {
+        let mut unapplied = Vec::new();
         loop {
-            let heard = placed(&configuration.borrow_and_update());
+            let now = configuration.borrow_and_update().clone();
+            let known = now.node_network_configs.iter().flatten().map(|(name, _)| name.clone());
+            let names: Vec<_> = known.collect();
+            if unapplied != names {
+                tracing::warn!(objects = ?names, "NodeNetworkConfig objects are not applied yet: the daemon's variables hold");
+                unapplied = names;
+            }
+            let heard = placed(&now);
             if heard.is_some() {
                 sender.send_replace(heard);
             }
