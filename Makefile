@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help demo test e2e e2e-upstream test-kernels lint bench build install-tools clean
+.PHONY: help demo test e2e e2e-upstream test-kernels lint bench build image-root install-tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ lint: ## format, clippy, the house's rules, and cargo-deny where it is installed
 build: ## the release binaries into target/veni (without the AWS SDK)
 	@hack/setup.sh demo
 	@hack/build.sh
+
+image-root: build ## the files of the image (Dockerfile) below target/image-root, each program started there; without the AWS SDK (root)
+	@rm -rf target/image-root
+	@hack/image-root.sh target/image-root target/veni
+	@for program in /usr/bin/veni-ipamd /usr/bin/venictl /usr/sbin/nft; do chroot target/image-root $$program --version || exit 1; done
+	@du -sh target/image-root
 
 install-tools: ## everything that the other targets would install
 	@hack/setup.sh test
