@@ -52,7 +52,7 @@ pub struct OwnNode {
     pub name: String,
     /// Its zone, where the cluster's Node object has no label that says it.
     pub zone: Option<String>,
-    /// The addresses that are its own: NodePorts and hostPorts are on each, but for loopback and link-local ones.
+    /// The addresses that are its own: NodePorts and hostPorts are on each, but for loopback ones.
     pub addresses: BTreeSet<IpAddr>,
 }
 

@@ -93,7 +93,7 @@ impl Expansion {
         };
         let mut claim = |address: IpAddr, port: u16, back_ends: Option<&Arc<[BackEnd]>>| {
             let address = address.to_canonical();
-            if Family::of(address) == family && !is_special(address) {
+            if Family::of(address) == family {
                 let front_end = FrontEnd { address, port, protocol: name.protocol };
                 let target = Target {
                     name: Arc::clone(name),
@@ -104,20 +104,21 @@ impl Expansion {
                 self.claims.push((front_end, claimant.clone(), target));
             }
         };
-        for address in &service.cluster_addresses {
+        let usable = |address: &&IpAddr| !is_special(address.to_canonical());
+        for address in service.cluster_addresses.iter().filter(usable) {
             claim(*address, port.port, Some(&internal));
         }
-        for address in &service.external_addresses {
+        for address in service.external_addresses.iter().filter(usable) {
             claim(*address, port.port, Some(&cluster));
         }
-        for address in &service.load_balancer_addresses {
+        for address in service.load_balancer_addresses.iter().filter(usable) {
             claim(*address, port.port, for_everyone(service, family).then_some(&cluster));
         }
         let on_nodes =
             matches!(service.service_type, ServiceType::NodePort | ServiceType::LoadBalancer);
         if let Some(node_port) = port.node_port.filter(|_| on_nodes) {
-            for address in &sources.own.addresses {
-                claim(*address, node_port, Some(&cluster));
+            for address in own(sources) {
+                claim(address, node_port, Some(&cluster));
             }
         }
     }
@@ -200,10 +201,17 @@ fn for_everyone(service: &Service, family: Family) -> bool {
     service.source_ranges.is_empty() || of_family.any(|range| range.prefix_len() == 0)
 }
 
+/// The node's own addresses that have NodePorts and hostPorts: every one that pods reach, link-local ones too. kube-proxy and
+/// the portmap plugin lead on what any local address is sent (`fib daddr type local`, `--dst-type LOCAL`), and to an address
+/// of the node at which nothing is claimed a pod may always talk.
+fn own(sources: &Sources) -> impl Iterator<Item = IpAddr> {
+    let own = sources.own.addresses.iter().map(|address| address.to_canonical());
+    own.filter(|address| !address.is_loopback())
+}
+
 /// The own addresses that a hostPort is bound to.
 fn bound(sources: &Sources, port: &ContainerPort) -> Vec<IpAddr> {
-    let own = sources.own.addresses.iter().map(|address| address.to_canonical());
-    let own = own.filter(|address| !is_special(*address));
+    let own = own(sources);
     match port.host_address.map(|address| address.to_canonical()) {
         None => own.collect(),
         // Every address of that family, as the plugin has it.

@@ -251,6 +251,33 @@ fn new_addresses_of_the_node_get_its_node_ports() {
     assert_eq!(at, ["10.0.1.12:30080/TCP", "172.20.0.1:80/TCP"]);
 }
 
+/// Agents of the node listen at such addresses (EKS Pod Identity, NodeLocal DNS), and the kernel leads on what they are sent
+/// at these ports as at any other: unclaimed, an isolated pod would reach another pod by them.
+#[test]
+fn link_local_addresses_of_the_node_have_its_node_ports_and_host_ports() {
+    let ports = json!([{"port": 80, "targetPort": 8080, "nodePort": 30080}]);
+    let host_ports = json!({"spec": {"containers": [{"name": "c", "ports": [
+        {"containerPort": 1, "hostPort": 8080},
+        {"containerPort": 2, "hostPort": 8081, "hostIP": "169.254.20.10"}]}]}});
+    let (mut tables, mut maps) = tables(&[
+        service(json!({"type": "NodePort", "ports": ports})),
+        pod("a", "here", "10.0.9.1", host_ports),
+    ]);
+    let own = ["127.0.0.1", "169.254.20.10", "169.254.170.23"];
+    let own = own.map(|address| address.parse().unwrap());
+    maps.carry_out(&tables.set_addresses(own.into()));
+    let at: Vec<String> = shown(&maps).into_keys().collect();
+    let expected = [
+        "169.254.170.23:30080/TCP",
+        "169.254.170.23:8080/TCP",
+        "169.254.20.10:30080/TCP",
+        "169.254.20.10:8080/TCP",
+        "169.254.20.10:8081/TCP",
+        "172.20.0.1:80/TCP",
+    ];
+    assert_eq!(at, expected);
+}
+
 /// What each step does to the node's own addresses and to front ends.
 fn kinds(steps: &[Step]) -> Vec<String> {
     let kind = |step: &Step| match step {
