@@ -7,7 +7,7 @@ use veni_provider::{
 };
 use veni_provider_aws::aws_sdk_ec2::types::{
     AddPrefixListEntry, IpPermission, IpRange, Ipv6Range, PrefixListId as SdkPrefixListId,
-    RemovePrefixListEntry, UserIdGroupPair,
+    RemovePrefixListEntry, Tag, UserIdGroupPair,
 };
 
 use crate::Account;
@@ -32,6 +32,12 @@ impl Account {
         };
         for (direction, traffic, peer) in world.rules() {
             self.authorize(&world.ruled, direction, &traffic, &peer).await?;
+        }
+        for (id, tags) in [&world.ruled, &world.referenced].into_iter().zip(GroupWorld::tags()) {
+            let tag = |(key, value)| Tag::builder().key(key).value(value).build();
+            let request = self.ec2().create_tags().resources(id.as_str());
+            let tags = tags.into_iter().map(tag).collect();
+            request.set_tags(Some(tags)).send().await.context("CreateTags")?;
         }
         Ok(world)
     }

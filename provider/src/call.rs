@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, future::Future, net::Ipv4Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use veni_core::{
-    id::{AttachmentId, EniId, InstanceType, PrefixListId, SecurityGroupId},
+    id::{AttachmentId, EniId, InstanceType, PrefixListId, SecurityGroupId, VpcId},
     limits::InstanceLimits,
 };
 
@@ -79,6 +79,13 @@ pub enum Call {
     DescribeSecurityGroupRules(Vec<SecurityGroupId>),
     /// [`Cloud::describe_security_groups`].
     DescribeSecurityGroups(Vec<SecurityGroupId>),
+    /// [`Cloud::find_security_groups`].
+    FindSecurityGroups {
+        /// In which VPC.
+        vpc_id: VpcId,
+        /// With which tags.
+        tags: BTreeMap<String, String>,
+    },
     /// [`Cloud::describe_group_members`].
     DescribeGroupMembers(Vec<SecurityGroupId>),
     /// [`Cloud::describe_prefix_lists`].
@@ -116,7 +123,7 @@ pub enum Answer {
     Done,
     /// To [`Call::DescribeSecurityGroupRules`].
     SecurityGroupRules(Vec<SecurityGroupRule>),
-    /// To [`Call::DescribeSecurityGroups`].
+    /// To [`Call::DescribeSecurityGroups`] and [`Call::FindSecurityGroups`].
     SecurityGroups(Vec<SecurityGroup>),
     /// To [`Call::DescribeGroupMembers`].
     GroupMembers(Vec<GroupMember>),
@@ -209,7 +216,9 @@ impl Call {
             Self::UnassignAddresses { .. } => "UnassignPrivateIpAddresses",
             Self::CreateTags { .. } => "CreateTags",
             Self::DescribeSecurityGroupRules(_) => "DescribeSecurityGroupRules",
-            Self::DescribeSecurityGroups(_) => "DescribeSecurityGroups",
+            Self::DescribeSecurityGroups(_) | Self::FindSecurityGroups { .. } => {
+                "DescribeSecurityGroups"
+            }
             Self::DescribePrefixLists(_) => "DescribeManagedPrefixLists",
             Self::PrefixListEntries { .. } => "GetManagedPrefixListEntries",
         }
@@ -225,6 +234,7 @@ impl Call {
             | Self::DescribeInstanceType(_)
             | Self::DescribeSecurityGroupRules(_)
             | Self::DescribeSecurityGroups(_)
+            | Self::FindSecurityGroups { .. }
             | Self::DescribeGroupMembers(_)
             | Self::DescribePrefixLists(_)
             | Self::PrefixListEntries { .. } => ActionClass::Describe,
@@ -300,6 +310,9 @@ pub async fn dispatch(cloud: &impl Cloud, call: Call) -> CloudResult<Answer> {
         }
         Call::DescribeSecurityGroups(groups) => {
             cloud.describe_security_groups(&groups).await.map(Answer::SecurityGroups)
+        }
+        Call::FindSecurityGroups { vpc_id, tags } => {
+            cloud.find_security_groups(&vpc_id, &tags).await.map(Answer::SecurityGroups)
         }
         Call::DescribeGroupMembers(groups) => {
             cloud.describe_group_members(&groups).await.map(Answer::GroupMembers)
@@ -417,6 +430,15 @@ impl<T: Transport> Cloud for T {
         groups: &[SecurityGroupId],
     ) -> CloudResult<Vec<SecurityGroup>> {
         carry!(self, Call::DescribeSecurityGroups(groups.to_vec()), Answer::SecurityGroups(found) => found)
+    }
+
+    async fn find_security_groups(
+        &self,
+        vpc_id: &VpcId,
+        tags: &BTreeMap<String, String>,
+    ) -> CloudResult<Vec<SecurityGroup>> {
+        let call = Call::FindSecurityGroups { vpc_id: vpc_id.clone(), tags: tags.clone() };
+        carry!(self, call, Answer::SecurityGroups(found) => found)
     }
 
     async fn describe_group_members(

@@ -307,6 +307,13 @@ pub trait Cloud: Send + Sync + 'static {
         &self,
         groups: &[SecurityGroupId],
     ) -> impl Future<Output = CloudResult<Vec<SecurityGroup>>> + Send;
+    /// `DescribeSecurityGroups`, all pages: the groups of a VPC with all of these tags, at least one; the value
+    /// [`ANY_VALUE`](crate::security_group::ANY_VALUE) is any. No tag finds no group.
+    fn find_security_groups(
+        &self,
+        vpc_id: &VpcId,
+        tags: &BTreeMap<String, String>,
+    ) -> impl Future<Output = CloudResult<Vec<SecurityGroup>>> + Send;
     /// `DescribeNetworkInterfaces` by group, all pages: every ENI that carries one of these groups, as far as the
     /// account sees it, each once.
     fn describe_group_members(

@@ -57,9 +57,10 @@ pub struct World {
 /// Security groups to read. No ENI carries them.
 #[derive(Debug, Clone)]
 pub struct GroupWorld {
-    /// A group with [`GroupWorld::rules`].
+    /// A group with [`GroupWorld::rules`] and the first of [`GroupWorld::tags`].
     pub ruled: SecurityGroupId,
-    /// A group that [`GroupWorld::ruled`] refers to, with the rules of a new one.
+    /// A group that [`GroupWorld::ruled`] refers to, with the rules of a new one and the second of
+    /// [`GroupWorld::tags`].
     pub referenced: SecurityGroupId,
     /// A managed prefix list with [`GroupWorld::prefix_list_versions`].
     pub prefix_list: PrefixListId,
@@ -170,6 +171,7 @@ cases! {
     groups::rules_of_several_groups_come_at_once,
     groups::no_group_asked_for_is_no_rule,
     groups::only_groups_that_exist_are_listed,
+    groups::groups_are_found_by_their_tags_in_their_vpc,
     groups::members_are_those_who_carry_the_group,
     groups::a_member_of_several_groups_is_told_once,
     groups::a_members_prefixes_are_told,

@@ -5,7 +5,7 @@
 //!
 //! Deliberately absent: changing them, names and descriptions, what the rules mean for a packet.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,23 @@ pub struct SecurityGroup {
     pub id: SecurityGroupId,
     /// Its VPC.
     pub vpc_id: VpcId,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+}
+
+/// The value of a wanted tag that every value is.
+pub const ANY_VALUE: &str = "*";
+
+/// Whether a thing with the tags `has` is one with all of the tags `wanted`, where the value [`ANY_VALUE`] is any.
+///
+/// Providers filter by it themselves: in EC2's filters `*`, `?` and `\` are more than characters.
+#[must_use]
+pub fn has_tags(has: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    let is = |(key, value): (&String, &String)| {
+        has.get(key).is_some_and(|it| value == ANY_VALUE || it == value)
+    };
+    wanted.iter().all(is)
 }
 
 /// One rule (`DescribeSecurityGroupRules`).
@@ -211,6 +228,23 @@ mod tests {
         check("58", Some(128), Some(0), &icmp(ICMPV6, 128, Some(0)));
         check("50", Some(7), Some(9), &RuleTraffic::Protocol(50));
         check("132", None, None, &RuleTraffic::Protocol(132));
+    }
+
+    #[test]
+    fn all_wanted_tags_have_to_be_there_and_a_star_is_any_value() {
+        let tags = |list: &[(&str, &str)]| {
+            list.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+        let has: BTreeMap<_, _> = tags(&[("pods", "yes"), ("team", "a*")]);
+        for (wanted, expect) in [
+            (tags(&[("pods", "yes")]), true),
+            (tags(&[("pods", "*"), ("team", "a*")]), true),
+            (tags(&[("pods", "y*")]), false),
+            (tags(&[("pods", "yes"), ("zone", "*")]), false),
+            (tags(&[("team", "ab")]), false),
+        ] {
+            assert_eq!(has_tags(&has, &wanted), expect, "{wanted:?}");
+        }
     }
 
     #[test]

@@ -47,6 +47,9 @@ fn conforming(config: SimConfig) -> Sim {
     for id in [&groups.ruled, &groups.referenced] {
         sim.add_security_group(id.clone(), vpc_id.clone()).unwrap();
     }
+    for (id, tags) in [&groups.ruled, &groups.referenced].into_iter().zip(GroupWorld::tags()) {
+        sim.tag_security_group(id, tags).unwrap();
+    }
     for entries in GroupWorld::prefix_list_versions() {
         sim.set_prefix_list(groups.prefix_list.clone(), entries);
     }

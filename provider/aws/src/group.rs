@@ -3,17 +3,17 @@
 //! One rule that cannot be read must not hide the others, and must not open anything: it stays in the answer as
 //! unknown ([`RuleTraffic::Unknown`], [`RulePeer::Unknown`]). An answer without ids is malformed.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use aws_sdk_ec2::{
     Client,
     types::{self as ec2, Filter, PrefixListState},
 };
 use ipnet::IpNet;
-use veni_core::id::{PrefixListId, SecurityGroupId};
+use veni_core::id::{PrefixListId, SecurityGroupId, VpcId};
 use veni_provider::{
     CloudResult, GroupMember, GroupReference, PrefixList, RuleDirection, RulePeer, RuleTraffic,
-    SecurityGroup, SecurityGroupRule,
+    SecurityGroup, SecurityGroupRule, security_group::has_tags,
 };
 
 use crate::{
@@ -74,14 +74,59 @@ pub(crate) async fn existing(
     let mut pages = request.into_paginator().send();
     while let Some(page) = pages.next().await {
         let page = page.map_err(|e| failed(call(ACTION), e))?;
-        for group in page.security_groups() {
-            found.push(SecurityGroup {
-                id: parse(ACTION, "groupId", group.group_id())?,
-                vpc_id: parse(ACTION, "vpcId", group.vpc_id())?,
-            });
+        for told in page.security_groups() {
+            found.push(group(ACTION, told)?);
         }
     }
     Ok(found)
+}
+
+/// `DescribeSecurityGroups` by VPC and tags, all pages.
+pub(crate) async fn tagged(
+    ec2: &Client,
+    vpc_id: &VpcId,
+    tags: &BTreeMap<String, String>,
+) -> CloudResult<Vec<SecurityGroup>> {
+    const ACTION: &str = "DescribeSecurityGroups";
+    let mut found = Vec::new();
+    if tags.is_empty() {
+        return Ok(found);
+    }
+    let mut request =
+        ec2.describe_security_groups().filters(filter("vpc-id", [vpc_id])).max_results(PAGE);
+    for (key, value) in tags {
+        request = match (is_literal(key), is_literal(value)) {
+            (true, true) => request.filters(filter(&format!("tag:{key}"), [value])),
+            (true, false) => request.filters(filter("tag-key", [key])),
+            (false, _) => request,
+        };
+    }
+    let mut pages = request.into_paginator().send();
+    while let Some(page) = pages.next().await {
+        let page = page.map_err(|e| failed(call(ACTION), e))?;
+        for told in page.security_groups() {
+            let group = group(ACTION, told)?;
+            if has_tags(&group.tags, tags) {
+                found.push(group);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether EC2 takes a filter's value for nothing but itself (EC2 user guide, "List and filter your resources"): others
+/// are compared here.
+fn is_literal(value: &str) -> bool {
+    !value.contains(['*', '?', '\\'])
+}
+
+fn group(action: &'static str, told: &ec2::SecurityGroup) -> CloudResult<SecurityGroup> {
+    let tag = |tag: &ec2::Tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned()));
+    Ok(SecurityGroup {
+        id: parse(action, "groupId", told.group_id())?,
+        vpc_id: parse(action, "vpcId", told.vpc_id())?,
+        tags: told.tags().iter().filter_map(tag).collect(),
+    })
 }
 
 /// `DescribeNetworkInterfaces` by group, all pages.

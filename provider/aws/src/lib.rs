@@ -27,7 +27,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use ipnet::IpNet;
 use veni_core::{
-    id::{AttachmentId, EniId, InstanceType, PrefixListId, SecurityGroupId},
+    id::{AttachmentId, EniId, InstanceType, PrefixListId, SecurityGroupId, VpcId},
     limits::InstanceLimits,
 };
 use veni_provider::{
@@ -151,6 +151,14 @@ impl Cloud for AwsCloud {
         groups: &[SecurityGroupId],
     ) -> CloudResult<Vec<SecurityGroup>> {
         group::existing(&self.ec2, groups).await
+    }
+
+    async fn find_security_groups(
+        &self,
+        vpc_id: &VpcId,
+        tags: &BTreeMap<String, String>,
+    ) -> CloudResult<Vec<SecurityGroup>> {
+        group::tagged(&self.ec2, vpc_id, tags).await
     }
 
     async fn describe_group_members(

@@ -15,6 +15,7 @@ use crate::{
 
 /// Ids that no cloud has given out.
 const UNKNOWN_GROUP: &str = "sg-00000000000000000";
+const UNKNOWN_VPC: &str = "vpc-00000000000000000";
 const UNKNOWN_LIST: &str = "pl-00000000000000000";
 
 impl GroupWorld {
@@ -43,12 +44,22 @@ impl GroupWorld {
         ]
     }
 
+    /// The tags of [`GroupWorld::ruled`] and [`GroupWorld::referenced`].
+    #[must_use]
+    pub fn tags() -> [BTreeMap<String, String>; 2] {
+        [tags(&[("pods", "yes"), ("team", "a*c")]), tags(&[("pods", "no"), ("team", "abc")])]
+    }
+
     /// The versions of [`GroupWorld::prefix_list`], from the first on.
     #[must_use]
     pub fn prefix_list_versions() -> [Vec<IpNet>; 2] {
         let nets = |nets: &[&str]| nets.iter().map(|n| n.parse().expect("a literal")).collect();
         [nets(&["192.0.2.0/24", "198.51.100.0/25"]), nets(&["198.51.100.0/25", "203.0.113.7/32"])]
     }
+}
+
+fn tags(tags: &[(&str, &str)]) -> BTreeMap<String, String> {
+    tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 fn same<T: Ord + fmt::Debug>(what: &str, seen: Vec<T>, expected: Vec<T>) -> Case {
@@ -110,6 +121,33 @@ pub(super) async fn only_groups_that_exist_are_listed<C: Cloud, T: Timer>(
     let asked = [UNKNOWN_GROUP.parse().expect("a literal"), world.ruled.clone()];
     let seen = stage.cloud.describe_security_groups(&asked).await?;
     same("groups", seen.into_iter().map(|g| g.id).collect(), vec![world.ruled.clone()])
+}
+
+pub(super) async fn groups_are_found_by_their_tags_in_their_vpc<C: Cloud, T: Timer>(
+    stage: &Stage<'_, C, T>,
+) -> Case {
+    let GroupWorld { ruled, referenced, .. } = &stage.world.groups;
+    let here = stage.subnet(&stage.world.subnet).await?.vpc_id;
+    let elsewhere = UNKNOWN_VPC.parse().expect("a literal");
+    for (vpc, wanted, expected) in [
+        (&here, tags(&[("pods", "yes")]), vec![ruled]),
+        (&here, tags(&[("pods", "*")]), vec![ruled, referenced]),
+        (&here, tags(&[("pods", "*"), ("team", "abc")]), vec![referenced]),
+        // A star within a value is a star.
+        (&here, tags(&[("team", "a*c")]), vec![ruled]),
+        (&here, tags(&[("pods", "yes"), ("zone", "*")]), vec![]),
+        (&here, tags(&[]), vec![]),
+        (&elsewhere, tags(&[("pods", "yes")]), vec![]),
+    ] {
+        let found = stage.cloud.find_security_groups(vpc, &wanted).await?;
+        let found = found.into_iter().map(|group| group.id).collect();
+        same(
+            &format!("groups of {vpc} with {wanted:?}"),
+            found,
+            expected.into_iter().cloned().collect(),
+        )?;
+    }
+    Ok(())
 }
 
 pub(super) async fn members_are_those_who_carry_the_group<C: Cloud, T: Timer>(

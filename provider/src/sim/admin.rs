@@ -1,7 +1,7 @@
 //! What tests and the lab ask of a running simulator from outside, as data: it travels over the lab's socket.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
@@ -65,6 +65,13 @@ pub enum Admin {
         id: SecurityGroupId,
         /// Its VPC.
         vpc_id: VpcId,
+    },
+    /// Tags a security group.
+    TagSecurityGroup {
+        /// Its id.
+        id: SecurityGroupId,
+        /// The tags to add or to overwrite.
+        tags: BTreeMap<String, String>,
     },
     /// Takes a security group away.
     DeleteSecurityGroup(SecurityGroupId),
@@ -147,6 +154,7 @@ impl Sim {
             Admin::Vacate { subnet, addresses } => self.vacate(&subnet, &addresses),
             Admin::Terminate(instance) => self.terminate_instance(now, &instance)?,
             Admin::CreateSecurityGroup { id, vpc_id } => self.add_security_group(id, vpc_id)?,
+            Admin::TagSecurityGroup { id, tags } => self.tag_security_group(&id, tags)?,
             Admin::DeleteSecurityGroup(id) => self.delete_security_group(&id)?,
             Admin::RevokeRule(rule) => self.revoke(&rule)?,
             Admin::SetPrefixList { id, entries } => self.set_prefix_list(id, entries),

@@ -63,6 +63,9 @@ impl Sim {
             Call::DescribeSecurityGroups(groups) => {
                 self.existing_groups(&groups).map(Answer::SecurityGroups)
             }
+            Call::FindSecurityGroups { vpc_id, tags } => {
+                Ok(Answer::SecurityGroups(self.tagged_groups(&vpc_id, &tags)))
+            }
             Call::DescribeGroupMembers(groups) => {
                 self.group_members(&groups).map(Answer::GroupMembers)
             }

@@ -16,7 +16,9 @@ use veni_core::id::{EniId, PrefixListId, SecurityGroupId, SecurityGroupRuleId, V
 use super::{Sim, WorldError, history::History, refusal, world::refused_by};
 use crate::{
     GroupMember, GroupReference, Interface, PrefixList, RuleDirection, RulePeer, RuleTraffic,
-    SecurityGroup, SecurityGroupRule, call::Failure, security_group::FILTER_VALUES,
+    SecurityGroup, SecurityGroupRule,
+    call::Failure,
+    security_group::{FILTER_VALUES, has_tags},
 };
 
 /// What the region has of them.
@@ -38,6 +40,9 @@ pub struct GroupView {
     pub vpc_id: VpcId,
     /// Its rules, the oldest first.
     pub rules: Vec<SecurityGroupRule>,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
 }
 
 /// A rule to add to a group.
@@ -73,8 +78,18 @@ impl Sim {
         &mut self,
         ids: &[SecurityGroupId],
     ) -> Result<Vec<SecurityGroup>, Failure> {
-        let existing = self.groups_seen(ids)?;
-        Ok(existing.map(|g| SecurityGroup { id: g.id.clone(), vpc_id: g.vpc_id.clone() }).collect())
+        Ok(self.groups_seen(ids)?.map(GroupView::told).collect())
+    }
+
+    pub(super) fn tagged_groups(
+        &mut self,
+        vpc_id: &VpcId,
+        tags: &BTreeMap<String, String>,
+    ) -> Vec<SecurityGroup> {
+        let at = self.describe_time();
+        let seen = self.groups.groups.values().filter_map(|group| group.at(at));
+        let found = seen.filter(|group| group.vpc_id == *vpc_id && has_tags(&group.tags, tags));
+        found.filter(|_| !tags.is_empty()).map(GroupView::told).collect()
     }
 
     fn groups_seen(
@@ -149,7 +164,8 @@ impl Sim {
     /// itself (VPC user guide, "Default security groups").
     pub(super) fn put_new_group(&mut self, id: SecurityGroupId, vpc_id: VpcId, is_default: bool) {
         self.security_groups.insert(id.clone(), vpc_id.clone());
-        let group = GroupView { id: id.clone(), vpc_id, rules: Vec::new() };
+        let (rules, tags) = (Vec::new(), BTreeMap::new());
+        let group = GroupView { id: id.clone(), vpc_id, rules, tags };
         self.groups.groups.insert(id.clone(), History::new(self.now, group));
         let own = GroupReference {
             id: id.clone(),
@@ -214,6 +230,21 @@ impl Sim {
             .cloned()
             .ok_or_else(|| WorldError::Missing(rule.to_string()))?;
         group.rules.retain(|r| r.id != *rule);
+        self.put_group(group);
+        Ok(())
+    }
+
+    /// `CreateTags` of a group: adds or overwrites.
+    ///
+    /// # Errors
+    /// When it does not exist.
+    pub fn tag_security_group(
+        &mut self,
+        id: &SecurityGroupId,
+        tags: BTreeMap<String, String>,
+    ) -> Result<(), WorldError> {
+        let mut group = self.group(id)?;
+        group.tags.extend(tags);
         self.put_group(group);
         Ok(())
     }
@@ -302,6 +333,13 @@ impl Sim {
         if let Some(history) = self.groups.groups.get_mut(&group.id) {
             history.set(now, Some(group), horizon);
         }
+    }
+}
+
+impl GroupView {
+    fn told(&self) -> SecurityGroup {
+        let Self { id, vpc_id, tags, .. } = self.clone();
+        SecurityGroup { id, vpc_id, tags }
     }
 }
 
