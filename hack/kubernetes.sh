@@ -2,12 +2,14 @@
 # Builds a Kubernetes for tests from its Go modules, once:
 #
 #   hack/kubernetes.sh            etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy, kubectl,
-#                                 helm, agnhost and coredns; about 5 minutes on two cores, 1.1 GB of downloads
-#   hack/kubernetes.sh upstream   that, and Kubernetes' own end-to-end tests (e2e.test)
+#                                 helm, agnhost and coredns, and the definition of ClusterNetworkPolicy; about 5 minutes on
+#                                 two cores, 1.1 GB of downloads
+#   hack/kubernetes.sh upstream   that, Kubernetes' own end-to-end tests (e2e.test), and network-policy-api's
 #
-# e2e/tools, e2e/dns and e2e/upstream pin every module. The programs are in .tools/kubernetes/cluster-KEY, dns-KEY and
-# upstream-KEY, which .tools/kubernetes/bin, dns and upstream lead to. A key is a digest of the modules, of what is built and how, and of Go's
-# version: after a change of any of them they are built again, and the old ones go.
+# e2e/tools, e2e/dns, e2e/policy-api and e2e/upstream pin every module. The programs are in .tools/kubernetes/cluster-KEY,
+# dns-KEY, policy-api-KEY, upstream-KEY and policy-conformance-KEY, which .tools/kubernetes/bin and the others' names lead
+# to. A key is a digest of the modules, of what is built and how, and of Go's version: after a change of any of them they
+# are built again, and the old ones go.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -59,6 +61,17 @@ build_dns() {
     step e2e/dns coredns coredns "-s -w" build .
 }
 
+build_policy-api() {
+    local module
+    module=$(cd e2e/policy-api && go list -m -f '{{.Dir}}' sigs.k8s.io/network-policy-api)
+    install -m 644 "$module/config/crd/experimental/policy.networking.k8s.io_clusternetworkpolicies.yaml" "$NEW/clusternetworkpolicies.yaml"
+}
+
+build_policy-conformance() {
+    say "network-policy-api's conformance tests: a minute on two cores"
+    step e2e/policy-api conformance.test conformance.test "-s -w" test -c sigs.k8s.io/network-policy-api/conformance
+}
+
 build_upstream() {
     say "the end-to-end tests of Kubernetes $KUBERNETES: 2 to 5 minutes on two cores"
     step e2e/upstream e2e.test e2e.test "$LDFLAGS" test -c k8s.io/kubernetes/test/e2e
@@ -99,7 +112,9 @@ mkdir -p "$HOME_DIR"
 exec 9>"$HOME_DIR/lock"
 made cluster bin e2e/tools
 made dns dns e2e/dns
+made policy-api policy-api e2e/policy-api
 if $UPSTREAM; then
+    made policy-conformance policy-conformance e2e/policy-api
     made upstream upstream e2e/upstream
     # Its specs run these in pods; the image is made of this machine's files.
     for pair in curl:curl netcat-openbsd:nc.openbsd bind9-dnsutils:dig; do

@@ -4,5 +4,7 @@ pub(crate) mod away;
 pub(crate) mod connect;
 pub(crate) mod drain;
 pub(crate) mod gate;
+pub(crate) mod networking;
+pub(crate) mod policy;
 pub(crate) mod restart;
 pub(crate) mod scale;

@@ -2,7 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 use veni_lab::{
     Lab, LabConfig, Node, NodeConfig,
-    kubernetes::{self, Kubernetes, image},
+    kubernetes::{self, Kubernetes, Settings, chart, image},
 };
 
 use crate::{
@@ -33,6 +33,15 @@ pub(crate) const SETTLE: Duration = Duration::from_secs(120);
 pub(crate) struct Stage {
     pub(crate) cluster: Kubernetes,
     pub(crate) lab: Lab,
+    /// The chart's.
+    pub(crate) settings: Settings,
+}
+
+/// A daemon's pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Daemon {
+    pub(crate) name: String,
+    pub(crate) node: String,
 }
 
 /// A pod that runs.
@@ -52,29 +61,13 @@ impl Stage {
         env: &[(String, String)],
         table: &mut Table,
     ) -> anyhow::Result<Self> {
-        print::step("bringing up a VPC in a box, and a Kubernetes on its two nodes");
         let start = Instant::now();
-        let mut config = LabConfig::two_nodes(name).with_env("IP_COOLDOWN_PERIOD", COOLDOWN_SECS);
-        for node in &mut config.nodes {
-            *node = NodeConfig {
-                ipamd: false,
-                environment: node.environment.clone(),
-                ..NodeConfig::new(&node.name, "m5.xlarge")
-            };
-        }
-        for (name, value) in env {
-            config = config.with_env(name, value);
-        }
-        let lab = Lab::up(&kubernetes::lab_config(config))?;
-        let cluster = Kubernetes::start(&lab)?;
-        let mut stage = Self { cluster, lab };
+        let mut stage = Self::bare(name, env)?;
         let registered = start.elapsed();
         let gated = gate::closed(&stage);
         let opened = Instant::now();
-        for node in stage.lab.nodes() {
-            node.spawn_ipamd(&[])?;
-        }
-        stage.cluster.wait_ready()?;
+        stage.cluster.install(&stage.settings)?;
+        stage.cluster.wait_ready().inspect_err(|_| stage.keep_logs())?;
         let took = opened.elapsed();
         table.record(
             "a node takes no pod before its pool is ready",
@@ -82,6 +75,20 @@ impl Stage {
         );
         table.record("both nodes are Ready", stage.nodes_seen(registered, took));
         Ok(stage)
+    }
+
+    /// Nodes without daemons, registered.
+    pub(crate) fn bare(name: &str, env: &[(String, String)]) -> anyhow::Result<Self> {
+        print::step("bringing up a VPC in a box, and a Kubernetes on its two nodes");
+        let mut config = LabConfig::two_nodes(name);
+        for node in &mut config.nodes {
+            *node = NodeConfig::new(&node.name, "m5.xlarge");
+        }
+        let cooldown = [("IP_COOLDOWN_PERIOD".to_owned(), COOLDOWN_SECS.to_owned())];
+        let env = cooldown.into_iter().chain(env.iter().cloned()).collect();
+        let lab = Lab::up(&kubernetes::lab_config(config))?;
+        let cluster = Kubernetes::start(&lab)?;
+        Ok(Self { cluster, lab, settings: Settings { env } })
     }
 
     fn nodes_seen(&self, without: Duration, daemons: Duration) -> anyhow::Result<String> {
@@ -94,7 +101,7 @@ impl Stage {
         }
         let version = nodes[0]["status"]["nodeInfo"]["kubeletVersion"].as_str().unwrap_or("?");
         Ok(format!(
-            "{version}: {} after the start of the daemons, {} after that of everything else",
+            "{version}: {} after the chart's installation, {} after the start of everything else",
             seconds(daemons),
             seconds(without)
         ))
@@ -216,6 +223,30 @@ impl Stage {
         Ok(())
     }
 
+    /// The daemons' pods.
+    pub(crate) fn daemons(&self) -> anyhow::Result<Vec<Daemon>> {
+        let selector = "--selector=app.kubernetes.io/name=veni";
+        let get = ["get", "pods", "--namespace", chart::NAMESPACE, selector];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let daemon = |pod: &Value| Daemon {
+            name: text(&pod["metadata"]["name"]),
+            node: text(&pod["spec"]["nodeName"]),
+        };
+        let pods = self.cluster.objects(&get)?;
+        // The controller has a node too, and is none of them.
+        let own =
+            pods.iter().filter(|pod| pod["metadata"]["ownerReferences"][0]["kind"] == "DaemonSet");
+        Ok(own.map(daemon).collect())
+    }
+
+    /// Waits until all daemons are as the chart has them.
+    pub(crate) fn daemons_rolled_out(&self) -> anyhow::Result<()> {
+        let (set, timeout) =
+            (format!("daemonset/{}", chart::RELEASE), format!("--timeout={}s", SETTLE.as_secs()));
+        let rollout = ["rollout", "status", &set, "--namespace", chart::NAMESPACE, &timeout];
+        Ok(self.cluster.kubectl(&rollout).map(drop)?)
+    }
+
     /// What `from` hears when it asks `to` who it is, with `protocol`.
     pub(crate) fn dial(
         &self,
@@ -258,7 +289,12 @@ impl Stage {
             }
         }
         for node in self.lab.nodes() {
-            std::fs::copy(node.log(), kept.join(format!("{}.ipamd.log", node.name)))?;
+            for pod in std::fs::read_dir(node.dir.join("log/pods"))?.flatten() {
+                let name = pod.file_name().to_string_lossy().into_owned();
+                if name.starts_with(chart::NAMESPACE) {
+                    copy_pod_logs(&pod.path(), &kept.join(format!("{}.{name}", node.name)))?;
+                }
+            }
         }
         Ok(())
     }
@@ -272,6 +308,18 @@ impl Stage {
         let last = of.next_back().map(|event| format!("{}: {}", event["reason"], event["message"]));
         format!("{app} did not come up; its last warning: {}", last.unwrap_or_default())
     }
+}
+
+/// Of each container, the logs of each of its starts.
+fn copy_pod_logs(from: &Path, to: &Path) -> anyhow::Result<()> {
+    for container in std::fs::read_dir(from)?.flatten() {
+        for log in std::fs::read_dir(container.path())?.flatten() {
+            let name = container.file_name().to_string_lossy().into_owned();
+            let file = format!("{}.{name}.{}", to.display(), log.file_name().to_string_lossy());
+            std::fs::copy(log.path(), file)?;
+        }
+    }
+    Ok(())
 }
 
 /// What netexec is asked to ask another for it.

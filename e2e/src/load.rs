@@ -139,7 +139,9 @@ impl Stream {
         while !stop.load(Ordering::Relaxed) {
             let connection = kept.take().map_or_else(|| Connection::open(self.to), Ok);
             let answer = connection.and_then(|mut connection| {
-                connection.get(&self.path)?;
+                let body = connection.get(&self.path)?;
+                // netexec that was asked to ask another: it answers in any case.
+                ensure!(!body.contains(r#""errors":"#), "{body}");
                 Ok(connection)
             });
             match answer {

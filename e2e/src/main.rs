@@ -16,7 +16,7 @@ use clap::Parser;
 use veni_lab::interrupt;
 
 use crate::{
-    checks::{away, connect, drain, restart, scale},
+    checks::{away, connect, drain, networking, policy, restart, scale},
     cluster::Stage,
     print::Table,
 };
@@ -37,7 +37,7 @@ pub(crate) struct Options {
     /// A variable of every node's veni-ipamd, NAME=VALUE, several times
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
-    /// Only these parts: connect, scale, restart, away, drain
+    /// Only these parts: connect, policy, scale, restart, away, drain, sample, networking
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Instead of our checks: Kubernetes' own specs whose names match this regular expression
@@ -46,6 +46,10 @@ pub(crate) struct Options {
     /// But not those that match this one
     #[arg(long, value_name = "REGEX", requires = "upstream")]
     upstream_skip: Option<String>,
+    /// Instead of our checks, or after those specs: network-policy-api's conformance tests whose names match this regular
+    /// expression
+    #[arg(long, value_name = "REGEX")]
+    policy_api: Option<String>,
     /// Keep all logs when everything held too
     #[arg(long)]
     keep_logs: bool,
@@ -54,15 +58,24 @@ pub(crate) struct Options {
 /// A part's name, and what it does.
 type Part = (&'static str, fn(&mut Stage, &Options, &mut Table) -> anyhow::Result<()>);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 7] = [
     ("connect", |stage, _, table| connect::check(stage, table)),
+    ("policy", |stage, _, table| policy::check(stage, table)),
     ("scale", |stage, options, table| scale::check(stage, options.pods, table)),
     ("restart", |stage, _, table| restart::check(stage, table)),
     ("away", |stage, options, table| {
         away::check(stage, Duration::from_secs(options.away_secs), table)
     }),
     ("drain", |stage, _, table| drain::check(stage, table)),
+    ("sample", |stage, _, table| {
+        run_upstream(stage, upstream::SAMPLE, None, table);
+        run_policy_api(stage, upstream::POLICY_SAMPLE, table);
+        Ok(())
+    }),
 ];
+
+/// On a cluster of its own.
+const NETWORKING: &str = "networking";
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -78,36 +91,81 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> anyhow::Result<bool> {
     for name in &options.only {
-        let known = PARTS.map(|(known, _)| known);
+        let known: Vec<_> = PARTS.map(|(known, _)| known).into_iter().chain([NETWORKING]).collect();
         anyhow::ensure!(known.contains(&name.as_str()), "--only {name}: there are {known:?}");
     }
     interrupt::remove_on_signal(&options.name)?;
     let mut table = Table::default();
-    let mut stage = Stage::up(&options.name, &options.env, &mut table)?;
-    if let Some(focus) = &options.upstream {
-        let skip = options.upstream_skip.as_deref();
-        if let Err(error) = upstream::run(&stage, focus, skip, &mut table) {
-            table.record("e2e.test came to its end", Err(error));
-        }
+    if options.only.iter().any(|only| only != NETWORKING) || options.only.is_empty() {
+        on_one_cluster(options, &mut table)?;
     }
-    for (name, check) in PARTS {
-        if options.upstream.is_some() {
-            break;
-        }
-        if !options.only.is_empty() && !options.only.iter().any(|only| only == name) {
-            continue;
-        }
-        if let Err(error) = check(&mut stage, options, &mut table) {
+    if !options.only_theirs() && options.wants(NETWORKING) {
+        with_custom_networking(options, &mut table)?;
+    }
+    table.summary();
+    Ok(table.all_held())
+}
+
+fn on_one_cluster(options: &Options, table: &mut Table) -> anyhow::Result<()> {
+    let mut stage = Stage::up(&options.name, &options.env, table)?;
+    if let Some(focus) = &options.upstream {
+        run_upstream(&stage, focus, options.upstream_skip.as_deref(), table);
+    }
+    if let Some(only) = &options.policy_api {
+        run_policy_api(&stage, only, table);
+    }
+    let parts = PARTS.iter().filter(|_| !options.only_theirs());
+    for (name, check) in parts.filter(|(name, _)| options.wants(name)) {
+        if let Err(error) = check(&mut stage, options, table) {
             table.record(&format!("{name} came to its end"), Err(error));
         }
     }
+    take_down(stage, options, table);
+    Ok(())
+}
+
+fn run_upstream(stage: &Stage, focus: &str, skip: Option<&str>, table: &mut Table) {
+    if let Err(error) = upstream::run(stage, focus, skip, table) {
+        table.record("e2e.test came to its end", Err(error));
+    }
+}
+
+fn run_policy_api(stage: &Stage, only: &str, table: &mut Table) {
+    if let Err(error) = upstream::policy_api(stage, only, table) {
+        table.record("network-policy-api's tests came to their end", Err(error));
+    }
+}
+
+/// A cluster of its own: ENIs that are there already stay where they are.
+fn with_custom_networking(options: &Options, table: &mut Table) -> anyhow::Result<()> {
+    let env: Vec<_> = options.env.iter().cloned().chain(networking::settings()).collect();
+    let mut stage = Stage::bare(&options.name, &env)?;
+    stage.cluster.install(&stage.settings)?;
+    if let Err(error) = networking::check(&mut stage, table) {
+        table.record(&format!("{NETWORKING} came to its end"), Err(error));
+    }
+    take_down(stage, options, table);
+    Ok(())
+}
+
+fn take_down(stage: Stage, options: &Options, table: &Table) {
     if !table.all_held() || options.keep_logs {
         stage.keep_logs();
     }
     print::step("taking the cluster down");
     drop(stage);
-    table.summary();
-    Ok(table.all_held())
+}
+
+// === impl Options ===
+
+impl Options {
+    fn only_theirs(&self) -> bool {
+        self.upstream.is_some() || self.policy_api.is_some()
+    }
+
+    fn wants(&self, part: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == part)
+    }
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

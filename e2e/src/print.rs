@@ -23,8 +23,16 @@ pub(crate) struct Table {
 #[derive(Debug)]
 struct Row {
     name: String,
-    passed: bool,
+    outcome: Outcome,
     seen: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Held,
+    Failed,
+    /// It cannot be run here.
+    NotRun,
 }
 
 impl Default for Table {
@@ -36,16 +44,30 @@ impl Default for Table {
 impl Table {
     /// Keeps an outcome: what was seen, or why it failed.
     pub(crate) fn record(&mut self, name: &str, outcome: anyhow::Result<String>) {
-        let passed = outcome.is_ok();
-        let seen = outcome.unwrap_or_else(|error| format!("{error:#}"));
-        let verdict = if passed { paint("ok", "32") } else { paint("FAILED", "1;31") };
-        note(format_args!("{verdict} {name}: {seen}"));
-        self.rows.push(Row { name: name.to_owned(), passed, seen });
+        let (outcome, seen) = match outcome {
+            Ok(seen) => (Outcome::Held, seen),
+            Err(error) => (Outcome::Failed, format!("{error:#}")),
+        };
+        self.push(name, outcome, seen);
+    }
+
+    /// Keeps what is not run here, and why.
+    pub(crate) fn not_run(&mut self, name: &str, why: &str) {
+        self.push(name, Outcome::NotRun, why.to_owned());
+    }
+
+    fn push(&mut self, name: &str, outcome: Outcome, seen: String) {
+        note(format_args!("{} {name}: {seen}", outcome.painted()));
+        self.rows.push(Row { name: name.to_owned(), outcome, seen });
+    }
+
+    fn count(&self, outcome: Outcome) -> usize {
+        self.rows.iter().filter(|row| row.outcome == outcome).count()
     }
 
     /// Whether there were checks and every one held.
     pub(crate) fn all_held(&self) -> bool {
-        !self.rows.is_empty() && self.rows.iter().all(|row| row.passed)
+        self.count(Outcome::Held) > 0 && self.count(Outcome::Failed) == 0
     }
 
     pub(crate) fn summary(&self) {
@@ -54,15 +76,37 @@ impl Table {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
         for row in &self.rows {
             let seen = row.seen.lines().next().unwrap_or_default();
-            table.add_row([row.name.as_str(), if row.passed { "ok" } else { "FAILED" }, seen]);
+            table.add_row([row.name.as_str(), row.outcome.word(), seen]);
         }
         println!("{table}");
-        let held = self.rows.iter().filter(|row| row.passed).count();
-        println!(
-            "{held} of {} checks held, after {}",
-            self.rows.len(),
-            seconds(self.start.elapsed())
-        );
+        let (held, failed) = (self.count(Outcome::Held), self.count(Outcome::Failed));
+        let not_run = match self.count(Outcome::NotRun) {
+            0 => String::new(),
+            many => format!(", {many} cannot be run here"),
+        };
+        let took = seconds(self.start.elapsed());
+        println!("{held} of {} checks held{not_run}, after {took}", held + failed);
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Held => "ok",
+            Self::Failed => "FAILED",
+            Self::NotRun => "not run",
+        }
+    }
+
+    fn painted(self) -> String {
+        let colour = match self {
+            Self::Held => "32",
+            Self::Failed => "1;31",
+            Self::NotRun => "33",
+        };
+        paint(self.word(), colour)
     }
 }
 

@@ -16,14 +16,15 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 use veni_core::id::{EniId, InstanceId, SecurityGroupId, SecurityGroupRuleId, SubnetId, VpcId};
 use veni_provider::{
-    Interface,
+    CloudResult, Interface,
+    call::{Answer, Call},
     security_group::{RuleDirection, RulePeer, RuleTraffic},
     sim::{
         Admin, AdminAnswer, Event, EventKind, RuleSpec, Sim, SimConfig, SubnetSpec, Timer as _,
         WorldError,
     },
 };
-use veni_provider_socket::{RealTime, SimHandler, drive, serve};
+use veni_provider_socket::{Handler, RealTime, SimHandler, drive, serve};
 
 use crate::{
     error::{Context as _, Error, Result},
@@ -41,8 +42,15 @@ pub struct Account {
     timer: Arc<RealTime>,
     socket: PathBuf,
     nodes: Nodes,
+    doors: mpsc::UnboundedSender<(UnixListener, InstanceId)>,
     stop: Option<oneshot::Sender<()>>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Answers whoever comes as one instance, as instance metadata knows who asks.
+struct Door {
+    region: SimHandler<RealTime>,
+    instance: InstanceId,
 }
 
 /// Which namespace an instance is.
@@ -82,6 +90,7 @@ impl Account {
         let timer = Arc::new(RealTime::start());
         let (stop, stopped) = oneshot::channel::<()>();
         let (events, mut happened) = mpsc::unbounded_channel();
+        let (doors, opened) = mpsc::unbounded_channel();
         let nodes = Nodes::default();
 
         let serving = thread::spawn({
@@ -92,8 +101,10 @@ impl Account {
                         return;
                     };
                     let handler = Arc::new(SimHandler::new(Arc::clone(&sim), Arc::clone(&timer)));
+                    let doors = open_doors(opened, Arc::clone(&sim), Arc::clone(&timer));
                     tokio::select! {
                         () = serve(listener, handler) => {}
+                        () = doors => {}
                         () = drive(sim, timer, events) => {}
                         _ = stopped => {}
                     }
@@ -106,7 +117,20 @@ impl Account {
                 hand.follow(event);
             }
         });
-        Ok(Self { sim, timer, socket, nodes, stop: Some(stop), threads: vec![serving, plugging] })
+        let (stop, threads) = (Some(stop), vec![serving, plugging]);
+        Ok(Self { sim, timer, socket, nodes, doors, stop, threads })
+    }
+
+    /// Serves `instance` alone at `socket`, whatever instance a caller names: one that does not know which it is.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub(crate) fn serve_instance(&self, instance: &InstanceId, socket: &Path) -> Result<()> {
+        let what = || format!("cannot serve {instance} at {}", socket.display());
+        let listener = UnixListener::bind(socket).context(what)?;
+        listener.set_nonblocking(true).context(what)?;
+        let opened = self.doors.send((listener, instance.clone()));
+        opened.map_err(std::io::Error::other).context(what)
     }
 
     /// Where it is served.
@@ -181,6 +205,33 @@ impl Drop for Account {
             drop(thread.join());
         }
     }
+}
+
+// === impl Door ===
+
+impl Handler for Door {
+    async fn call(&self, _: InstanceId, call: Call) -> CloudResult<Answer> {
+        self.region.call(self.instance.clone(), call).await
+    }
+
+    fn admin(&self, _: Admin) -> std::result::Result<AdminAnswer, String> {
+        Err("an instance cannot ask for that".to_owned())
+    }
+}
+
+async fn open_doors(
+    mut opened: mpsc::UnboundedReceiver<(UnixListener, InstanceId)>,
+    sim: Arc<Mutex<Sim>>,
+    timer: Arc<RealTime>,
+) {
+    while let Some((listener, instance)) = opened.recv().await {
+        let region = SimHandler::new(Arc::clone(&sim), Arc::clone(&timer));
+        if let Ok(listener) = tokio::net::UnixListener::from_std(listener) {
+            tokio::spawn(serve(listener, Arc::new(Door { region, instance })));
+        }
+    }
+    // The account is about to end.
+    std::future::pending().await
 }
 
 // === impl Hand ===

@@ -11,7 +11,7 @@ mod policy;
 mod print;
 mod serve;
 
-use std::process::ExitCode;
+use std::{collections::BTreeMap, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -188,9 +188,8 @@ impl LabArgs {
             config.nodes =
                 self.nodes.iter().map(|node| parse_node(node)).collect::<anyhow::Result<_>>()?;
         }
-        for variable in &self.env {
-            let (name, value) = pair(variable, "--env", "NAME=VALUE")?;
-            config = config.with_env(name, value);
+        for (name, value) in self.variables()? {
+            config = config.with_env(&name, &value);
         }
         if self.instant {
             config.ec2 = veni_provider::sim::SimConfig::instant();
@@ -199,6 +198,15 @@ impl LabArgs {
             config = kubernetes::lab_config(config);
         }
         Ok(config)
+    }
+
+    /// What every node's daemon is told.
+    fn variables(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        let variable = |text: &String| {
+            let (name, value) = pair(text, "--env", "NAME=VALUE")?;
+            Ok((name.to_owned(), value.to_owned()))
+        };
+        self.env.iter().map(variable).collect()
     }
 }
 

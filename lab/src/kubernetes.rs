@@ -1,11 +1,13 @@
 //! A real Kubernetes over the lab's VPC: unmodified etcd, API server, controllers, scheduler, kubelets and kube-proxies,
-//! with containerd and runc. Its nodes are the lab's: pods get the addresses of their ENIs from the real daemon.
+//! with containerd and runc. Its nodes are the lab's: pods get the addresses of their ENIs from the real daemon, which
+//! the real chart puts on them ([`chart`]).
 //!
 //! Invariants: everything of it is in the lab's namespaces and below its directory, and ends with the lab's process.
 //! Nothing is fetched: the programs are built by `hack/kubernetes.sh`, the images are made of this machine's files.
 //!
 //! Deliberately absent: a cloud controller, storage, names outside the cluster.
 
+pub mod chart;
 pub mod control_plane;
 pub mod image;
 mod process;
@@ -20,7 +22,8 @@ use std::{
 use serde_json::Value;
 
 pub use self::{
-    control_plane::ControlPlane, process::Process, programs::Programs, worker_node::WorkerNode,
+    chart::Settings, control_plane::ControlPlane, process::Process, programs::Programs,
+    worker_node::WorkerNode,
 };
 use crate::{
     Lab, LabConfig,
@@ -31,15 +34,6 @@ use crate::{
 const READY: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(100);
 
-/// The daemon's places as the shipped manifests have them. The lab finds them below the node's directory.
-const PLACES: [(&str, &str); 5] = [
-    ("VENI_SOCKET", "/run/veni/ipamd.sock"),
-    ("VENI_STATE_DIR", "/var/lib/veni"),
-    ("VENI_BPF_DIR", "/sys/fs/bpf/veni"),
-    ("VENI_CNI_CACHE_DIR", "/var/lib/cni"),
-    ("HOST_CNI_CONFDIR_PATH", "/etc/cni/net.d"),
-];
-
 /// A cluster that is up, on a lab that outlives it. It is down when dropped.
 #[derive(Debug)]
 pub struct Kubernetes {
@@ -49,20 +43,12 @@ pub struct Kubernetes {
     pub control: ControlPlane,
 }
 
-/// The lab that a cluster needs: nodes that are machines, with the daemon where it is on real ones.
+/// The lab that a cluster needs: nodes that are machines, whose daemons come with the chart.
 #[must_use]
 pub fn lab_config(mut config: LabConfig) -> LabConfig {
     for node in &mut config.nodes {
         node.machine = true;
-        let places = PLACES.iter().copied();
-        let settings = places.chain([
-            ("VENI_SERVICE_CIDRS", control_plane::SERVICE_CIDR),
-            // The API server has the objects, and the daemon does not ask it yet.
-            ("VENI_MANIFEST_DIR", ""),
-        ]);
-        for (name, value) in settings {
-            node.environment.entry(name.to_owned()).or_insert_with(|| value.to_owned());
-        }
+        node.ipamd = false;
     }
     config
 }
@@ -70,17 +56,18 @@ pub fn lab_config(mut config: LabConfig) -> LabConfig {
 // === impl Kubernetes ===
 
 impl Kubernetes {
-    /// Brings a cluster up on `lab`, until all nodes are ready: their daemons run.
+    /// Brings a cluster up on `lab`, until all nodes are ready: their daemons run, with `settings` over the chart's.
     ///
     /// # Errors
     /// When the lab's nodes are not as [`lab_config`] has them, or a part does not come up; then nothing is left of it.
-    pub fn up(lab: &Lab) -> Result<Self> {
+    pub fn up(lab: &Lab, settings: &Settings) -> Result<Self> {
         let mut this = Self::start(lab)?;
+        this.install(settings)?;
         this.wait_ready()?;
         Ok(this)
     }
 
-    /// As [`Kubernetes::up`], until the nodes' programs run; nodes are ready once their daemons are.
+    /// As [`Kubernetes::up`], until the nodes' programs run, without veni: see [`Kubernetes::install`].
     ///
     /// # Errors
     /// As [`Kubernetes::up`].
@@ -105,6 +92,14 @@ impl Kubernetes {
         })?;
         nodes.iter_mut().try_for_each(|node| node.join(&control))?;
         Ok(Self { nodes, control })
+    }
+
+    /// Installs the chart, or changes what is installed to `settings`. Does not wait for the daemons.
+    ///
+    /// # Errors
+    /// When helm refuses.
+    pub fn install(&self, settings: &Settings) -> Result<()> {
+        chart::install(&self.control, settings)
     }
 
     /// Waits until all nodes are ready.

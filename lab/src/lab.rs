@@ -13,7 +13,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use veni_core::id::InstanceType;
+use veni_core::id::{InstanceId, InstanceType};
 use veni_provider::sim::{InstanceSpec, SimConfig};
 
 use crate::{
@@ -496,7 +496,7 @@ impl Lab {
         let zone = zone_of(self.nodes.len());
         self.cluster.put_node(&config.name, zone, address)?;
         runtime.install(&dir.join("net.d"), &dir.join("bin"))?;
-        let machine = self.machine(config, &namespace, &dir)?;
+        let machine = self.machine(config, &namespace, &dir, &instance)?;
         let daemon = Daemon {
             program: binaries::find("veni-ipamd")?.path,
             environment,
@@ -544,10 +544,13 @@ impl Lab {
         config: &NodeConfig,
         network: &Namespace,
         dir: &Path,
+        instance: &InstanceId,
     ) -> Result<Option<Machine>> {
         if !config.machine {
             return Ok(None);
         }
+        make_dir(&dir.join("cloud"))?;
+        self.account.serve_instance(instance, &dir.join("cloud/ec2.sock"))?;
         // Inside, the daemon's socket is in a directory that others can mount.
         let socket = dir.join("ipamd.sock");
         std::os::unix::fs::symlink("run/ipamd.sock", &socket)

@@ -65,6 +65,8 @@ at() {
     mount --bind "$DIR/$2" "$1"
 }
 at /run/veni run
+# What is instance metadata on EC2: it knows which instance asks.
+at /run/veni-cloud cloud
 at /run/containerd containerd/run
 at /var/lib/containerd containerd/root
 at /var/lib/kubelet kubelet

@@ -42,7 +42,7 @@ pub(crate) fn opened(
         let refused = super::scale::refused_sandboxes(stage)?;
         ensure!(refused == 0, "{refused} ADDs were refused");
         Ok(format!(
-            "{PODS} pods waited for a Ready node, and ran {} after the start of the daemons",
+            "{PODS} pods waited for a Ready node, and ran {} after the chart's installation",
             seconds(start.elapsed())
         ))
     });

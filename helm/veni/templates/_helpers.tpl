@@ -3,7 +3,9 @@
 {{- end -}}
 
 {{- define "veni.fullname" -}}
-{{- default (printf "%s-%s" .Release.Name (include "veni.name" .)) .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- $name := include "veni.name" . -}}
+{{- $full := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
+{{- default $full .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "veni.selector" -}}

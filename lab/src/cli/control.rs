@@ -240,6 +240,9 @@ fn answer(lab: &Lab, turns: &Turns, request: Request) -> anyhow::Result<Answer> 
             let before = view(&lab.pod(&pod)?);
             Answer::Pod(PodView { micros: micros(lab.del_pod(&pod)?), ..before })
         }
+        Request::Restart { .. } if is_cluster(lab) => bail!(
+            "the daemons of this lab are pods: `veni-lab kubectl -n kube-system delete pod --field-selector spec.nodeName=NODE --selector app.kubernetes.io/name=veni`"
+        ),
         Request::Restart { node } => {
             let _turn = turns.restarts.lock().unwrap_or_else(PoisonError::into_inner);
             let Restarted { ended, ready } = lab.node(&node)?.restart_ipamd(READY)?;

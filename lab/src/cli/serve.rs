@@ -14,7 +14,12 @@ use nix::{
     unistd::{Pid, setsid},
 };
 use veni_core::wire::inspect::{Eni, Pool, View};
-use veni_lab::{Lab, interrupt, kubernetes::Kubernetes, lab::control_socket, place};
+use veni_lab::{
+    Lab, interrupt,
+    kubernetes::{Kubernetes, Settings},
+    lab::control_socket,
+    place,
+};
 
 use super::{
     LabArgs, Output,
@@ -79,8 +84,10 @@ pub(super) fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
     if args.detached {
         setsid().context("cannot leave the terminal")?;
     }
-    let lab = Lab::up(&args.config()?)?;
-    let kubernetes = args.kubernetes.then(|| Kubernetes::up(&lab)).transpose()?;
+    let config = args.config()?;
+    let lab = Lab::up(&config)?;
+    let settings = Settings { env: args.variables()? };
+    let kubernetes = args.kubernetes.then(|| Kubernetes::up(&lab, &settings)).transpose()?;
     let listener =
         UnixListener::bind(control_socket(&lab.dir)).context("cannot make the control socket")?;
     print::step(format!("the lab {name} is up; `veni-lab status --name {name}`"));

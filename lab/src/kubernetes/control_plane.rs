@@ -153,6 +153,11 @@ impl ControlPlane {
         self.dir.join(format!("{user}.kubeconfig"))
     }
 
+    /// What the cluster is made of.
+    pub(super) const fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
     /// Where the certificates are.
     #[must_use]
     pub fn pki(&self) -> PathBuf {

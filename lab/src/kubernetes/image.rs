@@ -32,7 +32,17 @@ struct Image {
     programs: Vec<(String, PathBuf)>,
     /// What leads to `/bin/busybox`.
     applets: Vec<String>,
+    scripts: Vec<(&'static str, &'static str)>,
 }
+
+/// What network-policy-api's tests start `agnhost porter` with, to serve SCTP: it ends on a kernel without SCTP, and with it
+/// a pod that serves TCP and UDP too.
+const BASH: &str = r#"#!/bin/sh
+case "$*" in
+    *"agnhost porter"*) grep -q ^SCTP /proc/net/protocols || exec sleep 2147483647 ;;
+esac
+exec /bin/sh "$@"
+"#;
 
 /// Writes the archives of all images into `dir`; their files.
 ///
@@ -47,6 +57,7 @@ pub(crate) fn write_all(programs: &Programs, dir: &Path) -> Result<Vec<PathBuf>>
         command: &["2147483647"],
         programs: vec![busybox()],
         applets: vec!["sleep".to_owned()],
+        scripts: Vec::new(),
     };
     let agnhost = Image {
         name: AGNHOST,
@@ -54,6 +65,7 @@ pub(crate) fn write_all(programs: &Programs, dir: &Path) -> Result<Vec<PathBuf>>
         command: &["pause"],
         programs: agnhost_programs(programs)?,
         applets: applets(&programs.busybox())?,
+        scripts: vec![("bin/bash", BASH)],
     };
     let veni = Image {
         name: VENI,
@@ -61,6 +73,7 @@ pub(crate) fn write_all(programs: &Programs, dir: &Path) -> Result<Vec<PathBuf>>
         command: &[],
         programs: veni_programs()?,
         applets: Vec::new(),
+        scripts: Vec::new(),
     };
     let write = |(file, image): (&str, Image)| {
         let file = dir.join(file);
@@ -104,6 +117,9 @@ fn veni_programs() -> Result<Vec<(String, PathBuf)>> {
     for name in ["veni-ipamd", "veni-cni", "venictl"] {
         programs.push((format!("usr/bin/{name}"), binaries::find(name)?.path));
     }
+    // Where it was built: the chart's `controller.enabled` wants it.
+    let controller = binaries::find("veni-controller").ok();
+    programs.extend(controller.map(|found| ("usr/bin/veni-controller".to_owned(), found.path)));
     with_libraries(programs)
 }
 
@@ -184,9 +200,13 @@ impl Image {
         for (path, program) in &self.programs {
             append(&mut tar, path, &std::fs::read(program)?, 0o755)?;
         }
-        let is_there = |applet: &&String| {
-            self.programs.iter().any(|(place, _)| place.strip_prefix("bin/") == Some(applet))
-        };
+        for (path, script) in &self.scripts {
+            append(&mut tar, path, script.as_bytes(), 0o755)?;
+        }
+        let scripts = self.scripts.iter().map(|(path, _)| *path);
+        let places: Vec<_> =
+            self.programs.iter().map(|(place, _)| place.as_str()).chain(scripts).collect();
+        let is_there = |applet: &&String| places.contains(&format!("bin/{applet}").as_str());
         for applet in self.applets.iter().filter(|applet| !is_there(applet)) {
             let mut header = header(tar::EntryType::Symlink, 0, 0o777);
             tar.append_link(&mut header, format!("bin/{applet}"), "busybox")?;
@@ -242,6 +262,7 @@ mod tests {
             command: &["1"],
             programs: vec![("bin/busybox".to_owned(), program)],
             applets: vec!["sleep".to_owned()],
+            scripts: vec![("bin/script", "#!/bin/sh\n")],
         };
         image.write(&archive).unwrap();
 

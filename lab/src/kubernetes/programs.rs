@@ -26,6 +26,7 @@ impl Programs {
             (&kubernetes, "bin/kube-apiserver", "hack/kubernetes.sh"),
             (&kubernetes, "bin/pki", "hack/kubernetes.sh"),
             (&kubernetes, "dns/coredns", "hack/kubernetes.sh"),
+            (&kubernetes, "policy-api/clusternetworkpolicies.yaml", "hack/kubernetes.sh"),
             (&containerd, "usr/bin/containerd", "hack/setup.sh test"),
             (&containerd, "usr/sbin/runc", "hack/setup.sh test"),
             (&containerd, "bin/busybox", "hack/setup.sh test"),
@@ -48,6 +49,31 @@ impl Programs {
     #[must_use]
     pub fn coredns(&self) -> PathBuf {
         self.kubernetes.join("dns/coredns")
+    }
+
+    /// The definition of ClusterNetworkPolicy.
+    #[must_use]
+    pub fn cluster_network_policy(&self) -> PathBuf {
+        self.kubernetes.join("policy-api/clusternetworkpolicies.yaml")
+    }
+
+    /// network-policy-api's own conformance tests (`hack/kubernetes.sh upstream`).
+    ///
+    /// # Errors
+    /// When they are not there.
+    pub fn policy_conformance(&self) -> Result<PathBuf> {
+        let path = self.kubernetes.join("policy-conformance/conformance.test");
+        if path.exists() {
+            return Ok(path);
+        }
+        let missing = path.display();
+        Err(Error::invalid(format!("{missing} is missing: run hack/kubernetes.sh upstream")))
+    }
+
+    /// veni's chart, of this workspace.
+    #[must_use]
+    pub fn chart(&self) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../helm/veni")
     }
 
     /// Kubernetes' own end-to-end tests (`hack/kubernetes.sh upstream`).

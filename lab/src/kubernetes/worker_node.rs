@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -131,7 +130,10 @@ impl WorkerNode {
     }
 
     fn labels(&self) -> String {
-        format!("node.kubernetes.io/instance-type={}", self.node.instance_type)
+        format!(
+            "node.kubernetes.io/instance-type={},topology.kubernetes.io/zone={}",
+            self.node.instance_type, self.node.zone
+        )
     }
 
     fn kubelet_config(&self, control: &ControlPlane) -> String {
@@ -184,17 +186,19 @@ impl WorkerNode {
     }
 }
 
-/// Our plugin is there already; beside it go those that the daemon's configuration list chains. The list of the lab's own
-/// runtime goes: the daemon writes one.
+/// What is beside our plugin, which the daemon's first container installs: containerd wants `loopback`, and the daemon's
+/// configuration list names `portmap`. Files, because a link would lead out of what a container sees. The list of the lab's
+/// own runtime goes: the daemon writes one.
 fn install_plugins(node: &Node, programs: &Programs) -> Result<()> {
-    let from = programs.plugins();
-    let entries = fs::read_dir(&from).context(|| format!("cannot read {}", from.display()))?;
-    for entry in entries.flatten() {
-        let link = node.dir.join("bin").join(entry.file_name());
-        symlink(entry.path(), &link).context(|| format!("cannot make {}", link.display()))?;
+    for plugin in ["loopback", "portmap"] {
+        let (from, to) = (programs.plugins().join(plugin), node.dir.join("bin").join(plugin));
+        fs::copy(&from, &to).context(|| format!("cannot copy {}", from.display()))?;
     }
-    let list = node.dir.join("net.d/10-veni.conflist");
-    fs::remove_file(&list).context(|| format!("cannot remove {}", list.display()))
+    for own in ["net.d/10-veni.conflist", "bin/veni-cni"] {
+        let own = node.dir.join(own);
+        fs::remove_file(&own).context(|| format!("cannot remove {}", own.display()))?;
+    }
+    Ok(())
 }
 
 fn ctr(worker: &Worker, programs: &Programs, args: &[String]) -> Result<()> {
