@@ -9,14 +9,14 @@ NO_SDK=(--workspace --exclude veni-provider-aws --exclude veni-localstack-tests)
 
 # One selection of packages and features for all tiers without the SDK, so that each dependency is compiled once; the
 # tiers differ in the test targets that they name. hack/house-rules checks that each target is in a tier.
-HERE=("${NO_SDK[@]}" --exclude veni-ebpf --features veni-ipamd/fault-points,veni-ipamd/kube,veni-cni/fault-points)
+HERE=("${NO_SDK[@]}" --exclude veni-ebpf --features veni-ipamd/fault-points,veni-ipamd/kube,veni-ctl/kube,veni-cni/fault-points)
 
 # `--show-output`, because the reason for a skip is in the output of a test that passed.
 tests() { cargo test --locked --no-fail-fast "${HERE[@]}" "$@" -- --show-output; }
 
 tier_lint() {
     check "formatted" cargo fmt --all --check
-    check "clippy" cargo clippy --locked "${NO_SDK[@]}" --features veni-ipamd/kube --all-targets -- -D warnings
+    check "clippy" cargo clippy --locked "${NO_SDK[@]}" --features veni-ipamd/kube,veni-ctl/kube --all-targets -- -D warnings
     for script in hack/*.sh .ci/run; do check "syntax of $script" bash -n "$script"; done
     if command -v cargo-deny >/dev/null; then check "cargo deny" cargo deny check
     else echo "NOTE: cargo-deny is not installed: licences and bans are checked by the tier house, advisories by nobody"; fi

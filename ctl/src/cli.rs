@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use veni_core::wire::DEFAULT_SOCKET;
 
 use crate::{
+    connectivity::ConnectivityCommand,
     observe::Observe,
     policy::arguments::{Daemon, PolicyCommand},
 };
@@ -59,6 +60,12 @@ pub enum Command {
     },
     /// Follow new, denied and dropped flows of the pods of this node.
     Observe(Observe),
+    /// Check a whole cluster's paths with pods of its own, through a kubeconfig; no node needed.
+    Connectivity {
+        /// What about it.
+        #[command(subcommand)]
+        command: ConnectivityCommand,
+    },
     /// Check kernel, sysctls, socket, rules, routes, nftables, CNI configuration and cloud reach.
     Doctor(Paths),
     /// Every environment variable that ipamd knows, with its default and meaning.

@@ -3,7 +3,7 @@
 //! Invariants: what a command found goes to stdout, and with `-o json` is one JSON document (`observe`: one a line);
 //! warnings and errors go to stderr. Exit status 0: done; 1: it failed, or `doctor` found something; 2: the command line
 //! was wrong, or manifests cannot be read.
-//! Deliberately absent: any change to the node, an async runtime, colours.
+//! Deliberately absent: any change to the node, colours, and but for `connectivity test` an async runtime.
 
 use std::{
     io::{self, Write},
@@ -15,6 +15,7 @@ use clap::Parser;
 pub mod cli;
 mod client;
 mod config;
+pub mod connectivity;
 mod doctor;
 mod http;
 mod links;
@@ -103,6 +104,7 @@ fn run(cli: &Cli) -> anyhow::Result<Report> {
             observe::run(observe, cli.output, &mut io::stdout().lock())?;
             Ok(Report::default())
         }
+        Command::Connectivity { command } => connectivity::report(command, cli.output),
         Command::Doctor(paths) => doctor::report(&cli.socket, paths, cli.output),
         Command::Config => config::report(cli.output),
     }
