@@ -107,6 +107,76 @@ fn a_set_with_more_blocks_than_fit_is_refused_whole() {
     assert!(of(&tables, "p2").ingress > 1 && tables.cidr_v4.len() == 5);
 }
 
+/// Five of the kernel's ticks, in which it counts.
+const LEAST_NANOS: u64 = 20_000_000;
+
+/// What this thread took of the processor.
+fn cpu_nanos() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux has it");
+    let nanos = stat.split_whitespace().next().expect("three numbers");
+    nanos.parse().expect("a number")
+}
+
+/// How long it takes until a policy with these ingress rules is in force; the best of three.
+fn cost(ingress: &Value) -> u64 {
+    let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": "x", "name": "large"}, "spec": {"podSelector": {}, "ingress": ingress}});
+    let policy = parsed(&policy);
+    let once = |_| {
+        let mut index = Index::new(Scope::All);
+        index.apply(parsed(&pod(1)));
+        drop(index.change());
+        let start = cpu_nanos();
+        index.apply(policy.clone());
+        assert_eq!(index.change().refused, []);
+        cpu_nanos() - start
+    };
+    (0..3).map(once).min().expect("three rounds")
+}
+
+/// Four times the items may cost eight times as much; what is asked of each with each is sixteen times.
+#[test]
+fn a_large_object_costs_in_proportion_to_its_size() {
+    type Ingress = fn(u32) -> Value;
+    fn address(number: u32) -> Value {
+        json!(format!("{}/32", Ipv4Addr::from(0x0a00_0000 + 2 * number)))
+    }
+    let blocks: Ingress = |items| {
+        let peers = (0..items).map(|item| json!({"ipBlock": {"cidr": address(item)}}));
+        json!([{"from": peers.collect::<Vec<_>>()}])
+    };
+    let except: Ingress = |items| {
+        let except: Vec<Value> = (0..items).map(address).collect();
+        json!([{"from": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": except}}]}])
+    };
+    let ports: Ingress = |items| {
+        let ports = (0..items).map(|item| json!({"port": 1 + 2 * item}));
+        json!([{"ports": ports.collect::<Vec<_>>()}])
+    };
+    let rules: Ingress =
+        |items| (0..items).map(|item| json!({"ports": [{"port": 1 + 2 * item}]})).collect();
+    let overlapping: Ingress = |items| {
+        let wide = json!({"ipBlock": {"cidr": "10.0.0.0/8"}});
+        let rule = |item: u32| json!({"from": [wide], "ports": [{"port": 1 + 2 * item}]});
+        let narrow = (0..items).map(|item| json!({"ipBlock": {"cidr": address(item)}}));
+        let narrow = json!({"from": narrow.collect::<Vec<_>>()});
+        (0..items).map(rule).chain([narrow]).collect()
+    };
+    for (name, ingress, items) in [
+        ("blocks", blocks, 8_000),
+        ("except", except, 8_000),
+        ("ports", ports, 8_000),
+        ("rules", rules, 4_000),
+        ("rules and ports of blocks", overlapping, 3_000),
+    ] {
+        let (small, large) = (cost(&ingress(items)), cost(&ingress(4 * items)));
+        assert!(
+            large < 8 * small.max(LEAST_NANOS),
+            "{name}: {items} items {small} ns, four times as many {large} ns"
+        );
+    }
+}
+
 /// A pod with so many addresses.
 fn crowd(name: &str, from: u32, addresses: u32) -> Value {
     let address =

@@ -1,7 +1,7 @@
 //! From the rules that match a class, in their order, to what each protocol and port gets.
 //!
-//! A canvas is every (protocol, port). The first rule to reach a spot decides it; what a Pass reached is open again
-//! for the next tier. Policies and security groups are painted apart and then intersected.
+//! A lane is a protocol's ports; there is one for every protocol that a rule names, and one for the others. The first rule
+//! to reach a spot decides it; what a Pass reached is open again for the next tier. Policies and security groups are painted apart and then intersected.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,15 +22,29 @@ enum Spot {
 /// First port, last port, and what they are.
 type Segment<T> = (u16, u16, T);
 
-/// What is decided so far: by protocol, from the first port to the last without a gap, and for every protocol that is
-/// not there.
-#[derive(Debug)]
-struct Canvas {
-    protocols: BTreeMap<u8, Vec<Segment<Spot>>>,
-    rest: Spot,
+/// What a rule paints: a protocol's ports from the first to the last, or all of every protocol.
+#[derive(Debug, Clone, Copy)]
+struct Stroke {
+    stage: Stage,
+    /// `None`: every one.
+    protocol: Option<u8>,
+    first: u16,
+    last: u16,
+    spot: Spot,
 }
 
-/// A finished canvas.
+/// One protocol's ports, cut into cells wherever a stroke begins or ends, so that a policy of 30,000 ports is one sweep.
+#[derive(Debug)]
+struct Lane {
+    /// First port of each cell; from 0, without a gap.
+    starts: Vec<u16>,
+    spots: Vec<Spot>,
+    /// For each cell one at or after it, no farther than the next that is open; an open one's is itself. One more at the
+    /// end.
+    open: Vec<usize>,
+}
+
+/// Finished lanes, and every other protocol.
 type Painted = (BTreeMap<u8, Vec<Segment<Decision>>>, Decision);
 
 /// What these rules, which match a class with these named ports, say.
@@ -61,22 +75,12 @@ pub(crate) fn paint_groups_only<'a>(
 
 fn paint_policy<'a>(
     content: &Content,
-    matching: impl Iterator<Item = &'a FlatRule> + Clone,
+    matching: impl Iterator<Item = &'a FlatRule>,
     ports: &[NamedPort],
 ) -> Painted {
-    let mut canvas = Canvas::new();
-    for stage in [Stage::Admin, Stage::NetworkPolicy, Stage::Baseline] {
-        for rule in matching.clone().filter(|rule| rule.stage == stage) {
-            canvas.apply(rule, ports);
-        }
-        if stage == Stage::NetworkPolicy
-            && let Some(number) = content.isolated
-        {
-            canvas.turn(Spot::Open, Spot::Decided(Decision::deny(number)));
-        }
-        canvas.turn(Spot::Passed, Spot::Open);
-    }
-    canvas.finish(content.unselected.map_or(Decision::allow(0), Decision::deny))
+    let strokes = strokes(matching.filter(|rule| rule.stage != Stage::Group), ports);
+    let otherwise = content.unselected.map_or(Decision::allow(0), Decision::deny);
+    paint_all(&strokes, content.isolated, otherwise)
 }
 
 fn paint_groups<'a>(
@@ -84,88 +88,124 @@ fn paint_groups<'a>(
     matching: impl Iterator<Item = &'a FlatRule>,
     ports: &[NamedPort],
 ) -> Painted {
-    let mut canvas = Canvas::new();
-    for rule in matching.filter(|rule| rule.stage == Stage::Group) {
-        canvas.apply(rule, ports);
-    }
-    canvas.finish(Decision::deny(number))
+    let strokes = strokes(matching.filter(|rule| rule.stage == Stage::Group), ports);
+    paint_all(&strokes, None, Decision::deny(number))
 }
 
-impl Canvas {
-    const fn new() -> Self {
-        Self { protocols: BTreeMap::new(), rest: Spot::Open }
-    }
-
-    fn apply(&mut self, rule: &FlatRule, named: &[NamedPort]) {
+fn strokes<'a>(rules: impl Iterator<Item = &'a FlatRule>, named: &[NamedPort]) -> Vec<Stroke> {
+    let mut strokes = Vec::new();
+    for rule in rules {
         let spot = match rule.verb {
             Verb::Allow => Spot::Decided(Decision::allow(rule.number)),
             Verb::Deny => Spot::Decided(Decision::deny(rule.number)),
             Verb::Pass => Spot::Passed,
         };
-        let Some(ports) = &rule.ports else { return self.turn(Spot::Open, spot) };
+        let stage = rule.stage;
+        let stroke = |protocol, first, last| Stroke { stage, protocol, first, last, spot };
+        let Some(ports) = &rule.ports else {
+            strokes.push(stroke(None, 0, u16::MAX));
+            continue;
+        };
         for port in ports {
             match port {
                 FlatPort::Range { protocol, first, last } => {
-                    self.range(*protocol, *first, *last, spot);
+                    strokes.push(stroke(Some(*protocol), *first, *last));
                 }
                 FlatPort::Named { name, protocol } => {
-                    for port in named.iter().filter(|port| {
-                        port.name == *name && protocol.is_none_or(|wanted| wanted == port.protocol)
-                    }) {
-                        self.range(port.protocol.number(), port.number, port.number, spot);
-                    }
+                    // They are sorted by name.
+                    let from = named.partition_point(|port| port.name < *name);
+                    let of_name = named[from..].iter().take_while(|port| port.name == *name);
+                    strokes.extend(
+                        of_name
+                            .filter(|port| protocol.is_none_or(|wanted| wanted == port.protocol))
+                            .map(|port| {
+                                stroke(Some(port.protocol.number()), port.number, port.number)
+                            }),
+                    );
                 }
             }
         }
+    }
+    strokes
+}
+
+fn paint_all(strokes: &[Stroke], isolated: Option<u32>, otherwise: Decision) -> Painted {
+    let protocols: BTreeSet<u8> = strokes.iter().filter_map(|stroke| stroke.protocol).collect();
+    let lane = |protocol: Option<u8>| {
+        let reaches = |of: Option<u8>| of.is_none() || of == protocol;
+        let own: Vec<Stroke> =
+            strokes.iter().filter(|stroke| reaches(stroke.protocol)).copied().collect();
+        Lane::new(&own).painted(&own, isolated, otherwise)
+    };
+    let rest = lane(None).first().map_or(otherwise, |segment| segment.2);
+    (protocols.into_iter().map(|protocol| (protocol, lane(Some(protocol)))).collect(), rest)
+}
+
+impl Lane {
+    fn new(strokes: &[Stroke]) -> Self {
+        let ends = |stroke: &Stroke| [Some(stroke.first), stroke.last.checked_add(1)];
+        let mut starts: Vec<u16> = strokes.iter().flat_map(ends).flatten().chain([0]).collect();
+        starts.sort_unstable();
+        starts.dedup();
+        let cells = starts.len();
+        Self { starts, spots: vec![Spot::Open; cells], open: (0..=cells).collect() }
+    }
+
+    /// The strokes are of this lane, and in the order in which their rules are asked.
+    fn painted(
+        mut self,
+        strokes: &[Stroke],
+        isolated: Option<u32>,
+        otherwise: Decision,
+    ) -> Vec<Segment<Decision>> {
+        for stage in [Stage::Admin, Stage::NetworkPolicy, Stage::Baseline, Stage::Group] {
+            for stroke in strokes.iter().filter(|stroke| stroke.stage == stage) {
+                self.paint(stroke);
+            }
+            if stage == Stage::NetworkPolicy
+                && let Some(number) = isolated
+            {
+                self.turn(Spot::Open, Spot::Decided(Decision::deny(number)));
+            }
+            self.turn(Spot::Passed, Spot::Open);
+        }
+        let lasts = self.starts.iter().skip(1).map(|start| start - 1).chain([u16::MAX]);
+        let segments = self.starts.iter().zip(lasts).zip(&self.spots);
+        let decided = segments.map(|((first, last), spot)| match spot {
+            Spot::Decided(decision) => (*first, last, *decision),
+            Spot::Open | Spot::Passed => (*first, last, otherwise),
+        });
+        decided.collect()
+    }
+
+    /// What is open of a stroke's ports.
+    fn paint(&mut self, stroke: &Stroke) {
+        let cell = |port: u16| self.starts.partition_point(|start| *start < port);
+        let end = stroke.last.checked_add(1).map_or(self.spots.len(), cell);
+        let mut next = self.next_open(cell(stroke.first));
+        while next < end {
+            self.spots[next] = stroke.spot;
+            self.open[next] = next + 1;
+            next = self.next_open(next + 1);
+        }
+    }
+
+    /// The first open cell at or after this one. Halves the way for those who ask next.
+    fn next_open(&mut self, mut cell: usize) -> usize {
+        while self.open[cell] != cell {
+            self.open[cell] = self.open[self.open[cell]];
+            cell = self.open[cell];
+        }
+        cell
     }
 
     /// All that is `from` becomes `to`.
     fn turn(&mut self, from: Spot, to: Spot) {
-        let spots = self.protocols.values_mut().flatten().map(|segment| &mut segment.2);
-        for spot in spots.chain([&mut self.rest]).filter(|spot| **spot == from) {
-            *spot = to;
+        self.spots.iter_mut().filter(|spot| **spot == from).for_each(|spot| *spot = to);
+        for cell in (0..self.spots.len()).rev() {
+            self.open[cell] =
+                if self.spots[cell] == Spot::Open { cell } else { self.open[cell + 1] };
         }
-    }
-
-    /// What is open of a range.
-    fn range(&mut self, protocol: u8, first: u16, last: u16, spot: Spot) {
-        let rest = self.rest;
-        let segments = self.protocols.entry(protocol).or_insert_with(|| vec![(0, u16::MAX, rest)]);
-        let open = |segment: &Segment<Spot>| {
-            segment.2 == Spot::Open && segment.0 <= last && first <= segment.1
-        };
-        if !segments.iter().any(open) {
-            return;
-        }
-        let mut cut = Vec::with_capacity(segments.len() + 2);
-        for segment in segments.drain(..) {
-            if !open(&segment) {
-                cut.push(segment);
-                continue;
-            }
-            let (start, end) = (segment.0.max(first), segment.1.min(last));
-            if segment.0 < start {
-                cut.push((segment.0, start - 1, Spot::Open));
-            }
-            cut.push((start, end, spot));
-            if end < segment.1 {
-                cut.push((end + 1, segment.1, Spot::Open));
-            }
-        }
-        *segments = cut;
-    }
-
-    fn finish(self, otherwise: Decision) -> Painted {
-        let decide = |spot| match spot {
-            Spot::Decided(decision) => decision,
-            Spot::Open | Spot::Passed => otherwise,
-        };
-        let protocols = self.protocols.into_iter().map(|(protocol, segments)| {
-            let decided =
-                segments.into_iter().map(|(first, last, spot)| (first, last, decide(spot)));
-            (protocol, decided.collect())
-        });
-        (protocols.collect(), decide(self.rest))
     }
 }
 

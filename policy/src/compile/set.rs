@@ -27,8 +27,9 @@ pub(crate) struct Set {
 #[derive(Debug)]
 pub(crate) struct Rules {
     pub(crate) content: Arc<Content>,
-    /// Rules by the atoms that they name.
-    by_atom: FastMap<AtomId, Vec<u32>>,
+    /// For each atom which of `lists` has the rules that name it: the blocks of one rule share one.
+    by_atom: FastMap<AtomId, u32>,
+    lists: Vec<Vec<u32>>,
     /// Rules for everyone.
     everyone: Vec<u32>,
     /// Some rule asks for the peer's named ports.
@@ -81,7 +82,7 @@ impl<'a> Postings<'a> {
 
 impl Rules {
     pub(crate) fn new(content: Arc<Content>) -> Self {
-        let mut by_atom: FastMap<AtomId, Vec<u32>> = FastMap::default();
+        let mut naming: FastMap<AtomId, Vec<u32>> = FastMap::default();
         let mut everyone = Vec::new();
         let (mut named, mut everyone_named) = (false, false);
         for (index, rule) in (0_u32..).zip(&content.rules) {
@@ -95,12 +96,22 @@ impl Rules {
                 }
                 Some(atoms) => {
                     for atom in atoms {
-                        by_atom.entry(*atom).or_default().push(index);
+                        naming.entry(*atom).or_default().push(index);
                     }
                 }
             }
         }
-        Self { content, by_atom, everyone, named, everyone_named }
+        let mut numbers: FastMap<Vec<u32>, u32> = FastMap::default();
+        let mut by_atom: FastMap<AtomId, u32> = FastMap::default();
+        for (atom, rules) in naming {
+            let next = u32::try_from(numbers.len()).expect("fewer lists than rules fit in memory");
+            by_atom.insert(atom, *numbers.entry(rules).or_insert(next));
+        }
+        let mut lists = vec![Vec::new(); numbers.len()];
+        for (rules, number) in numbers {
+            lists[number as usize] = rules;
+        }
+        Self { content, by_atom, lists, everyone, named, everyone_named }
     }
 
     /// Whether these two shapes may get different answers.
@@ -115,10 +126,17 @@ impl Rules {
 
     /// The rules that match a class, in order.
     fn matching(&self, shape: Shape, lists: &Lists) -> Vec<u32> {
+        let found = lists.atoms_of(shape).filter_map(|atom| self.by_atom.get(&atom).copied());
+        let mut found: Vec<u32> = found.collect();
+        found.sort_unstable();
+        found.dedup();
+        self.merged(&found)
+    }
+
+    /// The rules of these lists and those for everyone, in order.
+    fn merged(&self, lists: &[u32]) -> Vec<u32> {
         let mut matching = self.everyone.clone();
-        for atom in lists.atoms_of(shape) {
-            matching.extend(self.by_atom.get(&atom).into_iter().flatten());
-        }
+        lists.iter().for_each(|list| matching.extend(&self.lists[*list as usize]));
         matching.sort_unstable();
         matching.dedup();
         matching
@@ -147,41 +165,34 @@ impl Rules {
         profiles: &mut Profiles,
     ) -> Result<(u32, FastMap<u32, u32>), Full> {
         let mut painted: FastMap<(Vec<u32>, u32), u32> = FastMap::default();
-        let mut profile_of = |matching: Vec<u32>, ports: u32, profiles: &mut Profiles| {
+        let mut profile_of = |found: Vec<u32>, ports: u32, profiles: &mut Profiles| {
             let ports = if self.named { ports } else { 0 };
-            let key = (matching, ports);
+            let key = (found, ports);
             if let Some(profile) = painted.get(&key) {
                 return Ok(*profile);
             }
-            let profile = profiles.number(self.paint(&key.0, lists.ports.get(ports)))?;
+            let body = self.paint(&self.merged(&key.0), lists.ports.get(ports));
+            let profile = profiles.number(body)?;
             painted.insert(key, profile);
             Ok(profile)
         };
-        let base = profile_of(self.everyone.clone(), 0, profiles)?;
+        let base = profile_of(Vec::new(), 0, profiles)?;
         let pairs = self.pairs(postings);
         let mut answers: Vec<(u32, u32)> = Vec::new();
-        let mut rest = pairs.as_slice();
-        while let Some((class, _)) = rest.first().copied() {
-            let same = rest.iter().take_while(|pair| pair.0 == class).count();
-            let mut matching: Vec<u32> =
-                rest[..same].iter().map(|pair| pair.1).filter(|rule| *rule != u32::MAX).collect();
-            rest = &rest[same..];
-            matching.extend(&self.everyone);
-            matching.sort_unstable();
-            matching.dedup();
-            let (number, shape) = postings.classes[class as usize];
-            answers.push((number, profile_of(matching, shape.ports, profiles)?));
+        for of_class in pairs.chunk_by(|one, other| one.0 == other.0) {
+            let found = of_class.iter().map(|pair| pair.1).filter(|list| *list != u32::MAX);
+            let (number, shape) = postings.classes[of_class[0].0 as usize];
+            answers.push((number, profile_of(found.collect(), shape.ports, profiles)?));
         }
         Ok(around_majority(base, &answers, postings.classes))
     }
 
-    /// (class, rule) for every class that more than the rules for everyone match.
+    /// (class, list of rules) for every class that more than the rules for everyone match.
     fn pairs(&self, postings: &Postings<'_>) -> Vec<(u32, u32)> {
         let mut pairs = Vec::new();
-        for (atom, rules) in &self.by_atom {
-            for class in postings.by_atom.get(*atom as usize).into_iter().flatten() {
-                pairs.extend(rules.iter().map(|rule| (*class, *rule)));
-            }
+        for (atom, list) in &self.by_atom {
+            let classes = postings.by_atom.get(*atom as usize).into_iter().flatten();
+            pairs.extend(classes.map(|class| (*class, *list)));
         }
         if self.everyone_named {
             let with_ports = (0_u32..).zip(postings.classes);

@@ -38,8 +38,13 @@ struct Lengths([BTreeMap<u8, u32>; 2]);
 #[derive(Debug)]
 struct Block {
     atom: AtomId,
-    except: Vec<IpNet>,
+    except: Disjoint,
 }
+
+/// Prefixes of which none lies in another, by address: the last that starts at or before an address is the only one that
+/// can hold it.
+#[derive(Debug)]
+struct Disjoint(Vec<IpNet>);
 
 /// All regions.
 #[derive(Debug, Default)]
@@ -66,6 +71,26 @@ impl Region {
 
     pub(crate) fn shape(&self) -> Shape {
         Shape { blocks: self.blocks, origin: self.origin, ..Shape::default() }
+    }
+}
+
+impl Disjoint {
+    fn new(nets: &[IpNet]) -> Self {
+        let mut sorted = nets.to_vec();
+        // An address' widest prefix first.
+        sorted.sort_unstable();
+        let mut outermost: Vec<IpNet> = Vec::with_capacity(sorted.len());
+        for net in sorted {
+            if !outermost.last().is_some_and(|last| last.contains(&net)) {
+                outermost.push(net);
+            }
+        }
+        Self(outermost)
+    }
+
+    fn hold(&self, net: &IpNet) -> bool {
+        let after = self.0.partition_point(|one| one.network() <= net.network());
+        self.0[..after].last().is_some_and(|last| last.contains(net))
     }
 }
 
@@ -105,7 +130,7 @@ impl Regions {
     }
 
     pub(crate) fn add_block(&mut self, atom: AtomId, cidr: IpNet, except: &[IpNet]) {
-        let block = Block { atom, except: except.to_vec() };
+        let block = Block { atom, except: Disjoint::new(except) };
         self.blocks.entry(cidr).or_default().push(block);
         self.block_lengths.add(cidr);
         self.changed.insert(cidr);
@@ -176,12 +201,13 @@ impl Regions {
             return false;
         }
         let changed = std::mem::take(&mut self.changed);
-        let affected: Vec<IpNet> = self
-            .by_net
-            .keys()
-            .filter(|net| changed.iter().any(|block| block.contains(*net)))
-            .copied()
-            .collect();
+        // By the lengths that there are: as many prefixes may change as are asked.
+        let mut lengths = Lengths::default();
+        changed.iter().for_each(|net| lengths.add(*net));
+        let within_changed =
+            |net: IpNet| lengths.ancestors(net, net.prefix_len()).any(|net| changed.contains(&net));
+        let affected: Vec<IpNet> =
+            self.by_net.keys().copied().filter(|net| within_changed(*net)).collect();
         for net in affected {
             let atoms = self.blocks_of(net);
             let known: Vec<AtomId> =
@@ -198,8 +224,7 @@ impl Regions {
         let mut atoms = Vec::new();
         for cidr in self.block_lengths.ancestors(net, net.prefix_len()) {
             let blocks = self.blocks.get(&cidr).into_iter().flatten();
-            let holding =
-                blocks.filter(|block| !block.except.iter().any(|except| except.contains(&net)));
+            let holding = blocks.filter(|block| !block.except.hold(&net));
             atoms.extend(holding.map(|block| block.atom));
         }
         atoms.sort_unstable();

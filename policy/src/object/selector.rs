@@ -91,7 +91,7 @@ impl Requirement {
     /// Whether a label with this value, or its absence, meets the requirement.
     #[must_use]
     pub fn matches(&self, value: Option<&str>) -> bool {
-        let listed = |value: &str| self.values.iter().any(|v| v == value);
+        let listed = |value: &str| self.values.binary_search_by(|v| v.as_str().cmp(value)).is_ok();
         match self.operator {
             Operator::In => value.is_some_and(listed),
             Operator::NotIn => !value.is_some_and(listed),
