@@ -1,4 +1,5 @@
-//! Asking for one pod by its name: an ADD may come before the watch has told of its pod.
+//! Asking beside the watches: for one pod by its name, because an ADD may come before the watch has told of its pod, and for
+//! what decides about a new pod, because its watch may not have told of that.
 
 use std::{sync::Arc, time::Instant};
 
@@ -8,10 +9,20 @@ use tokio::{
     time::{sleep, timeout_at},
 };
 
-use crate::{Settings, api::Api, follow::Told, resource::Resource, trim::Trim};
+use crate::{
+    Settings,
+    api::{Api, Failure},
+    backoff::Backoff,
+    follow::Told,
+    hold::Part,
+    resource::Resource,
+    trim::Trim,
+};
 
 /// Questions that are under way at once: a burst of ADDs is no burst of requests.
-const AT_ONCE: usize = 8;
+pub(crate) const AT_ONCE: usize = 8;
+/// Objects of a page.
+const PAGE: u32 = 500;
 
 /// Asks for pods.
 #[derive(Debug, Clone)]
@@ -101,5 +112,62 @@ async fn ask(api: &Api, settings: &Settings, question: &Question) -> Option<Valu
             Err(failure) => tracing::debug!(?failure, namespace, name, "asking for a pod"),
         }
         sleep(settings.ask_again).await;
+    }
+}
+
+/// Asks for a part of a resource until there is an answer, or the API server does not have the resource.
+pub(crate) async fn part(
+    api: Api,
+    settings: Settings,
+    part: Part,
+    places: Arc<Semaphore>,
+    told: mpsc::Sender<Told>,
+) {
+    let mut backoff = Backoff::new(settings.ask_again, settings.retry_most);
+    let answer = loop {
+        let Ok(place) = places.acquire().await else { return };
+        let answer = list(&api, &part).await;
+        drop(place);
+        match answer {
+            Ok((version, objects)) => break Told::Part(part, version, objects),
+            Err(failure) => {
+                tracing::debug!(resource = %part.resource, part.namespace, ?failure, "asking for what decides about a pod");
+                tokio::select! {
+                    () = told.closed() => return,
+                    () = sleep(backoff.next()) => {}
+                }
+                // Whether there is such a resource at all its watch finds out.
+                if failure.status() == Some(404) {
+                    break Told::NoPart(part);
+                }
+            }
+        }
+    };
+    // Nobody listens: nobody waits.
+    drop(told.send(answer).await);
+}
+
+/// All of it as it is now: without a resource version a list is never older than the question (Kubernetes API concepts, "The
+/// resourceVersion parameter": "Most Recent").
+async fn list(api: &Api, part: &Part) -> Result<(u64, Vec<Value>), Failure> {
+    let (mut objects, mut token) = (Vec::new(), String::new());
+    loop {
+        let mut path = format!("{}limit={PAGE}", part.path());
+        if !token.is_empty() {
+            path = format!("{path}&continue={token}");
+        }
+        let answer = api.get(&path).await?;
+        let garbled = |error: serde_json::Error| Failure::Garbled(error.to_string());
+        let mut page = Trim::list(part.resource, &answer).map_err(garbled)?;
+        let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) else {
+            return Err(Failure::Garbled("a list without items".to_owned()));
+        };
+        objects.extend(items.into_iter().map(|item| part.resource.named(item)));
+        let text =
+            |pointer: &str| page.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        token = text("/metadata/continue").to_owned();
+        if token.is_empty() {
+            return Ok((text("/metadata/resourceVersion").parse().unwrap_or_default(), objects));
+        }
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     Settings,
     api::{Api, Failure},
     backoff::Backoff,
+    hold::Part,
     resource::Resource,
     served::{self, Served},
     trim::Trim,
@@ -48,6 +49,10 @@ pub(crate) enum Told {
     Listed(Resource, u64),
     /// There is no such resource: no CustomResourceDefinition.
     Absent(Resource),
+    /// A part of a resource that was asked for, all of it, as of this version.
+    Part(Part, u64, Vec<Value>),
+    /// It could not be read, for now.
+    NoPart(Part),
     /// An object that was asked for by its name.
     Answer(Resource, Value),
     /// It cannot be read at the moment, and why. What was told stays.
@@ -224,16 +229,12 @@ impl Follower {
         Ok(())
     }
 
-    /// The items of a list do not say what they are.
     async fn object(
         &self,
         told: fn(Resource, Value) -> Told,
-        mut object: Value,
+        object: Value,
     ) -> Result<(), Unheard> {
-        if let Some(fields) = object.as_object_mut() {
-            fields.entry("apiVersion").or_insert_with(|| self.resource.api_version().into());
-            fields.entry("kind").or_insert_with(|| self.resource.kind().into());
-        }
+        let object = self.resource.named(object);
         self.counters.objects.fetch_add(1, Relaxed);
         self.tell(told(self.resource, object)).await
     }
@@ -380,7 +381,7 @@ impl Follower {
     ) -> Result<Option<Duration>, Unheard> {
         let resource = self.resource;
         let trouble = match served::ask(&self.api, resource).await {
-            Ok(Served::Not) if resource.is_custom() => {
+            Ok(Served::Not) if resource.may_be_missing() => {
                 self.well(place).await?;
                 self.tell(Told::Absent(resource)).await?;
                 return Ok(Some(backoff.between(self.settings.missing)));

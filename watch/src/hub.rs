@@ -2,12 +2,14 @@
 //!
 //! Invariants: nothing reaches policy before each of its resources was listed to its end, so that no pod is open for want of a
 //! policy that was not read yet; a resource that may not be read therefore keeps policy from beginning, and says so. After
-//! that nothing is taken away because it could not be read. A ClusterNetworkPolicy that selects nodes waits for them.
+//! that nothing is taken away because it could not be read. A ClusterNetworkPolicy that selects nodes waits for them, and a pod
+//! that is new on this node for policies as new as it ([`Holds`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
     hash::{BuildHasher as _, DefaultHasher, Hasher as _, RandomState},
+    sync::Arc,
 };
 
 use serde_json::Value;
@@ -18,6 +20,7 @@ use veni_policy::object::{self, ClusterPeer, Key, Kind, Object};
 use crate::{
     configuration::{Configuration, Known, NodeMetadata},
     follow::Told,
+    hold::{Holds, Part},
     resource::Resource,
     store::{Seen, Store},
 };
@@ -57,10 +60,25 @@ pub(crate) struct Hub {
     of_nodes: BTreeSet<String>,
     configuration: Configuration,
     reconfigured: bool,
+    /// Pods that are held back.
+    holds: Holds,
+    /// Resources that the API server does not have.
+    absent: BTreeSet<Resource>,
+    /// By name; `None` before it was read.
+    service_cidrs: Option<ServiceCidrs>,
+    recidred: bool,
     hashes: RandomState,
 }
 
+/// The Services' ranges of each ServiceCIDR object, by its name.
+pub type ServiceCidrs = BTreeMap<String, Vec<String>>;
+
 impl Hub {
+    /// A hub for the node of this name.
+    pub(crate) fn new(node: Arc<str>) -> Self {
+        Self { holds: Holds::new(node), ..Self::default() }
+    }
+
     pub(crate) fn take(&mut self, told: Told) {
         match told {
             Told::Begun(resource) => self.store(resource).begin(),
@@ -74,10 +92,16 @@ impl Hub {
                 self.state(resource, &name, Vec::new());
             }
             Told::Reached(resource, version) => self.store(resource).reach(version),
-            Told::Listed(resource, version) => self.listed(resource, version),
+            Told::Listed(resource, version) => {
+                self.absent.remove(&resource);
+                self.listed(resource, version);
+            }
+            Told::Part(part, version, objects) => self.part(part, version, objects),
+            Told::NoPart(part) => self.holds.unread(&part),
             Told::Absent(resource) => {
+                self.absent.insert(resource);
                 if self.listed.insert(resource) {
-                    let next = "install its CustomResourceDefinition if there should be any";
+                    let next = resource.where_missing();
                     tracing::warn!(%resource, next, "the API server does not have it: taken as none");
                 }
                 self.store(resource).begin();
@@ -97,6 +121,39 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// A part of a resource, all of it, as of this version.
+    fn part(&mut self, part: Part, version: u64, objects: Vec<Value>) {
+        let there: BTreeSet<String> = objects.iter().map(name).collect();
+        for object in objects {
+            self.object(part.resource, object, Store::answer);
+        }
+        let resource = part.resource;
+        for name in self.store(resource).gone_from(|name| part.has(name), &there, version) {
+            self.gone(resource, &name);
+            self.state(resource, &name, Vec::new());
+        }
+        self.holds.read(part, version);
+    }
+
+    /// How far a resource's watch has come. Of one that there is not, nothing is older than anything.
+    fn watched(
+        stores: &BTreeMap<Resource, Store>,
+        absent: &BTreeSet<Resource>,
+    ) -> impl Fn(Resource) -> u64 {
+        |resource| {
+            let come = || stores.get(&resource).map_or(0, Store::version);
+            if absent.contains(&resource) { u64::MAX } else { come() }
+        }
+    }
+
+    /// What has to be asked for before pods that are held back can be let go.
+    pub(crate) fn questions(&mut self) -> Vec<Part> {
+        if !self.complete {
+            return Vec::new();
+        }
+        self.holds.questions(Self::watched(&self.stores, &self.absent))
     }
 
     fn store(&mut self, resource: Resource) -> &mut Store {
@@ -126,6 +183,11 @@ impl Hub {
             Resource::NodeNetworkConfigs => {
                 self.configuration.node_network_configs.get_or_insert_default();
             }
+            Resource::ServiceCidrs => {
+                self.service_cidrs.get_or_insert_default();
+                self.recidred = true;
+                return;
+            }
             _ => return,
         }
         self.reconfigured = true;
@@ -153,6 +215,9 @@ impl Hub {
         show_static_pod(resource, &mut object);
         match object::parse(&object) {
             Ok(Some(object)) => {
+                if let Object::Pod(pod) = &object {
+                    self.holds.take(&name, pod.node.as_deref(), seen.uid, seen.version);
+                }
                 let fingerprint = Some(self.fingerprint(&object));
                 let is_new = take(self.store(resource), &name, seen, fingerprint);
                 // It may be what was in force before it could not be read.
@@ -211,6 +276,15 @@ impl Hub {
                 known.take(NodeNetworkConfig::parse(object));
                 known.told(|config| &config.notes)
             }
+            Resource::ServiceCidrs => {
+                let cidrs = object.pointer("/spec/cidrs").and_then(Value::as_array);
+                let cidrs = cidrs.into_iter().flatten().filter_map(Value::as_str);
+                let known = self.service_cidrs.get_or_insert_default();
+                known.insert(name.to_owned(), cidrs.map(str::to_owned).collect());
+                // Told with the rest once all are listed.
+                self.recidred |= self.listed.contains(&resource);
+                return;
+            }
             _ => return,
         };
         let object = format!("{} {name}", resource.kind());
@@ -231,6 +305,12 @@ impl Hub {
         }
         let configuration = &mut self.configuration;
         match resource {
+            Resource::Pods => return self.holds.forget(name),
+            Resource::ServiceCidrs => {
+                drop(self.service_cidrs.as_mut().map(|known| known.remove(name)));
+                self.recidred = true;
+                return;
+            }
             Resource::ClusterNetworkPolicies => drop(self.of_nodes.remove(name)),
             Resource::OwnNode => configuration.node = None,
             Resource::EniConfigs => {
@@ -271,10 +351,13 @@ impl Hub {
         let diagnostics = self.diagnostics();
         let mut batch = Batch { complete: self.complete, ..Batch::default() };
         if self.complete {
-            let waits = |key: &Key| {
-                !nodes
-                    && key.kind == Kind::ClusterNetworkPolicy
-                    && self.of_nodes.contains(&key.name)
+            if nodes {
+                self.holds.release(Self::watched(&self.stores, &self.absent));
+            }
+            let waits = |key: &Key| match key.kind {
+                Kind::ClusterNetworkPolicy => !nodes && self.of_nodes.contains(&key.name),
+                Kind::Pod => self.holds.is_held(&key.namespace, &key.name),
+                _ => false,
             };
             let (waiting, ready): (BTreeMap<_, _>, BTreeMap<_, _>) =
                 std::mem::take(&mut self.pending).into_iter().partition(|(key, _)| waits(key));
@@ -316,6 +399,11 @@ impl Hub {
     /// This node's configuration, if it is another than what was told.
     pub(crate) fn configuration(&mut self) -> Option<Configuration> {
         std::mem::take(&mut self.reconfigured).then(|| self.configuration.clone())
+    }
+
+    /// The Services' ranges, if they are others than what was told.
+    pub(crate) fn service_cidrs(&mut self) -> Option<ServiceCidrs> {
+        if std::mem::take(&mut self.recidred) { self.service_cidrs.clone() } else { None }
     }
 
     /// How many objects of each resource there are.

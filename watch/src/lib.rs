@@ -11,7 +11,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     runtime,
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     time::sleep,
 };
 use veni_core::chain::chain;
@@ -22,6 +22,7 @@ mod backoff;
 mod configuration;
 mod connect;
 mod follow;
+mod hold;
 mod hub;
 mod resource;
 mod served;
@@ -32,13 +33,14 @@ pub use ask::Asking;
 pub use configuration::{Configuration, Known, NodeMetadata};
 pub use connect::{Access, ConnectError};
 pub use follow::Counters;
-pub use hub::Batch;
+pub use hub::{Batch, ServiceCidrs};
 pub use resource::Resource;
 
 use api::Api;
 use ask::Question;
 use backoff::Backoff;
 use follow::{Follower, Told};
+use hold::Part;
 use hub::Hub;
 
 /// Batches that may wait for their reader; after that the API server keeps the events.
@@ -78,6 +80,8 @@ pub struct Watch {
     pub batches: mpsc::Receiver<Batch>,
     /// This node's configuration, as far as it is known.
     pub configuration: watch::Receiver<Arc<Configuration>>,
+    /// The Services' ranges; `None` before they were read.
+    pub service_cidrs: watch::Receiver<Option<ServiceCidrs>>,
     /// Asks for pods that were not heard of yet.
     pub asking: Asking,
 }
@@ -106,14 +110,16 @@ impl Default for Settings {
 pub fn start(access: Access, node: &str, settings: Settings) -> io::Result<Watch> {
     let (batches, taken) = mpsc::channel(BATCHES);
     let (configured, configuration) = watch::channel(Arc::default());
+    let (cidrs, service_cidrs) = watch::channel(None);
     let (asking, questions) = Asking::new();
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let node: Arc<str> = node.into();
     std::thread::Builder::new().name("watch".to_owned()).spawn(move || {
-        let reader = Reader { node, settings, batches, configured, hub: Hub::default() };
+        let hub = Hub::new(node.clone());
+        let reader = Reader { node, settings, batches, configured, cidrs, hub };
         runtime.block_on(reader.run(access, questions));
     })?;
-    Ok(Watch { batches: taken, configuration, asking })
+    Ok(Watch { batches: taken, configuration, service_cidrs, asking })
 }
 
 struct Reader {
@@ -121,6 +127,7 @@ struct Reader {
     settings: Settings,
     batches: mpsc::Sender<Batch>,
     configured: watch::Sender<Arc<Configuration>>,
+    cidrs: watch::Sender<Option<ServiceCidrs>>,
     hub: Hub,
 }
 
@@ -131,6 +138,8 @@ struct Followers {
     settings: Settings,
     told: mpsc::Sender<Told>,
     back: Arc<Notify>,
+    /// Bounds what is asked for at once beside the watches.
+    places: Arc<Semaphore>,
 }
 
 impl Reader {
@@ -143,8 +152,14 @@ impl Reader {
             settings: self.settings,
             told,
             back: Arc::default(),
+            places: Arc::new(Semaphore::new(ask::AT_ONCE)),
         };
-        let own = [Resource::OwnNode, Resource::EniConfigs, Resource::NodeNetworkConfigs];
+        let own = [
+            Resource::OwnNode,
+            Resource::EniConfigs,
+            Resource::NodeNetworkConfigs,
+            Resource::ServiceCidrs,
+        ];
         for resource in own.into_iter().chain(Resource::OF_POLICY) {
             followers.follow(resource);
         }
@@ -168,6 +183,9 @@ impl Reader {
             }
             if !self.publish().await {
                 return;
+            }
+            for part in self.hub.questions() {
+                followers.ask(part);
             }
         }
     }
@@ -205,6 +223,9 @@ impl Reader {
         if let Some(configuration) = self.hub.configuration() {
             self.configured.send_replace(Arc::new(configuration));
         }
+        if let Some(cidrs) = self.hub.service_cidrs() {
+            self.cidrs.send_replace(Some(cidrs));
+        }
         let Some(batch) = self.hub.batch() else { return true };
         if batch.complete && batch.apply.len() > HEARD {
             let objects: usize = self.hub.counts().map(|(_, count)| count).sum();
@@ -215,6 +236,11 @@ impl Reader {
 }
 
 impl Followers {
+    fn ask(&self, part: Part) {
+        let (api, told, places) = (self.api.clone(), self.told.clone(), self.places.clone());
+        tokio::spawn(ask::part(api, self.settings, part, places, told));
+    }
+
     fn follow(&self, resource: Resource) {
         let follower = Follower {
             api: self.api.clone(),

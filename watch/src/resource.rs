@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde_json::Value;
 use veni_policy::object::Kind;
 
 /// A collection of objects.
@@ -30,6 +31,8 @@ pub enum Resource {
     EniConfigs,
     /// NodeNetworkConfigs.
     NodeNetworkConfigs,
+    /// ServiceCIDRs: where Services' addresses are.
+    ServiceCidrs,
 }
 
 impl Resource {
@@ -45,7 +48,7 @@ impl Resource {
     ];
 
     /// All, for the chart's role.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Namespaces,
         Self::Pods,
         Self::Services,
@@ -57,6 +60,7 @@ impl Resource {
         Self::OtherNodes,
         Self::EniConfigs,
         Self::NodeNetworkConfigs,
+        Self::ServiceCidrs,
     ];
 
     /// API group (empty for the core), version, name in paths, kind.
@@ -83,6 +87,7 @@ impl Resource {
             Self::NodeNetworkConfigs => {
                 ("veni.dev", "v1alpha1", "nodenetworkconfigs", "NodeNetworkConfig")
             }
+            Self::ServiceCidrs => ("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR"),
         }
     }
 
@@ -139,6 +144,28 @@ impl Resource {
         )
     }
 
+    /// Whether an API server may well not have it: custom ones, and ServiceCIDRs, which came with 1.33.
+    pub(crate) const fn may_be_missing(self) -> bool {
+        self.is_custom() || matches!(self, Self::ServiceCidrs)
+    }
+
+    /// What to do about one that there is not.
+    pub(crate) const fn where_missing(self) -> &'static str {
+        match self {
+            Self::ServiceCidrs => "set VENI_SERVICE_CIDRS to the cluster's Service range",
+            _ => "install its CustomResourceDefinition if there should be any",
+        }
+    }
+
+    /// An object of it that says what it is: the items of a list do not.
+    pub(crate) fn named(self, mut object: Value) -> Value {
+        if let Some(fields) = object.as_object_mut() {
+            fields.entry("apiVersion").or_insert_with(|| self.api_version().into());
+            fields.entry("kind").or_insert_with(|| self.kind().into());
+        }
+        object
+    }
+
     /// What policy calls its objects; `None` for what is not policy's.
     #[must_use]
     pub const fn policy_kind(self) -> Option<Kind> {
@@ -151,7 +178,7 @@ impl Resource {
             Self::ClusterNetworkPolicies => Some(Kind::ClusterNetworkPolicy),
             Self::SecurityGroupPolicies => Some(Kind::SecurityGroupPolicy),
             Self::OwnNode | Self::OtherNodes => Some(Kind::Node),
-            Self::EniConfigs | Self::NodeNetworkConfigs => None,
+            Self::EniConfigs | Self::NodeNetworkConfigs | Self::ServiceCidrs => None,
         }
     }
 }

@@ -5,7 +5,7 @@
 //! overtakes the watch. Resource versions are compared as the numbers that they are; one that is none is older than
 //! any.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// An object, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +72,32 @@ impl Store {
         let is_new = fingerprint.is_some() && fingerprint != known.fingerprint;
         known.fingerprint = fingerprint.or(known.fingerprint);
         is_new
+    }
+
+    /// What was asked for at this version is all that there is of what `part` holds, but for `there`. What of that which was
+    /// in force is gone. The watch may still tell of it as it was before: that is not believed.
+    pub(crate) fn gone_from(
+        &mut self,
+        part: impl Fn(&str) -> bool,
+        there: &BTreeSet<String>,
+        version: u64,
+    ) -> Vec<Box<str>> {
+        let mut gone = Vec::new();
+        for (name, known) in &mut self.known {
+            let is_gone = part(name) && !there.contains(&**name) && known.seen.version <= version;
+            if is_gone && known.fingerprint.take().is_some() {
+                gone.push(name.clone());
+                known.seen.version = version;
+                known.ahead = true;
+            }
+        }
+        gone.sort();
+        gone
+    }
+
+    /// How far the watch has come.
+    pub(crate) const fn version(&self) -> u64 {
+        self.version
     }
 
     /// Whether something of this name is in force.
@@ -191,6 +217,26 @@ mod tests {
         assert!(store.apply("a", at(1, 40), Some(7)));
         assert_eq!(store.end(45), ["b".into()]);
         assert!(store.answer("pod", at(2, 46), Some(2)));
+    }
+
+    #[test]
+    fn what_an_answer_lacks_is_gone_and_is_not_brought_back_by_what_comes_late() {
+        let mut store = Store::default();
+        for name in ["x/a", "x/b", "y/c"] {
+            store.apply(name, at(1, 10), Some(1));
+        }
+        store.apply("x/late", at(4, 30), Some(1));
+        let there = BTreeSet::from(["x/a".to_owned()]);
+        let gone = store.gone_from(|name| name.starts_with("x/"), &there, 20);
+        assert_eq!(gone, ["x/b".into()]);
+        assert!(store.has("x/a") && store.has("y/c") && store.has("x/late"));
+        assert!(!store.apply("x/b", at(1, 15), Some(2)), "as it was before it went");
+        assert!(!store.delete("x/b", at(1, 18)), "told already");
+        assert!(store.apply("x/b", at(3, 25), Some(1)), "another of its name");
+        store.gone_from(|name| name == "x/a", &BTreeSet::new(), 40);
+        assert!(store.answer("x/a", at(5, 41), Some(1)), "asked for before its end was told");
+        assert!(!store.delete("x/a", at(1, 39)), "its predecessor's end");
+        assert!(store.has("x/a"));
     }
 
     #[test]

@@ -361,6 +361,111 @@ async fn a_pod_that_the_watch_has_not_told_of_is_asked_for_by_name() {
     quiet(&mut watch).await;
 }
 
+/// A policy of a namespace that its watch does not tell of: the watch of pods does, or an answer.
+#[tokio::test]
+async fn a_new_pod_of_the_node_is_not_told_before_the_policies_that_are_older_than_it() {
+    for asked in [false, true] {
+        let double = Double::start().await;
+        double.put(Resource::NetworkPolicies, policy("old"));
+        let mut watch = watching(&double);
+        complete(&mut watch).await;
+        double.hold(Resource::NetworkPolicies, true);
+        double.hold(Resource::Pods, asked);
+        double.delete(Resource::NetworkPolicies, "x/old");
+        double.put(Resource::NetworkPolicies, policy("closed"));
+        let mut elsewhere = policy("elsewhere");
+        elsewhere["metadata"]["namespace"] = "y".into();
+        double.put(Resource::NetworkPolicies, elsewhere);
+        double.put(Resource::Pods, pod("a", "u1", "web"));
+        if asked {
+            watch.asking.pod("x", "a", Some("u1"), Instant::now() + LONG);
+        }
+        let (mut told, mut gone) = (Vec::new(), Vec::new());
+        while !told.contains(&"Pod x/a".to_owned()) {
+            let batch = until(&mut watch, |_| true).await;
+            told.extend(keys(&batch));
+            gone.extend(batch.delete);
+        }
+        assert!(told.contains(&"NetworkPolicy x/closed".to_owned()), "{told:?}");
+        assert_eq!(gone, [Key::new(Kind::NetworkPolicy, "x", "old")]);
+        assert_eq!(double.parts(Resource::NetworkPolicies), 1, "asked once for the namespace");
+        // What the watch tells late was told.
+        double.hold(Resource::NetworkPolicies, false);
+        let late = until(&mut watch, |_| true).await;
+        assert_eq!(
+            (keys(&late), late.delete),
+            (vec!["NetworkPolicy y/elsewhere".to_owned()], vec![])
+        );
+        // A change of a pod that is known is told as it comes, and so is one of another node's.
+        double.put(Resource::NetworkPolicies, policy("later"));
+        until(&mut watch, |batch| !batch.apply.is_empty()).await;
+        double.hold(Resource::Pods, false);
+        let mut far = pod("far", "u2", "web");
+        far["spec"]["nodeName"] = "node-b".into();
+        double.put(Resource::Pods, pod("a", "u1", "db"));
+        double.put(Resource::Pods, far);
+        let mut told = Vec::new();
+        while told.len() < 2 {
+            told.extend(keys(&until(&mut watch, |_| true).await));
+        }
+        assert_eq!(told, ["Pod x/a", "Pod x/far"]);
+        assert_eq!(double.parts(Resource::NetworkPolicies), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_new_pod_of_the_node_waits_while_its_policies_cannot_be_read() {
+    let double = Double::start().await;
+    double.uninstall(Resource::ClusterNetworkPolicies, &[]);
+    let mut watch = watching(&double);
+    complete(&mut watch).await;
+    double.fault(Some(Resource::NetworkPolicies), Fault::Status(500));
+    double.put(Resource::Pods, pod("a", "u1", "web"));
+    let mut far = pod("far", "u2", "web");
+    far["spec"]["nodeName"] = "node-b".into();
+    double.put(Resource::Pods, far);
+    let others = until(&mut watch, |batch| !batch.apply.is_empty()).await;
+    assert_eq!(keys(&others), ["Pod x/far"]);
+    quiet(&mut watch).await;
+    // One that goes meanwhile is not held on to.
+    double.put(Resource::Pods, pod("short", "u3", "web"));
+    double.delete(Resource::Pods, "x/short");
+    double.mend(None);
+    let told = until(&mut watch, |batch| !batch.apply.is_empty()).await;
+    assert_eq!(keys(&told), ["Pod x/a"]);
+}
+
+#[tokio::test]
+async fn the_services_ranges_come_beside_and_an_api_server_without_them_has_none() {
+    let range = |cidrs: &[&str]| {
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+            "metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs},
+        })
+    };
+    let double = Double::start().await;
+    double.put(Resource::ServiceCidrs, range(&["172.20.0.0/16", "fd00:20::/108"]));
+    let mut watch = watching(&double);
+    complete(&mut watch).await;
+    let all = |watch: &Watch| watch.service_cidrs.borrow().clone();
+    let mut changed = watch.service_cidrs.clone();
+    drop(timeout(LONG, changed.wait_for(Option::is_some)).await.unwrap().unwrap());
+    assert_eq!(all(&watch).unwrap()["kubernetes"], ["172.20.0.0/16", "fd00:20::/108"]);
+    double.put(Resource::ServiceCidrs, range(&["172.20.0.0/15"]));
+    let wider = |all: &Option<veni_watch::ServiceCidrs>| {
+        all.as_ref().is_some_and(|all| all["kubernetes"] == ["172.20.0.0/15"])
+    };
+    drop(timeout(LONG, changed.wait_for(wider)).await.unwrap().unwrap());
+
+    let double = Double::start().await;
+    double.uninstall(Resource::ServiceCidrs, &[]);
+    let mut watch = watching(&double);
+    assert!(complete(&mut watch).await.diagnostics.is_empty());
+    let mut changed = watch.service_cidrs.clone();
+    drop(timeout(LONG, changed.wait_for(Option::is_some)).await.unwrap().unwrap());
+    assert_eq!(all(&watch), Some(veni_watch::ServiceCidrs::new()));
+}
+
 #[tokio::test]
 async fn a_policy_that_selects_nodes_waits_until_they_are_known() {
     let double = Double::start().await;

@@ -17,7 +17,7 @@ use tokio::{
 };
 use veni_watch::Resource;
 
-const ALL: [Resource; 11] = [
+const ALL: [Resource; 12] = [
     Resource::Namespaces,
     Resource::Pods,
     Resource::Services,
@@ -29,6 +29,7 @@ const ALL: [Resource; 11] = [
     Resource::OtherNodes,
     Resource::EniConfigs,
     Resource::NodeNetworkConfigs,
+    Resource::ServiceCidrs,
 ];
 /// Objects of a page, whatever is asked for.
 const PAGE: usize = 2;
@@ -63,6 +64,8 @@ struct State {
     absent: BTreeMap<Resource, Vec<String>>,
     requests: BTreeMap<Resource, usize>,
     lists: BTreeMap<Resource, usize>,
+    /// Lists of what is about one namespace.
+    parts: BTreeMap<Resource, usize>,
     cuts: u64,
 }
 
@@ -186,6 +189,10 @@ impl Double {
         self.state.lock().unwrap().lists.get(&resource).copied().unwrap_or_default()
     }
 
+    pub(crate) fn parts(&self, resource: Resource) -> usize {
+        self.state.lock().unwrap().parts.get(&resource).copied().unwrap_or_default()
+    }
+
     /// Waits until so many requests were made.
     pub(crate) async fn requested(&self, resource: Resource, count: usize) {
         let mut changed = self.changed.subscribe();
@@ -222,12 +229,17 @@ impl Double {
                 respond(stream, status, &answer).await?;
                 continue;
             }
+            if let Some((resource, namespace)) = part(path, query) {
+                self.change(|state| *state.parts.entry(resource).or_default() += 1);
+                self.answer(stream, resource, query, Some(&namespace)).await?;
+                continue;
+            }
             let Some(resource) = ALL.into_iter().find(|of| is_of(*of, path, query)) else {
                 respond(stream, 404, "404 page not found").await?;
                 continue;
             };
             self.change(|state| *state.requests.entry(resource).or_default() += 1);
-            self.answer(stream, resource, query).await?;
+            self.answer(stream, resource, query, None).await?;
         }
     }
 
@@ -275,6 +287,7 @@ impl Double {
         stream: &mut TcpStream,
         resource: Resource,
         query: &str,
+        namespace: Option<&str>,
     ) -> std::io::Result<()> {
         let fault = {
             let state = self.state.lock().unwrap();
@@ -298,7 +311,7 @@ impl Double {
             _ => {}
         }
         if !query.contains("watch=1") {
-            return self.list(stream, resource, query).await;
+            return self.list(stream, resource, query, namespace).await;
         }
         let cut_after = match fault {
             Some(Fault::CutAfter(count)) => Some(count),
@@ -312,12 +325,13 @@ impl Double {
         stream: &mut TcpStream,
         resource: Resource,
         query: &str,
+        namespace: Option<&str>,
     ) -> std::io::Result<()> {
         let from: usize =
             parameter(query, "continue").and_then(|token| token.parse().ok()).unwrap_or(0);
         let answer = {
             let mut state = self.state.lock().unwrap();
-            if from == 0 {
+            if from == 0 && namespace.is_none() {
                 *state.lists.entry(resource).or_default() += 1;
             }
             let all: Vec<Value> = state
@@ -325,6 +339,7 @@ impl Double {
                 .get(&resource)
                 .into_iter()
                 .flat_map(|all| all.values().cloned())
+                .filter(|object| namespace.is_none_or(|namespace| is_about(object, namespace)))
                 .collect();
             let strip = |mut object: Value| {
                 // As the API server's: its items do not say what they are.
@@ -397,6 +412,46 @@ impl Double {
             }
         }
     }
+}
+
+impl State {
+    /// Server-side apply of a NodeNetworkConfig's status, whose entries are their managers' own.
+    fn apply(&mut self, write: &Write) {
+        let of_configs =
+            write.target.strip_prefix(&format!("{}/", Resource::NodeNetworkConfigs.path()));
+        let Some((name, query)) = of_configs.and_then(|rest| rest.split_once("/status?")) else {
+            return;
+        };
+        let manager = parameter(query, "fieldManager").unwrap().trim_start_matches("veni-ipamd.");
+        self.version += 1;
+        let version = self.version;
+        let objects = self.objects.entry(Resource::NodeNetworkConfigs).or_default();
+        let object = objects.get_mut(name).unwrap();
+        let entries = object["status"]["nodes"].as_array().cloned().unwrap_or_default();
+        let mut entries: Vec<_> =
+            entries.into_iter().filter(|entry| entry["name"] != manager).collect();
+        entries.extend(write.body["status"]["nodes"].as_array().cloned().unwrap_or_default());
+        object["status"]["nodes"] = entries.into();
+        object["metadata"]["resourceVersion"] = version.to_string().into();
+        let object = object.clone();
+        self.log.push((version, Resource::NodeNetworkConfigs, "MODIFIED", object));
+    }
+}
+
+/// A question about what of a resource is about one namespace.
+fn part(path: &str, query: &str) -> Option<(Resource, String)> {
+    if path == Resource::Namespaces.path() {
+        let name = parameter(query, "fieldSelector")?.strip_prefix("metadata.name%3D")?;
+        return Some((Resource::Namespaces, name.to_owned()));
+    }
+    let (version, rest) = path.split_once("/namespaces/")?;
+    let (namespace, plural) = rest.split_once('/')?;
+    let resource = ALL.into_iter().find(|of| of.path() == format!("{version}/{plural}"))?;
+    Some((resource, namespace.to_owned()))
+}
+
+fn is_about(object: &Value, namespace: &str) -> bool {
+    name(object).split('/').next() == Some(namespace)
 }
 
 fn is_of(resource: Resource, path: &str, query: &str) -> bool {
