@@ -31,6 +31,8 @@ use crate::{
 const ADD_PATIENCE: Duration = Duration::from_secs(60);
 /// What of it is ours: ipamd's own answer, which says why there is no address, must come before we give up.
 const ADD_MARGIN: Duration = Duration::from_secs(5);
+/// How long an ADD waits for an ipamd that is being replaced: a rolling update ends the pod before it starts the next one.
+const ABSENCE: Duration = Duration::from_secs(15);
 /// How long the other commands wait for ipamd, which answers them from memory.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -41,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn add(config: &Config, target: &Target) -> Result<AddResult, Error> {
     let path = target.netns.as_deref().unwrap_or(Path::new(""));
     let netns = NetNs::open(path).map_err(netns_error)?;
-    let mut conversation = Conversation::open(&config.socket, ADD_PATIENCE)?;
+    let mut conversation = Conversation::open_again(&config.socket, ADD_PATIENCE, ABSENCE)?;
     let attachment = attachment(config, target);
     conversation.ask(RequestBody::Add(AddRequest {
         attachment: attachment.clone(),

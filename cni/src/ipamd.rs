@@ -7,6 +7,7 @@ use std::{
         unix::net::UnixStream,
     },
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -22,6 +23,9 @@ use nix::{
 use veni_core::wire::{
     ErrorCode, MAX_REPLY_BYTES, Reply, ReplyBody, Request, RequestBody, VERSIONS, WireError,
 };
+
+/// Between two tries to connect.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// An open conversation. While it is open after an ADD, ipamd keeps others from the same attachment.
 #[derive(Debug)]
@@ -133,6 +137,20 @@ impl Conversation {
         Ok(Self { stream: UnixStream::from(fd), deadline, patience })
     }
 
+    /// As [`Conversation::open`], but waits `absence` for a daemon that has left its socket: one that is replaced.
+    ///
+    /// # Errors
+    /// As [`Conversation::open`].
+    pub fn open_again(path: &Path, patience: Duration, absence: Duration) -> Result<Self, Error> {
+        let until = Instant::now() + absence;
+        loop {
+            match Self::open(path, patience) {
+                Err(Error::Refused { .. }) if Instant::now() < until => thread::sleep(AGAIN),
+                opened => return opened,
+            }
+        }
+    }
+
     /// Asks.
     ///
     /// # Errors
@@ -201,4 +219,32 @@ pub fn ask(path: &Path, patience: Duration, body: RequestBody) -> Result<ReplyBo
 fn timeval(duration: Duration) -> TimeVal {
     let secs = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     TimeVal::new(secs, i64::from(duration.subsec_micros()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::net::UnixListener};
+
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_is_replaced_is_waited_for_and_one_that_never_was_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, next) = (dir.path().join("ipamd.sock"), dir.path().join("next"));
+        let open = |absence| Conversation::open_again(&path, Duration::from_secs(5), absence);
+        assert!(matches!(open(Duration::from_secs(60)), Err(Error::Missing { .. })));
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(matches!(open(Duration::ZERO), Err(Error::Refused { .. })));
+        let opened = thread::scope(|scope| {
+            let waiting = scope.spawn(|| open(Duration::from_secs(60)));
+            // Long enough for a first try in vain.
+            thread::sleep(4 * AGAIN);
+            let listener = UnixListener::bind(&next).unwrap();
+            fs::rename(&next, &path).unwrap();
+            let opened = waiting.join().unwrap();
+            drop(listener);
+            opened
+        });
+        assert!(opened.is_ok(), "{opened:?}");
+    }
 }
