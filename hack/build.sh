@@ -16,6 +16,6 @@ export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-s
 cargo build --locked --profile plugin --target "$TARGET" -p veni-cni -p veni-floor
 unset CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS
 # Not `--features veni-ipamd/kube`: that is the feature of its dev-dependency on itself, and nothing to a build.
-cargo build --locked --release -p veni-ipamd -p veni-ctl -p veni-lab --features kube
+cargo build --locked --release -p veni-ipamd -p veni-controller -p veni-ctl -p veni-lab --features kube
 mkdir -p "$OUT"
-ln -f "target/$TARGET"/plugin/{veni-cni,veni-floor,veni-nop,veni-peak} target/release/{veni-ipamd,venictl,veni-lab} "$OUT/"
+ln -f "target/$TARGET"/plugin/{veni-cni,veni-floor,veni-nop,veni-peak} target/release/{veni-ipamd,veni-controller,venictl,veni-lab} "$OUT/"

@@ -26,7 +26,8 @@ tier_house() { tests --test house --test runner; }
 
 tier_unit() {
     tests --lib --test api_server --test binary --test conformance --test crds --test custom_networking --test pool --test results --test sim --test sim_properties \
-        --test socket --test security_groups --test resolver --test live --test policy --test role
+        --test socket --test security_groups --test resolver --test live --test policy --test role \
+        --test elector --test sweep --test publish
     tests --doc
 }
 

@@ -7,6 +7,7 @@ use kube::CustomResourceExt as _;
 
 use crate::{
     eni_config::EniConfigObject, node_network_config::NodeNetworkConfigObject,
+    resolved_security_group::ResolvedSecurityGroupObject,
     security_group_policy::SecurityGroupPolicyObject,
 };
 
@@ -19,6 +20,7 @@ pub fn definitions() -> Vec<(&'static str, CustomResourceDefinition)> {
     vec![
         ("eniconfigs.yaml", tidied(EniConfigObject::crd(), open)),
         ("nodenetworkconfigs.yaml", tidied(NodeNetworkConfigObject::crd(), closed)),
+        ("resolvedsecuritygroups.yaml", tidied(ResolvedSecurityGroupObject::crd(), closed)),
         ("securitygrouppolicies.yaml", tidied(SecurityGroupPolicyObject::crd(), closed)),
     ]
 }

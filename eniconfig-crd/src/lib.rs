@@ -15,6 +15,7 @@ mod definition;
 pub mod eni_config;
 pub mod node_network_config;
 mod object;
+pub mod resolved_security_group;
 pub mod security_group_policy;
 mod selector;
 

@@ -47,6 +47,7 @@ fn the_definitions_are_those_that_aws_has() {
         "Namespaced",
     );
     check("nodenetworkconfigs.yaml", "nodenetworkconfigs.veni.dev", "v1alpha1", "Cluster");
+    check("resolvedsecuritygroups.yaml", "resolvedsecuritygroups.veni.dev", "v1alpha1", "Cluster");
 }
 
 /// What the API server prunes or refuses is decided by these parts of a schema.

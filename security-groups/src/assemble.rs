@@ -112,7 +112,8 @@ fn fall_back(
 ) {
     let failure = parts.rules.get(&id).and_then(|part| part.failure.as_ref());
     let last_error = failure.map(|failure| failure.words.clone());
-    if matches!(lack, Lack::Gone(_)) {
+    let gone = matches!(lack, Lack::Gone(_));
+    if gone {
         wholes.forget(&id);
     }
     if let Some(whole) = wholes.get(&id) {
@@ -136,6 +137,7 @@ fn fall_back(
     };
     let mut standing = Standing::new(id.clone(), health);
     (standing.status.reason, standing.status.last_error) = (Some(reason), last_error);
+    standing.status.gone = gone;
     assembled.standings.push(standing);
     let group = ResolvedGroup { id: id.clone(), state, ingress: Vec::new(), egress: Vec::new() };
     assembled.groups.groups.insert(id, group);

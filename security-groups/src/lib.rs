@@ -1,8 +1,8 @@
 //! Security groups for pods: what EC2 says of a set of groups, complete, kept and refreshed.
 //!
 //! [`SecurityGroups`] is the interface: which groups are wanted, and what is known of them. [`Resolver`] is the one
-//! implementation, which asks a [`Cloud`](veni_provider::Cloud) from each node; a leader that resolves for all nodes
-//! would be another.
+//! implementation. It asks a [`Cloud`](veni_provider::Cloud), and only for what no leader publishes
+//! ([`published`], [`Driver::led_by`]).
 //!
 //! Invariants:
 //! - A group is published as resolved only with all that its rules refer to. Until then it is pending, or, when it
@@ -21,8 +21,10 @@ mod assemble;
 mod cache;
 mod gate;
 mod jitter;
+mod leader;
 mod load;
 mod part;
+pub mod published;
 mod resolver;
 mod settings;
 mod status;

@@ -18,11 +18,13 @@ use crate::{
     SecurityGroups, Snapshot,
     assemble::{Assembled, assemble, invisible, within_limit},
     cache::Shelf,
+    leader::{Covered, Leader},
     load::Loader,
     part::{Part, Parts},
+    published::Published,
     settings::Settings,
     status::{GroupHealth, GroupStatus, Standing},
-    whole::{Kept, Wholes},
+    whole::{Kept, Wholes, unix_secs},
 };
 
 /// Resolves groups by asking the cloud. Cheap to clone; its [`Driver`] does the work.
@@ -47,6 +49,9 @@ pub struct Driver<C> {
     standings: Arc<Mutex<Vec<Standing>>>,
     /// When all that is wanted is asked for anew.
     refresh_at: Instant,
+    leader: Option<Leader>,
+    /// What the leader's word covers.
+    covered: Covered,
 }
 
 // === impl Resolver ===
@@ -77,6 +82,8 @@ impl Resolver {
             kept: keeper,
             standings: Arc::clone(&standings),
             refresh_at: Instant::now(),
+            leader: None,
+            covered: Covered::default(),
         };
         (Self { wanted, snapshots, kept, standings }, driver)
     }
@@ -114,6 +121,13 @@ fn lock(standings: &Mutex<Vec<Standing>>) -> MutexGuard<'_, Vec<Standing>> {
 // === impl Driver ===
 
 impl<C: Cloud> Driver<C> {
+    /// From now on the cloud is asked only for what no leader publishes.
+    #[must_use]
+    pub fn led_by(self, published: watch::Receiver<Arc<Published>>) -> Self {
+        let leader = Some(Leader::new(published, self.settings.seed));
+        Self { leader, ..self }
+    }
+
     /// Works until every [`Resolver`] of it is dropped.
     pub async fn run(mut self) {
         loop {
@@ -126,6 +140,7 @@ impl<C: Cloud> Driver<C> {
                     // A node that starts wants group after group: one question for all of them.
                     sleep(self.settings.gather()).await;
                 }
+                () = Leader::changed(&mut self.leader) => {}
                 () = wait(wake) => {}
             }
             let wanted = self.wanted.borrow_and_update().clone();
@@ -141,11 +156,16 @@ impl<C: Cloud> Driver<C> {
             self.refresh_at = now + self.loader.jitter.around(self.settings.refresh());
         }
         self.wholes.wanted(wanted, now);
-        if self.wholes.has_former(wanted) {
+        if let Some(leader) = &mut self.leader {
+            self.covered = leader.cover(wanted, now, unix_secs());
+            self.covered.learn(&mut self.wholes, now);
+        }
+        if self.wholes.has_former(wanted) || !self.covered.groups.is_empty() {
             // Before the cloud is asked: it may not answer.
             self.publish(wanted);
         }
-        let (inside, _) = within_limit(wanted, &self.wholes, &self.settings.limits);
+        let own = self.covered.own(wanted);
+        let (inside, _) = within_limit(&own, &self.wholes, &self.settings.limits);
         let shelves = self.loader.memory.clone();
         retain(&mut self.parts.rules, inside, &shelves.rules).await;
         self.loader.rules(&mut self.parts.rules, everything).await;
@@ -161,8 +181,10 @@ impl<C: Cloud> Driver<C> {
     }
 
     fn publish(&mut self, wanted: &BTreeSet<SecurityGroupId>) {
-        let Self { parts, wholes, settings, .. } = self;
-        let Assembled { groups, standings } = assemble(wanted, parts, wholes, &settings.limits);
+        let Self { parts, wholes, settings, covered, .. } = self;
+        let mut assembled = assemble(&covered.rest(wanted), parts, wholes, &settings.limits);
+        covered.publish(wholes, &mut assembled);
+        let Assembled { groups, standings } = assembled;
         self.tell(&standings);
         *lock(&self.standings) = standings;
         self.snapshots.send_if_modified(|published| {
@@ -217,10 +239,10 @@ impl<C: Cloud> Driver<C> {
     fn next_wake(&self) -> Option<Instant> {
         let Parts { rules, members, lists } = &self.parts;
         if rules.is_empty() {
-            return None;
+            return self.covered.until;
         }
         let retries = retries(rules).chain(retries(members)).chain(retries(lists));
-        Some(retries.fold(self.refresh_at, Instant::min))
+        Some(retries.chain(self.covered.until).fold(self.refresh_at, Instant::min))
     }
 }
 

@@ -24,6 +24,9 @@ pub struct GroupStatus {
     /// What of it admits nobody, and why: a rule for a group of another account, a stale rule, a rule that this
     /// version does not understand.
     pub notes: Vec<String>,
+    /// The cloud has said twice that it does not exist.
+    #[serde(default)]
+    pub gone: bool,
 }
 
 /// A group's state in a word.
@@ -59,6 +62,7 @@ impl Standing {
             rules: 0,
             members: 0,
             notes: Vec::new(),
+            gone: false,
         };
         Self { status, since: None }
     }

@@ -76,6 +76,20 @@ impl Wholes {
         self.by_id.insert(id, whole);
     }
 
+    /// Takes somebody else's word for a group as of `since`: `make` it unless what is here `is` the same.
+    pub(crate) fn learn(
+        &mut self,
+        id: &SecurityGroupId,
+        since: Instant,
+        is: impl FnOnce(&Whole) -> bool,
+        make: impl FnOnce() -> Whole,
+    ) {
+        match self.by_id.get_mut(id).filter(|whole| is(whole)) {
+            Some(whole) => (whole.since, whole.former) = (since, false),
+            None => drop(self.by_id.insert(id.clone(), make())),
+        }
+    }
+
     /// It does not exist any more.
     pub(crate) fn forget(&mut self, id: &SecurityGroupId) {
         self.by_id.remove(id);
@@ -146,6 +160,6 @@ fn referenced(group: &ResolvedGroup) -> BTreeSet<SecurityGroupId> {
     peers.collect()
 }
 
-fn unix_secs() -> u64 {
+pub(crate) fn unix_secs() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

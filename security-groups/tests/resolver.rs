@@ -6,6 +6,8 @@
 mod cloud;
 #[path = "common/keeping.rs"]
 mod keeping;
+#[path = "common/led.rs"]
+mod led;
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 

@@ -71,7 +71,10 @@ impl Access {
     }
 
     /// Sets a client up. It connects at its first request.
-    pub(crate) async fn connect(&self) -> Result<Client, ConnectError> {
+    ///
+    /// # Errors
+    /// When address or credentials cannot be read, or do not fit together.
+    pub async fn connect(&self) -> Result<Client, ConnectError> {
         let config = match self {
             Self::Open(url) => Config::new(url.clone()),
             Self::InCluster => Config::incluster().map_err(ConnectError::InCluster)?,

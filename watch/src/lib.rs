@@ -19,21 +19,25 @@ use veni_core::chain::chain;
 mod api;
 mod ask;
 mod backoff;
+mod collection;
 mod configuration;
 mod connect;
 mod follow;
 mod hold;
 mod hub;
+mod published;
 mod resource;
 mod served;
 mod store;
 mod trim;
 
 pub use ask::Asking;
+pub use collection::{Collection, News};
 pub use configuration::{Configuration, Known, NodeMetadata};
 pub use connect::{Access, ConnectError};
 pub use follow::Counters;
 pub use hub::{Batch, ServiceCidrs};
+pub use published::{GroupNews, follow_published};
 pub use resource::Resource;
 
 use api::Api;

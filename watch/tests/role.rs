@@ -43,6 +43,8 @@ fn the_charts_role_grants_what_is_read_and_no_more() {
         let name = format!("{}/{}", resource.group(), resource.plural());
         read.extend(["list", "watch"].map(|verb| format!("{name} {verb}")));
     }
+    // Followed apart from what policy waits for.
+    read.extend(["list", "watch"].map(|verb| format!("veni.dev/resolvedsecuritygroups {verb}")));
     // Asked for by name.
     read.insert("/pods get".to_owned());
     assert_eq!(granted(), read);

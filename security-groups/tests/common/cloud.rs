@@ -17,7 +17,9 @@ use veni_provider::{
     call::{Answer, Call, Transport},
     sim::{InstanceSpec, RuleSpec, Sim, SimCloud, SimConfig, SubnetSpec, Timer},
 };
-use veni_security_groups::{GroupStatus, Resolver, SecurityGroups, Settings, Snapshot, answered};
+use veni_security_groups::{
+    GroupStatus, Resolver, SecurityGroups, Settings, Snapshot, answered, published::Published,
+};
 
 pub(crate) struct Clock(Instant);
 
@@ -150,6 +152,19 @@ impl Place {
         self.snapshots = resolver.subscribe();
         self.resolver = Some(resolver);
         self.driver = tokio::spawn(driver.run());
+    }
+
+    /// As [`Place::restart`], with nothing kept and with what a leader publishes.
+    pub(crate) fn restart_led(&mut self, published: &watch::Sender<Arc<Published>>) {
+        self.driver.abort();
+        let spoiled = Spoiled {
+            sim: SimCloud::new(Arc::clone(&self.sim), Arc::clone(&self.clock), caller()),
+            spoil: Arc::clone(&self.spoil),
+        };
+        let (resolver, driver) = Resolver::new(Arc::new(spoiled), Settings::default());
+        self.snapshots = resolver.subscribe();
+        self.resolver = Some(resolver);
+        self.driver = tokio::spawn(driver.led_by(published.subscribe()).run());
     }
 
     pub(crate) fn sim(&self) -> MutexGuard<'_, Sim> {
