@@ -38,6 +38,7 @@ mod foreign;
 mod layout;
 mod load;
 mod map;
+mod occupancy;
 mod off;
 mod pods;
 mod run;
@@ -47,6 +48,7 @@ mod tables;
 pub use events::Events;
 pub use foreign::{Foreign, ForeignProgram};
 pub use load::{EGRESS_PROGRAM, INGRESS_PROGRAM, OBJECT};
+pub use occupancy::Occupancy;
 pub use pods::{Pod, PodEntry, PodIdentity, PodPolicy};
 pub use run::{Action, Outcome, Skb};
 pub use tables::Tables;
@@ -172,18 +174,29 @@ impl Filter {
         Ok(self.maps.settings.get(&0)?.unwrap_or_default())
     }
 
-    /// Changes the settings, all at once. What the daemon alone knows stays: the flag about the kernel's checksums.
+    /// Changes the settings, all at once. What the daemon alone knows stays: the flag about the kernel's checksums. When a
+    /// verdict may be another by them, every flow is judged again by its next packet.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn configure(&self, change: impl FnOnce(&mut Settings)) -> Result<Settings> {
         let _lock = self.locked();
-        let mut settings = self.settings()?;
+        let before = self.settings()?;
+        let mut settings = before;
         change(&mut settings);
         if layout::kernel_has_ipv6_checksums() {
             settings.flags |= SettingFlags::CHECKSUM_IPV6;
         }
+        let rejudges = settings.epoch == before.epoch && decisive(&settings) != decisive(&before);
+        // Now, lest a daemon that dies here leaves flows by the former settings for good…
+        settings.epoch = settings.epoch.wrapping_add(rejudges.into());
         self.maps.settings.set(&0, &settings)?;
+        if rejudges {
+            // …and once more, for flows that a program has taken in by the former settings and the new epoch.
+            off::grace();
+            settings.epoch = settings.epoch.wrapping_add(1);
+            self.maps.settings.set(&0, &settings)?;
+        }
         Ok(settings)
     }
 
@@ -336,5 +349,20 @@ impl Filter {
 
     fn locked(&self) -> std::sync::MutexGuard<'_, ()> {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What of the settings a verdict on an established flow depends on.
+fn decisive(settings: &Settings) -> Settings {
+    let flags = SettingFlags::METADATA_CLOSED | SettingFlags::KEEP_ESTABLISHED;
+    Settings {
+        flags: settings.flags & flags,
+        service_v4: settings.service_v4,
+        service_mask_v4: settings.service_mask_v4,
+        service_v6: settings.service_v6,
+        service_mask_v6: settings.service_mask_v6,
+        node_port_first: settings.node_port_first,
+        node_port_last: settings.node_port_last,
+        ..Settings::default()
     }
 }

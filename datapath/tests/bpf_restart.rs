@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path};
 use veni_core::{marks::EniMarkMask, net::Mac};
 use veni_datapath::{
     bpf::{
-        Filter, PodEntry, PodPolicy, SettingFlags, Write,
+        Filter, PodEntry, PodPolicy, SettingFlags, Settings, Write,
         table::{
             ANY_CLASS, BackendKey, BackendValue, Decision, PortRange, Profile, ServiceKeyV4,
             ServiceValue, VerdictKey,
@@ -78,13 +78,64 @@ fn without_policy_nothing_of_an_earlier_policy_stays_in_force() {
         }
         filter.tables().apply(&tables()).unwrap();
         let before = filter.settings().unwrap().epoch;
+        assert!(filter.isolates().unwrap());
         assert_eq!(filter.judge_nobody().unwrap(), (1, 5));
+        assert!(!filter.isolates().unwrap(), "tables and open pods alone isolate nobody");
         for (_, pod) in filter.entries().unwrap() {
             assert_eq!(pod.policy, PodPolicy::default());
         }
         assert_eq!(filter.tables().entries().unwrap(), []);
         assert_ne!(filter.settings().unwrap().epoch, before, "flows are judged again");
         assert_eq!(filter.judge_nobody().unwrap(), (0, 0));
+    });
+}
+
+#[test]
+fn new_sets_of_a_pod_leave_its_other_address_and_its_flags() {
+    node::in_node(|directory| {
+        let filter = open(directory);
+        assert!(!filter.pod_sets(7, 1, 1).unwrap(), "no such entry");
+        let entry = PodEntry { address: [10, 0, 0, 7].into(), mac: Mac([2; 6]), mark: 1 << 16 };
+        let address_v6 = Some("fd00::7".parse().unwrap());
+        let policy = PodPolicy { address_v6, ingress_set: 3, egress_set: 4, flags: 1 };
+        let identity = filter.pod_admit(7, entry, policy).unwrap();
+        assert!(filter.pod_sets(7, 5, 6).unwrap());
+        let pod = filter.pod(7).unwrap().unwrap();
+        assert_eq!(pod.policy, PodPolicy { ingress_set: 5, egress_set: 6, ..policy });
+        assert_eq!((pod.entry, pod.identity), (entry, identity));
+    });
+}
+
+#[test]
+fn settings_that_decide_have_every_flow_judged_again_and_no_others_do() {
+    node::in_node(|directory| {
+        let filter = open(directory);
+        let check = |what: &str, expected: bool, change: fn(&mut Settings)| {
+            let before = filter.settings().unwrap().epoch;
+            let after = filter.configure(change).unwrap().epoch;
+            assert_eq!(after, filter.settings().unwrap().epoch);
+            assert_eq!(after != before, expected, "{what}");
+        };
+        check("metadata closed", true, |s| s.flags |= SettingFlags::METADATA_CLOSED);
+        check("the same again", false, |s| s.flags |= SettingFlags::METADATA_CLOSED);
+        check("events", false, |s| s.flags ^= SettingFlags::EVENTS_ALLOWED);
+        check("kept", true, |s| s.flags |= SettingFlags::KEEP_ESTABLISHED);
+        check("judged again", true, |s| s.flags &= !SettingFlags::KEEP_ESTABLISHED);
+        check("a Service range", true, |s| {
+            (s.service_v4, s.service_mask_v4) = ([10, 100, 0, 0], [255, 255, 0, 0]);
+        });
+        check("node ports", true, |s| s.node_port_last = 31_000);
+        check("a bound", false, |s| s.half_open_cap = 7);
+        check("an epoch by itself", true, |s| s.epoch += 1);
+    });
+}
+
+#[test]
+fn the_tables_of_flows_tell_their_room() {
+    node::in_node(|directory| {
+        let tables = open(directory).established().unwrap();
+        assert_eq!(tables.map(|table| table.flows), [0, 0]);
+        assert!(tables.iter().all(|table| table.room > 0), "{tables:?}");
     });
 }
 

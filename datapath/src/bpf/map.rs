@@ -105,6 +105,11 @@ impl<K: Plain, V: Plain> Map<K, V> {
         Ok(Self { name, fd, limit: shape.max_entries, types: PhantomData })
     }
 
+    /// How many elements there can be.
+    pub(super) const fn limit(&self) -> u32 {
+        self.limit
+    }
+
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -3,13 +3,24 @@
 
 use veni_ebpf_common::{Remove, Write};
 
-use super::{Filter, pods::PodPolicy};
+use super::{
+    Filter,
+    pods::{Pod, PodPolicy},
+};
 use crate::{error::Result, grace};
 
 /// Where the kernel cannot tell: longer than any program runs.
 const GRACE: std::time::Duration = std::time::Duration::from_millis(20);
 
 impl Filter {
+    /// Whether any pod is isolated: judged by sets of its own.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn isolates(&self) -> Result<bool> {
+        Ok(self.entries()?.values().any(|pod| pod.policy != open(pod)))
+    }
+
     /// From now on no pod is isolated and no Service is translated: entries first, then what judged them goes. How many
     /// pods were judged until now, and how many entries went.
     ///
@@ -18,7 +29,7 @@ impl Filter {
     pub fn judge_nobody(&self) -> Result<(usize, usize)> {
         let mut judged = 0;
         for (ifindex, pod) in self.entries()? {
-            let open = PodPolicy { address_v6: pod.policy.address_v6, ..PodPolicy::default() };
+            let open = open(&pod);
             if pod.policy != open {
                 judged += usize::from(self.pod_policy(ifindex, open)?);
             }
@@ -28,13 +39,22 @@ impl Filter {
             return Ok((0, 0));
         }
         self.raise_epoch()?;
-        if grace::wait().is_err() {
-            std::thread::sleep(GRACE);
-        }
+        grace();
         let (back_ends, rest): (Vec<Remove>, Vec<Remove>) =
             left.into_iter().partition(|entry| matches!(entry, Remove::Backend(_)));
         let removed = self.tables().remove(&rest)? + self.tables().remove(&back_ends)?;
         Ok((judged, removed))
+    }
+}
+
+fn open(pod: &Pod) -> PodPolicy {
+    PodPolicy { address_v6: pod.policy.address_v6, ..PodPolicy::default() }
+}
+
+/// Waits until no program that started before is running any more.
+pub(super) fn grace() {
+    if grace::wait().is_err() {
+        std::thread::sleep(GRACE);
     }
 }
 

@@ -128,6 +128,18 @@ impl Filter {
         self.write(ifindex, Some(had), pod(had).entry, policy).map(|_| true)
     }
 
+    /// As [`Filter::pod_policy`], but only the sets: its IPv6 address and flags stay.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn pod_sets(&self, ifindex: u32, ingress_set: u32, egress_set: u32) -> Result<bool> {
+        let _lock = self.locked();
+        let Some(had) = self.maps.pods.get(&ifindex)? else { return Ok(false) };
+        let Pod { entry, policy, .. } = pod(had);
+        let policy = PodPolicy { ingress_set, egress_set, ..policy };
+        self.write(ifindex, Some(had), entry, policy).map(|_| true)
+    }
+
     /// Removes a pod's entry: everything to and from its veth is dropped from now on. Nothing happens when there is none.
     ///
     /// # Errors
