@@ -10,11 +10,14 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 mod load;
+mod page;
 mod policy;
 mod reader;
 mod report;
+mod traps;
 mod variables;
 
+pub use page::page;
 pub use policy::{
     Enforcing, Established, FlowEvents, MetadataAccess, NoNodePorts, NodePorts, PolicySettings,
 };
@@ -69,6 +72,9 @@ pub struct Config {
     pub table_base: u32,
     /// `INTROSPECTION_BIND_ADDRESS`; `None` with `DISABLE_INTROSPECTION`.
     pub http_bind: Option<String>,
+    /// `VENI_METRICS_BIND_ADDRESS`: where metrics are served by themselves; `None` for nowhere, and with
+    /// `DISABLE_METRICS`.
+    pub metrics_bind: Option<String>,
     /// `VENI_SOCKET`.
     pub socket: String,
     /// `VENI_STATE_DIR`.
@@ -346,6 +352,7 @@ impl Default for Config {
             eni_mark_mask: EniMarkMask::default(),
             table_base: DEFAULT_TABLE_BASE,
             http_bind: Some("127.0.0.1:61679".to_owned()),
+            metrics_bind: None,
             socket: crate::wire::DEFAULT_SOCKET.to_owned(),
             state_dir: "/var/lib/veni".to_owned(),
             bpf_dir: "/sys/fs/bpf/veni".to_owned(),

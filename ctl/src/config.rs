@@ -19,6 +19,9 @@ struct Document {
     /// What happens when it is set to something else than the default, where it is not supported yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     consequence: Option<&'static str>,
+    /// What it does that its name does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trap: Option<&'static str>,
 }
 
 pub(crate) fn report(format: Format) -> anyhow::Result<Report> {
@@ -34,6 +37,7 @@ pub(crate) fn report(format: Format) -> anyhow::Result<Report> {
                 Support::Warned(sentence) | Support::Refused(sentence) => Some(sentence),
                 Support::Honoured | Support::Ignored => None,
             },
+            trap: variable.trap(),
         })
         .collect();
     Report::of(format, &document, || {
@@ -43,10 +47,8 @@ pub(crate) fn report(format: Format) -> anyhow::Result<Report> {
                 Some(values) => format!("{} if {values}", v.support),
                 None => v.support.to_owned(),
             };
-            let meaning = match v.consequence {
-                Some(consequence) => format!("{}; {consequence}", v.meaning),
-                None => v.meaning.to_owned(),
-            };
+            let parts = [Some(v.meaning), v.consequence, v.trap];
+            let meaning = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
             vec![v.name.to_owned(), default.to_owned(), support, meaning]
         });
         text::table(&["VARIABLE", "DEFAULT", "VENI", "MEANING"], 0..0, rows.collect())
@@ -55,7 +57,23 @@ pub(crate) fn report(format: Format) -> anyhow::Result<Report> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
+
+    #[test]
+    fn the_page_in_the_repository_is_what_the_registry_says() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+        let page = veni_core::config::page();
+        if std::env::var_os("VENI_UPDATE_DOCS").is_some() {
+            fs::write(&path, &page).unwrap();
+        }
+        let written = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            written == page,
+            "docs/configuration.md is another one: VENI_UPDATE_DOCS=1 cargo test -p veni-ctl --lib page"
+        );
+    }
 
     #[test]
     fn every_variable_is_listed_in_both_forms() {
@@ -70,6 +88,8 @@ mod tests {
             (&"warned".into(), &"false".into())
         );
         assert!(prefixes["consequence"].is_string());
+        let floor = json.iter().find(|v| v["name"] == "MINIMUM_IP_TARGET").unwrap();
+        assert!(floor["trap"].as_str().unwrap().contains("never grows past"), "{floor}");
         for (name, word) in [
             ("ENABLE_PREFIX_DELEGATION", "warned if true"),
             ("ENABLE_POD_ENI", "warned if true"),

@@ -49,6 +49,7 @@ pub(super) fn config(reader: &mut Reader, build: Build) -> Config {
             .in_range("VENI_TABLE_BASE", 256..=0x7fff_ff00)
             .unwrap_or(defaults.table_base),
         http_bind: http_bind(reader, defaults.http_bind),
+        metrics_bind: metrics_bind(reader),
         socket: reader.path("VENI_SOCKET", defaults.socket),
         state_dir: reader.path("VENI_STATE_DIR", defaults.state_dir),
         bpf_dir: reader.path("VENI_BPF_DIR", defaults.bpf_dir),
@@ -335,6 +336,25 @@ fn add_wait(reader: &mut Reader) -> Option<Duration> {
     Some(Duration::from_secs(secs.min(MOST).into()))
 }
 
+/// Metrics by themselves name no pod: no warning for an address that others reach.
+fn metrics_bind(reader: &mut Reader) -> Option<String> {
+    const NAME: &str = "VENI_METRICS_BIND_ADDRESS";
+    if reader.bool("DISABLE_METRICS", false) {
+        return None;
+    }
+    let address = reader.text(NAME)?;
+    if is_host_and_port(&address) {
+        return Some(address);
+    }
+    reader.unparsable(NAME, "host:port");
+    None
+}
+
+fn is_host_and_port(address: &str) -> bool {
+    let parts = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    parts.is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+}
+
 fn http_bind(reader: &mut Reader, default: Option<String>) -> Option<String> {
     const NAME: &str = "INTROSPECTION_BIND_ADDRESS";
     if reader.bool("DISABLE_INTROSPECTION", false) {
@@ -343,11 +363,7 @@ fn http_bind(reader: &mut Reader, default: Option<String>) -> Option<String> {
     let Some(address) = reader.text(NAME) else {
         return default;
     };
-    let port = address
-        .rsplit_once(':')
-        .filter(|(host, _)| !host.is_empty())
-        .map(|(_, port)| port.parse::<u16>());
-    if !matches!(port, Some(Ok(_))) {
+    if !is_host_and_port(&address) {
         reader.unparsable(NAME, "host:port");
         return default;
     }

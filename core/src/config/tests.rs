@@ -53,6 +53,19 @@ fn a_build_without_the_aws_provider_says_so_among_all_errors() {
 }
 
 #[test]
+fn metrics_are_served_by_themselves_where_that_is_asked_for() {
+    let bound = |vars: &[(&str, &str)]| accepted(vars).0.metrics_bind;
+    assert_eq!(bound(&[]), None);
+    let (config, warnings) = accepted(&[("VENI_METRICS_BIND_ADDRESS", "10.0.0.7:61678")]);
+    assert_eq!(config.metrics_bind.as_deref(), Some("10.0.0.7:61678"));
+    assert_eq!((warnings, config.http_bind.as_deref()), (vec![], Some("127.0.0.1:61679")));
+    let off = [("VENI_METRICS_BIND_ADDRESS", "10.0.0.7:61678"), ("DISABLE_METRICS", "true")];
+    assert_eq!(bound(&off), None);
+    let (config, warnings) = accepted(&[("VENI_METRICS_BIND_ADDRESS", "61678")]);
+    assert_eq!((config.metrics_bind, warnings.len()), (None, 1), "{warnings:?}");
+}
+
+#[test]
 fn an_address_that_others_can_reach_is_served_with_a_warning() {
     for (address, warned) in [
         ("127.0.0.1:61679", false),

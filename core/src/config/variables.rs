@@ -43,6 +43,13 @@ impl Support {
 }
 
 impl Variable {
+    /// What it does that its name does not say.
+    #[must_use]
+    pub fn trap(&self) -> Option<&'static str> {
+        let mut traps = super::traps::TRAPS.iter();
+        traps.find(|(name, _)| *name == self.name).map(|(_, trap)| *trap)
+    }
+
     /// The values of a variable that is not supported yet which are warned about or refused, in words that follow
     /// "if": `true`, `set`. `None` when every value is fine.
     #[must_use]
@@ -126,7 +133,7 @@ pub static VARIABLES: &[Variable] = &[
     v("AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE", "", Ignored, "there is no egress plugin"),
     v("INTROSPECTION_BIND_ADDRESS", "127.0.0.1:61679", Honoured, "host:port of health, readiness, metrics and introspection"),
     v("DISABLE_INTROSPECTION", "false", Honoured, "do not serve INTROSPECTION_BIND_ADDRESS at all"),
-    v("DISABLE_METRICS", "false", Warned("it has no effect: metrics are served beside introspection, on loopback; DISABLE_INTROSPECTION=true turns both off"), "do not serve metrics"),
+    v("DISABLE_METRICS", "false", Warned("VENI_METRICS_BIND_ADDRESS is not served; beside introspection, on loopback, metrics still are: DISABLE_INTROSPECTION=true turns both off"), "do not serve metrics by themselves"),
     v("HTTP_TIMEOUT", "10", Ignored, "timeout of AWS calls; veni has its own"),
     v("VPC_CNI_VERSION", "", Ignored, "set by the AWS VPC CNI's image"),
     v("HOST_CNI_BIN_PATH", "", Honoured, "where the chart's first container copies the plugin to (veni-ipamd --install); unset: nowhere"),
@@ -144,6 +151,7 @@ pub static VARIABLES: &[Variable] = &[
     v("VENI_ENI_MARK_MASK", "0x00ff0000", Honoured, "the bits of packet marks that name a pod's ENI: at least 8 adjacent ones, clear of 0xc000 and of AWS_VPC_K8S_CNI_CONNMARK"),
     v("VENI_TABLE_BASE", "7600", Honoured, "the routing table of pods; the 255 tables after it are the ENIs'"),
     v("VENI_SOCKET", "/run/veni/ipamd.sock", Honoured, "the socket that plugin and venictl speak to"),
+    v("VENI_METRICS_BIND_ADDRESS", "", Honoured, "host:port where /metrics is served and nothing else; unset: beside introspection only. The chart sets it to the node's address with podMonitor.create"),
     v("VENI_STATE_DIR", "/var/lib/veni", Honoured, "the journal's directory"),
     v("VENI_BPF_DIR", "/sys/fs/bpf/veni", Honoured, "where the filter's maps are pinned (a bpf file system)"),
     v("VENI_NET_SYSCTL_DIR", "/proc/sys/net", Honoured, "where the node's net sysctls can be written: a container has /proc/sys read-only"),

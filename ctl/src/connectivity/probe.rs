@@ -73,6 +73,8 @@ pub(super) struct Identity {
 // === impl Question ===
 
 impl Question {
+    /// What runs in pods only reads them.
+    #[cfg(any(test, feature = "kube"))]
     pub(super) fn new(what: What, to: impl ToString, time: Duration) -> Self {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self { what, to: to.to_string(), millis }
