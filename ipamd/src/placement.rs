@@ -13,14 +13,14 @@ use serde_json::Value;
 use tokio::sync::watch;
 use veni_core::{
     config::Config,
-    id::{SubnetId, VpcId},
+    id::{SecurityGroupId, SubnetId, VpcId},
     ipam::placement::{PlacedSubnet, Placement},
 };
 use veni_eniconfig_crd::{
     EniConfig, GroupChoice, Labels, SubnetChoice,
     eni_config::{self, Chosen, ChosenBy, Keys},
 };
-use veni_provider::{Cloud, CloudResult, Subnet, SubnetFilter};
+use veni_provider::{Cloud, CloudResult, Subnet, SubnetFilter, security_group::has_tags};
 
 use crate::{executor, policy, whereabouts::Whereabouts};
 
@@ -28,6 +28,9 @@ use crate::{executor, policy, whereabouts::Whereabouts};
 const RETRY: Duration = Duration::from_secs(60);
 /// When it is asked whether other subnets have the tags, or one that was missing is there.
 const REFRESH: Duration = Duration::from_secs(300);
+
+/// The most security groups that an ENI can be made to take (VPC quotas: 5, raised to 16 on request).
+const GROUPS_PER_ENI: usize = 16;
 
 /// Where ENIs are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -267,10 +270,10 @@ impl Zone {
         let security_groups = match &config.security_groups {
             GroupChoice::OfPrimary => Vec::new(),
             GroupChoice::Ids(ids) => ids.clone(),
-            GroupChoice::Tags(_) => {
-                let what = "spec.securityGroupTags is not supported yet: name the groups in spec.securityGroups";
-                return (News::Awaits(format!("{source} cannot be used: {what}")), None);
-            }
+            GroupChoice::Tags(tags) => match self.groups(cloud, &source, tags).await {
+                Ok(groups) => groups,
+                Err((what, again)) => return (News::Awaits(what), Some(again)),
+            },
         };
         let filter = SubnetFilter::InZone {
             vpc_id: self.vpc_id.clone(),
@@ -297,7 +300,44 @@ impl Zone {
             );
             return (News::Awaits(what), Some(REFRESH));
         }
-        (News::Found(Placement { source, subnets, security_groups }), again)
+        // Other groups may get the tags.
+        let tagged = matches!(config.security_groups, GroupChoice::Tags(_)).then_some(REFRESH);
+        (News::Found(Placement { source, subnets, security_groups }), again.or(tagged))
+    }
+
+    /// The groups of the VPC with all of these tags; else what is waited for, and how long.
+    async fn groups<C: Cloud>(
+        &self,
+        cloud: &C,
+        source: &str,
+        tags: &BTreeMap<String, String>,
+    ) -> Result<Vec<SecurityGroupId>, (String, Duration)> {
+        let call = cloud.find_security_groups(&self.vpc_id, tags);
+        let found = executor::bounded("DescribeSecurityGroups", call).await.map_err(|error| {
+            let what = format!(
+                "{source} names security groups by tags, and EC2 does not list them: {error}"
+            );
+            (what, RETRY)
+        })?;
+        let mut groups: Vec<_> = found.into_iter().map(|group| group.id).collect();
+        groups.sort();
+        let vpc_id = &self.vpc_id;
+        match groups.len() {
+            // None would be those of the primary ENI: not what was meant.
+            0 => Err((
+                format!(
+                    "{source}: no security group of the VPC {vpc_id} has all of spec.securityGroupTags: tag one, or name groups in spec.securityGroups"
+                ),
+                REFRESH,
+            )),
+            1..=GROUPS_PER_ENI => Ok(groups),
+            found => Err((
+                format!(
+                    "{source}: {found} security groups of the VPC {vpc_id} have spec.securityGroupTags, and an ENI takes {GROUPS_PER_ENI} at most: narrow the tags"
+                ),
+                REFRESH,
+            )),
+        }
     }
 
     /// Those that are here, with their CIDRs. When EC2 does not tell, all: an ENI elsewhere cannot be attached.
@@ -333,12 +373,7 @@ impl Zone {
 
 /// Those with all of these tags, the roomiest first.
 fn tagged(mut here: Vec<Subnet>, tags: &BTreeMap<String, String>) -> Vec<PlacedSubnet> {
-    here.retain(|subnet| {
-        let has = |(key, value): (&String, &String)| {
-            subnet.tags.get(key).is_some_and(|it| value == "*" || it == value)
-        };
-        tags.iter().all(has)
-    });
+    here.retain(|subnet| has_tags(&subnet.tags, tags));
     here.sort_by_key(|subnet| (std::cmp::Reverse(subnet.available_addresses), subnet.id.clone()));
     let placed = |subnet: Subnet| PlacedSubnet { id: subnet.id, prefix: Some(subnet.cidr) };
     here.into_iter().map(placed).collect()

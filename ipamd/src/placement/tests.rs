@@ -132,7 +132,7 @@ async fn subnets_are_taken_by_id_in_their_order_or_by_tag_by_their_room_and_only
         (json!({"subnetTags": {"pods": "no", "x": "*"}}), "names no subnet in the zone"),
         (
             json!({"subnet": "subnet-a", "securityGroupTags": {"a": "b"}}),
-            "spec.securityGroupTags is not supported yet",
+            "no security group of the VPC vpc-1 has all of spec.securityGroupTags",
         ),
     ] {
         match resolved(&node, &zone, &spec).await.0 {
@@ -142,6 +142,45 @@ async fn subnets_are_taken_by_id_in_their_order_or_by_tag_by_their_room_and_only
             other => panic!("{spec}: {other:?}"),
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn security_groups_are_taken_by_tag_in_the_nodes_vpc_and_never_none_of_them() {
+    let (node, zone) = region().await;
+    let vpc_id = || "vpc-1".parse().unwrap();
+    for id in ["sg-9", "sg-8", "sg-7"] {
+        node.sim().add_security_group(id.parse().unwrap(), vpc_id()).unwrap();
+        let tag = ("pods".to_owned(), if id == "sg-7" { "no" } else { "yes" }.to_owned());
+        node.sim().tag_security_group(&id.parse().unwrap(), [tag].into()).unwrap();
+    }
+    let spec = json!({"subnet": "subnet-a", "securityGroupTags": {"pods": "yes"}});
+    let (news, again) = resolved(&node, &zone, &spec).await;
+    let groups = |news: &News| match news {
+        News::Found(placement) => {
+            placement.security_groups.iter().map(ToString::to_string).collect::<Vec<_>>()
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((groups(&news), again), (vec!["sg-8".into(), "sg-9".into()], Some(REFRESH)));
+    let awaits = |news: News, part: &str| match news {
+        News::Awaits(what) => {
+            assert!(what.contains(part) && what.contains("ENIConfig x"), "{what}")
+        }
+        other => panic!("{part}: {other:?}"),
+    };
+    for number in 20..40 {
+        let id: SecurityGroupId = format!("sg-{number}").parse().unwrap();
+        node.sim().add_security_group(id.clone(), vpc_id()).unwrap();
+        let tag = ("pods".to_owned(), "yes".to_owned());
+        node.sim().tag_security_group(&id, [tag].into()).unwrap();
+    }
+    let (news, again) = resolved(&node, &zone, &spec).await;
+    awaits(news, "22 security groups of the VPC vpc-1 have spec.securityGroupTags");
+    assert_eq!(again, Some(REFRESH));
+    node.sim().inject(Fault::deny("DescribeSecurityGroups").times(u32::MAX));
+    let (news, again) = resolved(&node, &zone, &spec).await;
+    awaits(news, "lacks ec2:DescribeSecurityGroups");
+    assert_eq!(again, Some(RETRY));
 }
 
 #[tokio::test(start_paused = true)]
