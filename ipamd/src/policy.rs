@@ -33,6 +33,7 @@ use crate::{
 
 mod kept;
 mod objects;
+mod published;
 
 use objects::{Ask, Batch, Source};
 
@@ -109,6 +110,10 @@ fn enforcer<C: Cloud>(
     let settings = GroupSettings { seed: seed(identity), ..GroupSettings::default() };
     let groups_file = Path::new(&config.state_dir).join(GROUPS);
     let (resolver, driver) = Resolver::resume(cloud, settings, kept::read(&groups_file));
+    let driver = match published::follow(config) {
+        Some(published) => driver.led_by(published),
+        None => driver,
+    };
     tokio::spawn(kept::follow(groups_file, resolver.kept()));
     let (wanted, asked) = (resolver.clone(), resolver.clone());
     let handle = Handle::start(Sources {
