@@ -93,6 +93,12 @@ pub struct Config {
     pub log_level: String,
     /// `MY_NODE_NAME`.
     pub node_name: Option<String>,
+    /// `VENI_STARTUP_TAINT`: the key of the node's taint that is removed once the first address is there.
+    pub startup_taint: Option<String>,
+    /// `ANNOTATE_POD_IP`: pods are annotated with their address.
+    pub annotate_pod_ip: bool,
+    /// `VENI_DENIED_EVENTS`: pods get events for traffic that is denied them.
+    pub denied_events: bool,
     /// Network policy, Services, security groups.
     pub policy: PolicySettings,
 }
@@ -250,10 +256,11 @@ impl Config {
             prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
         };
         let number = |number: Option<u32>| number.map(|n| n.to_string()).unwrap_or_default();
-        let pairs: [(&str, String); 21] = [
+        let pairs: [(&str, String); 22] = [
             ("WARM_ENI_TARGET", targets.warm_eni.to_string()),
             ("WARM_IP_TARGET", targets.warm_ip.to_string()),
             ("MINIMUM_IP_TARGET", targets.minimum_ip.to_string()),
+            ("WARM_PREFIX_TARGET", targets.warm_prefix.to_string()),
             ("MAX_ENI", number(self.max_eni)),
             ("VENI_MAX_PODS", number(self.max_pods)),
             ("IP_COOLDOWN_PERIOD", self.cooldown.as_secs().to_string()),
@@ -362,6 +369,9 @@ impl Default for Config {
             provider: Provider::Aws,
             log_level: "info".to_owned(),
             node_name: None,
+            startup_taint: None,
+            annotate_pod_ip: false,
+            denied_events: true,
             policy: PolicySettings::default(),
         }
     }

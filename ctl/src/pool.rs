@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use veni_core::wire::inspect::{Address, Eni, PlanView, Pool, View};
+use veni_core::wire::inspect::{Address, Eni, Overrides, PlanView, Pool, View};
 
 use crate::{
     Report,
@@ -19,6 +19,8 @@ struct Shown<'a> {
     enis: &'a [Eni],
     #[serde(skip_serializing_if = "Option::is_none")]
     addresses: Option<&'a [Address]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overrides: Option<&'a Overrides>,
 }
 
 /// What `pool explain -o json` prints (docs/venictl.md).
@@ -28,6 +30,8 @@ struct Explained<'a> {
     plan: &'a PlanView,
     problems: &'a [Trouble],
     settings: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overrides: Option<&'a Overrides>,
 }
 
 pub(crate) fn show(view: &View, addresses: bool, format: Format) -> anyhow::Result<Report> {
@@ -35,15 +39,23 @@ pub(crate) fn show(view: &View, addresses: bool, format: Format) -> anyhow::Resu
         pool: &view.pool,
         enis: &view.enis,
         addresses: addresses.then_some(&view.addresses),
+        overrides: view.overrides.as_ref(),
     };
     Report::of(format, &shown, || {
         let mut out = text::bar(&view.pool, &view.node) + "\n" + &text::enis(&view.enis);
+        out += &view.overrides.as_ref().map(of_object).unwrap_or_default();
         if addresses {
             out += "\n";
             out += &owners(&view.addresses);
         }
         out
     })
+}
+
+/// Whose settings are in force where they are not the daemon's variables.
+fn of_object(overrides: &Overrides) -> String {
+    let Overrides { object, generation, variables } = overrides;
+    format!("Settings of {object}, generation {generation}: {}\n", variables.join(", "))
 }
 
 /// Every address with its state and owner.
@@ -71,8 +83,9 @@ fn owners(addresses: &[Address]) -> String {
 
 pub(crate) fn explain(view: &View, format: Format) -> anyhow::Result<Report> {
     let View { pool, plan, settings, .. } = view;
+    let overrides = view.overrides.as_ref();
     let problems = &problem::of_node(view);
-    Report::of(format, &Explained { pool, plan, problems, settings }, || {
+    Report::of(format, &Explained { pool, plan, problems, settings, overrides }, || {
         let lines: Vec<_> = problems.iter().map(Trouble::lines).collect();
         let wants = match plan.wanted {
             0 => "nothing: the pool is as large as it should be\n".to_owned(),
@@ -84,6 +97,7 @@ pub(crate) fn explain(view: &View, format: Format) -> anyhow::Result<Report> {
         out += &text::section("Waits for", &plan.waiting_for, "nothing");
         out += &text::section("Wrong", &lines, "nothing");
         out += &text::section("Settings", &targets(settings), "unknown (an older ipamd)");
+        out += &overrides.map(of_object).unwrap_or_default();
         out
     })
 }
@@ -150,6 +164,25 @@ mod tests {
         view.plan.waiting_for.clear();
         let wrong = text(&view);
         assert!(wrong.contains("Because\n  throttled: EC2 throttles"), "{wrong}");
+    }
+
+    #[test]
+    fn whose_settings_are_in_force_is_said_where_they_are_an_objects() {
+        let mut view = calm();
+        let text = |view: &View| {
+            [show(view, false, Format::Human), explain(view, Format::Human)]
+                .map(|it| it.unwrap().text)
+        };
+        assert!(text(&view).iter().all(|text| !text.contains("Settings of")));
+        view.overrides = Some(Overrides {
+            object: "NodeNetworkConfig large".to_owned(),
+            generation: 4,
+            variables: vec!["MAX_ENI".to_owned(), "WARM_IP_TARGET".to_owned()],
+        });
+        let said = "Settings of NodeNetworkConfig large, generation 4: MAX_ENI, WARM_IP_TARGET\n";
+        assert!(text(&view).iter().all(|text| text.ends_with(said)), "{:?}", text(&view));
+        let document = json(&show(&view, false, Format::Json).unwrap());
+        assert_eq!(document["overrides"]["generation"], 4, "{document}");
     }
 
     #[test]

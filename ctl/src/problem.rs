@@ -71,6 +71,9 @@ pub(crate) fn next_step(kind: &str) -> &'static str {
         "eni_leaves" => {
             "nothing, if the ENIConfig was changed on purpose: it goes with its last pod; drain the node to be quicker"
         }
+        "node_network_config" => {
+            "mend the object (`kubectl edit nodenetworkconfig`); what was in force stays until then"
+        }
         "policy" => "`venictl doctor` says what to do about each",
         _ => "look at the log of veni-ipamd",
     }

@@ -84,7 +84,8 @@ impl Policy {
     pub(crate) fn lines(&self) -> String {
         match self {
             Self::Off => {
-                "Policy: not enforced on this node (VENI_MANIFEST_DIR is not set)\n".to_owned()
+                "Policy: not enforced on this node (ipamd has neither VENI_MANIFEST_DIR nor an API server to read)\n"
+                    .to_owned()
             }
             Self::Unknown(why) => {
                 format!(
@@ -127,6 +128,18 @@ pub(crate) fn wrong(standing: &Standing) -> Vec<Wrong> {
     if let Some(failure) = &standing.write_failure {
         let next = "it is tried again by itself; where a table is full use fewer or shorter rules, else look at the log of veni-ipamd";
         all.push(Wrong::new(format!("the tables cannot be written: {failure}"), next));
+    }
+    if !standing.waiting_addresses.is_empty() {
+        let addresses: Vec<_> =
+            standing.waiting_addresses.iter().map(ToString::to_string).collect();
+        let what = format!(
+            "isolated pods may not reach the node at {}: the objects were not all read since these addresses came",
+            addresses.join(", ")
+        );
+        all.push(Wrong::new(
+            what,
+            "it ends once the API server, or the folder of manifests, is read",
+        ));
     }
     all.extend(standing.unlabelled.iter().map(|pod| {
         let age = text::duration(pod.age_secs);
@@ -276,10 +289,12 @@ mod tests {
         assert_eq!(others.concat(), expected);
         assert_eq!(steps.len(), 4, "one a line: {lines}");
         assert!(lines.contains("explain --live x/a"), "{lines}");
+        standing.waiting_addresses = ["10.0.0.9".parse().unwrap()].into();
         (standing.pending, standing.generation) = (7, 5);
         standing.write_failure = Some("VERDICTS is full".to_owned());
         let lines = Policy::Enforced(Box::new(standing)).lines();
         assert!(lines.contains("generation 5 is not in force yet, 7 steps pending"), "{lines}");
         assert!(lines.contains("VERDICTS is full"), "{lines}");
+        assert!(lines.contains("may not reach the node at 10.0.0.9:"), "{lines}");
     }
 }

@@ -44,8 +44,13 @@ const LONGEST_COOLDOWN: u32 = 86_400;
         status = "NodeNetworkConfigStatus",
         doc = "Settings of the address pool for the nodes that it selects, in force without a restart. Of several the highest priority wins.",
         printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority"),
-        printcolumn(name = "Selected", type_ = "integer", json_path = ".status.selected"),
-        printcolumn(name = "Current", type_ = "integer", json_path = ".status.current"),
+        printcolumn(name = "Generation", type_ = "integer", json_path = ".metadata.generation"),
+        printcolumn(
+            name = "In-Force",
+            type_ = "string",
+            json_path = ".status.nodes[*].generation",
+            priority = 1
+        ),
         printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
     )
 )]
@@ -110,11 +115,8 @@ pub struct PoolSpec {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeNetworkConfigStatus {
-    /// How many nodes follow it.
-    pub selected: u32,
-    /// How many of them have the present generation in force.
-    pub current: u32,
-    /// Those that have not, and those that were the last to follow; at most 100.
+    /// Nodes that follow it, each with an entry that it writes itself; at most 100. The metric
+    /// veni_node_network_config_generation has all of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(
         feature = "schema",
@@ -158,7 +160,8 @@ pub struct NodeNetworkConfig {
 }
 
 /// What takes the place of a node's settings. `None` leaves them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Overrides {
     /// `WARM_ENI_TARGET`.
     pub warm_eni: Option<u32>,
@@ -255,6 +258,22 @@ impl From<PoolSpec> for Overrides {
 }
 
 impl Overrides {
+    /// The variables that it takes the place of, by name.
+    #[must_use]
+    pub fn variables(&self) -> Vec<&'static str> {
+        let all = [
+            ("WARM_ENI_TARGET", self.warm_eni.is_some()),
+            ("WARM_IP_TARGET", self.warm_ip.is_some()),
+            ("MINIMUM_IP_TARGET", self.minimum_ip.is_some()),
+            ("WARM_PREFIX_TARGET", self.warm_prefix.is_some()),
+            ("MAX_ENI", self.max_eni.is_some()),
+            ("VENI_MAX_PODS", self.max_pods.is_some()),
+            ("IP_COOLDOWN_PERIOD", self.cooldown.is_some()),
+            ("DISABLE_NETWORK_RESOURCE_PROVISIONING", self.disable_provisioning.is_some()),
+        ];
+        all.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect()
+    }
+
     /// The node's settings with these in place of its own.
     #[must_use]
     pub fn over(&self, base: &Config) -> Config {

@@ -55,6 +55,8 @@ pub use wirings::{keyed, pod_of, stranger};
 
 /// After a write that failed it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// The longest that grows to for the node's addresses.
+const OWN_LONGEST: Duration = Duration::from_secs(300);
 
 /// What an earlier daemon left in the maps.
 #[derive(Debug, Clone, Default)]
@@ -123,6 +125,10 @@ pub struct Enforcer<P> {
     outsiders_at: Option<Instant>,
     /// The node's own addresses that the programs could not be told, and when to try again.
     own_again: Option<(Instant, BTreeSet<IpAddr>)>,
+    /// How often in a row they were not.
+    own_failures: u32,
+    /// Told of flows that are denied.
+    denials: Option<tokio::sync::mpsc::Sender<crate::report::denied::Denial>>,
     wirings: Wirings,
     waiting: Vec<Waiting>,
     /// Pods as their objects say, for views and to know a pod of this name again.
@@ -206,6 +212,8 @@ impl<P: Plane> Enforcer<P> {
             outsiders: BTreeMap::new(),
             outsiders_at: None,
             own_again: None,
+            own_failures: 0,
+            denials: None,
             wirings: Wirings::found(&found.interfaces),
             waiting: Vec::new(),
             pods: BTreeMap::new(),

@@ -27,11 +27,14 @@ struct PoolView {
     pool: inspect::Pool,
     enis: Vec<inspect::Eni>,
     addresses: Vec<inspect::Address>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overrides: Option<inspect::Overrides>,
 }
 
 impl From<View> for PoolView {
     fn from(view: View) -> Self {
-        Self { pool: view.pool, enis: view.enis, addresses: view.addresses }
+        let View { pool, enis, addresses, overrides, .. } = view;
+        Self { pool, enis, addresses, overrides }
     }
 }
 

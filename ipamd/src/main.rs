@@ -267,7 +267,14 @@ async fn begin<C: Cloud>(
     if let Some(enforcer) = &enforcer {
         host.enforce(enforcer.clone());
     }
-    let placed = placement::start(config, cloud.clone(), &whereabouts, beside);
+    let (placing, settings, teller) = match beside {
+        Some(policy::Beside { placing, settings, teller }) => {
+            metrics.told_by(teller.clone());
+            (Some(placing), Some(settings), Some(teller))
+        }
+        None => (None, None, None),
+    };
+    let placed = placement::start(config, cloud.clone(), &whereabouts, placing);
     let placed = placed.context("watching VENI_MANIFEST_DIR for ENIConfigs")?;
     let start = Start {
         cloud,
@@ -285,6 +292,11 @@ async fn begin<C: Cloud>(
     let owner = start::owner_after(start, startup).await;
     let owner = match placed {
         Some(source) => owner.placed_by(source),
+        None => owner,
+    };
+    let owner = owner.told_by(teller);
+    let owner = match settings {
+        Some(source) => owner.configured_by(source),
         None => owner,
     };
     Ok((owner, enforcer))

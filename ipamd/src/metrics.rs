@@ -1,7 +1,10 @@
 //! All metrics, in one place. `awscni_*` where they mean what the peer's mean, `veni_*` beside them.
 
 use std::{
-    sync::atomic::{AtomicU32, AtomicU64},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, AtomicU64},
+    },
     time::Duration,
 };
 
@@ -20,7 +23,7 @@ use veni_core::{
     wire::{DelReason, inspect},
 };
 
-use crate::pool::Outcome;
+use crate::{following::Following, pool::Outcome, report::Tell};
 
 type Level = Gauge<u32, AtomicU32>;
 type Count = Counter<u64, AtomicU64>;
@@ -51,6 +54,8 @@ pub struct Metrics {
     call_secs: Family<ActionLabels, Histogram>,
     repairs: Family<KindLabels, Count>,
     requests: Family<RequestLabels, Histogram>,
+    following: Family<ObjectLabels, Gauge>,
+    teller: OnceLock<Arc<dyn Tell>>,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +105,11 @@ struct ActionLabels {
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RequestLabels {
     request: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ObjectLabels {
+    name: String,
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -170,7 +180,9 @@ impl Metrics {
             requests.clone(),
         );
         Self {
+            following: following(&mut registry),
             registry,
+            teller: OnceLock::new(),
             levels,
             adds,
             dels,
@@ -230,6 +242,14 @@ impl Metrics {
         }
     }
 
+    /// The settings of this object are in force from now on.
+    pub fn following(&self, following: Option<&Following>) {
+        self.following.clear();
+        if let Some(Following { name, generation, .. }) = following {
+            self.following.get_or_create(&ObjectLabels { name: name.clone() }).set(*generation);
+        }
+    }
+
     /// Something was repaired.
     pub fn repaired(&self, kind: &str) {
         self.repairs.get_or_create(&KindLabels { kind: kind.to_owned() }).inc();
@@ -259,9 +279,15 @@ impl Metrics {
         self.levels.ready.get() == 1
     }
 
+    /// What the cluster costs is shown too from now on.
+    pub fn told_by(&self, teller: Arc<dyn Tell>) {
+        // The first stays: there is one.
+        drop(self.teller.set(teller));
+    }
+
     /// The text exposition format.
     pub fn text(&self) -> String {
-        let mut text = String::new();
+        let mut text = self.teller.get().map(|teller| teller.metrics()).unwrap_or_default();
         encode(&mut text, &self.registry).expect("writing to a string cannot fail");
         text
     }
@@ -315,6 +341,13 @@ impl Levels {
             registry.register(name, help, level.clone());
         }
     }
+}
+
+fn following(registry: &mut Registry) -> Family<ObjectLabels, Gauge> {
+    let following = Family::<ObjectLabels, Gauge>::default();
+    let help = "The NodeNetworkConfig whose settings are in force, by name: its generation";
+    registry.register("veni_node_network_config_generation", help, following.clone());
+    following
 }
 
 fn called(action: &str) -> PeerLabels {

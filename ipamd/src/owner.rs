@@ -32,6 +32,7 @@ use crate::{
     clock::Clock,
     evidence::Evidence,
     executor::{self, Naming},
+    following,
     host::{Host, HostEvent, Strays, Wanted},
     journal::Store,
     metrics::Metrics,
@@ -40,10 +41,12 @@ use crate::{
     whereabouts::{VpcCidrs, Whereabouts},
 };
 
+mod follow;
 mod orphans;
 mod place;
 mod quarantine;
 mod readiness;
+mod report;
 mod resume;
 mod serve;
 mod view;
@@ -151,6 +154,10 @@ pub struct Owner<C, H, S> {
     early: VecDeque<Command>,
     /// Tells where ENIs are made, with custom networking.
     placement: Option<placement::Source>,
+    /// The pool's settings in force.
+    settings: follow::Settings,
+    /// What the cluster was told.
+    told: report::Told,
     /// Who waits for the node to be able to take pods.
     able: Option<oneshot::Sender<()>>,
     /// What the kernel leads elsewhere than to the ledger's pods, as it was last told.
@@ -228,6 +235,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             problem_since: HashMap::new(),
             early: VecDeque::new(),
             placement: None,
+            settings: follow::Settings::new(parts.config.clone()),
+            told: report::Told::default(),
             able: None,
             strays: Strays::new(),
             left: Vec::new(),
@@ -260,6 +269,11 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             let news = source.borrow_and_update().clone();
             self.parts.pool.take_placement(news);
         }
+        let mut settings = self.settings.source.take();
+        if let Some(source) = &mut settings {
+            let heard = source.borrow_and_update().clone();
+            self.hear(heard);
+        }
         self.keep_whereabouts();
         self.resume();
         self.flush_cooling();
@@ -276,6 +290,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
                 biased;
                 // Rare, and what is asked now is to be answered by it.
                 news = placement::next(&mut placement) => self.place(news),
+                heard = following::next(&mut settings) => self.hear(heard),
                 command = commands.recv() => match command {
                     Some(command) => {
                         self.handle(command);
@@ -345,6 +360,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         self.parts.pool.compact();
         self.publish();
         self.announce();
+        self.tell();
     }
 
     /// What keeps every ADD from being served is tried again, whether one comes or not: a node that is not ready gets

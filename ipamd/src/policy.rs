@@ -10,7 +10,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 use tokio::{
-    sync::watch,
+    sync::mpsc,
     time::{Instant, timeout_at},
 };
 use veni_core::{config::Config, ipam::Allocation, wire::inspect::policy::GroupStanding};
@@ -28,13 +28,16 @@ use veni_security_groups::{
 use crate::{
     enforcer::{FilterPlane, Found, Handle, Input, Memory, ServiceRanges, Sources, keyed, pod_of},
     host::keeper::own_addresses,
-    placement,
+    report::denied,
 };
 
+#[cfg(feature = "kube")]
+mod cluster;
 mod kept;
 mod objects;
 mod published;
 
+pub use objects::Beside;
 use objects::{Ask, Batch, Source};
 
 /// In the state directory: the security groups in force. As [`LABELS`], it goes with the journal.
@@ -51,8 +54,8 @@ const EVENTS: usize = 256;
 pub struct Started {
     /// The enforcer.
     pub handle: Handle,
-    /// What decides where this node's ENIs are made, where the source has it; `None` before it was read.
-    pub beside: Option<watch::Receiver<Option<placement::Objects>>>,
+    /// What the source has of this node's own network.
+    pub beside: Option<Beside>,
 }
 
 /// Starts policy, where there is a source of objects. `pods` are those that are wired, with their interfaces. The first
@@ -76,6 +79,13 @@ pub async fn start<C: Cloud>(
     warn_of_range(config);
     let handle = enforcer(config, cloud, filter, identity, pods, (node, source.ask()))?;
     let beside = source.beside();
+    if let Some(teller) = beside.as_ref().map(|beside| beside.teller.clone())
+        && config.denied_events
+    {
+        let (denials, told) = mpsc::channel(denied::WAITING);
+        handle.tell(Input::Denials(denials));
+        tokio::spawn(denied::tell(told, teller));
+    }
     let until = Instant::now() + config.policy.wait;
     loop {
         match timeout_at(until, source.next()).await {

@@ -141,7 +141,7 @@ async fn asked<C: Cloud>(cloud: &C, startup: &Startup) -> Whereabouts {
     });
     let primary = primary.await;
     let (limits, makeshift) = limits_of(cloud, &identity.instance_type).await;
-    Whereabouts { identity, primary, limits, makeshift, custom: None }
+    Whereabouts { identity, primary, limits, makeshift, custom: None, following: None }
 }
 
 /// What a former daemon of this boot has kept, else what the cloud says. Within a boot an instance cannot have become

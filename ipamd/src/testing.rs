@@ -34,6 +34,7 @@ use veni_provider::{
 
 use crate::{
     clock::{Clock, TokioClock},
+    following::Heard,
     host::fake::FakeHost,
     metrics::Metrics,
     placement::News,
@@ -43,8 +44,10 @@ use crate::{
 };
 
 pub use store::MemoryStore;
+pub use told::Told;
 
 mod store;
+mod told;
 
 /// The instance of the tests.
 pub const INSTANCE: &str = "i-0test";
@@ -94,6 +97,8 @@ pub struct Node {
     daemon: Option<Daemon>,
     runtime: Runtime,
     placement: watch::Sender<News>,
+    settings: watch::Sender<Option<Heard>>,
+    told: Arc<Told>,
 }
 
 /// The container runtime's part: libcni's results (`Evidence` reads them).
@@ -205,8 +210,21 @@ impl Node {
         let clock = Arc::new(TokioClock::default());
         let store = MemoryStore::default();
         let placement = watch::Sender::new(News::Unheard);
-        let mut node =
-            Self { spec, sim, timer, host, store, clock, daemon: None, runtime, placement };
+        let settings = watch::Sender::new(None);
+        let (daemon, told) = (None, Arc::default());
+        let mut node = Self {
+            spec,
+            sim,
+            timer,
+            host,
+            store,
+            clock,
+            daemon,
+            runtime,
+            placement,
+            settings,
+            told,
+        };
         node.boot().await;
         node
     }
@@ -227,7 +245,8 @@ impl Node {
         let (config, clock) = (Arc::new(self.spec.config.clone()), self.clock.clone());
         let (store, metrics) = (self.store.clone(), Arc::new(Metrics::new()));
         let counted = metrics.clone();
-        let placed = self.placement.subscribe();
+        let (placed, settings) = (self.placement.subscribe(), self.settings.subscribe());
+        let teller: Arc<Told> = self.told.clone();
         let task = tokio::spawn(async move {
             let recovered = store.recover();
             store.begun_anew();
@@ -253,7 +272,9 @@ impl Node {
             };
             let answering = startup.answer_while(&mut requests, begin);
             let (owner, early) = Box::pin(answering).await;
-            owner.with_early(early).placed_by(placed).run(requests, news).await;
+            let owner = owner.with_early(early).placed_by(placed).told_by(Some(teller));
+            let owner = owner.configured_by(settings);
+            owner.run(requests, news).await;
         });
         self.daemon = Some(Daemon { requests: Requests::new(commands), metrics: counted, task });
     }
@@ -261,6 +282,17 @@ impl Node {
     /// Where ENIs are made from now on, with custom networking; [`News::Unheard`] once nobody says so.
     pub fn place(&self, news: News) {
         self.placement.send_replace(news);
+    }
+
+    /// What the cluster says of the pool's settings from now on; `None` once it says nothing.
+    pub fn configure(&self, heard: Option<Heard>) {
+        self.settings.send_replace(heard);
+    }
+
+    /// What the cluster was told.
+    #[must_use]
+    pub fn told(&self) -> &Told {
+        &self.told
     }
 
     /// The cloud as the daemon has it.
@@ -516,6 +548,8 @@ async fn plug(sim: Arc<Mutex<Sim>>, timer: Arc<VirtualTime>, host: FakeHost) {
             }
         };
         tokio::select! {
+            // The same order in each run of a seed.
+            biased;
             () = due => {}
             () = changed.notified() => {}
         }

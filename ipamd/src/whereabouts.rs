@@ -16,7 +16,7 @@ use veni_core::{
 };
 use veni_provider::{InstanceIdentity, MetadataInterface};
 
-use crate::pool::Place;
+use crate::{following::Following, pool::Place};
 
 /// How long every answer must lack a CIDR before it is believed that the VPC has lost it.
 const AGREEMENT: Duration = Duration::from_secs(600);
@@ -35,6 +35,9 @@ pub struct Whereabouts {
     /// With custom networking: where its ENIs are made, as last told.
     #[serde(default)]
     pub custom: Option<Custom>,
+    /// The NodeNetworkConfig that was in force last.
+    #[serde(default)]
+    pub following: Option<Following>,
 }
 
 /// The VPC's CIDRs, as far as instance metadata agrees with itself.

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use http::{
-    Request, StatusCode,
-    header::{ACCEPT, RETRY_AFTER, USER_AGENT},
+    Method, Request, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, USER_AGENT},
+    request::Builder,
 };
 use http_body_util::BodyExt as _;
 use kube::{Client, client::Body};
@@ -34,6 +35,21 @@ pub(crate) enum Failure {
     Expired,
     /// What came is no answer to what was asked.
     Garbled(String),
+}
+
+/// How something is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    /// Creates.
+    Post,
+    /// Changes fields.
+    MergePatch,
+    /// The same, with lists by their keys: of Kubernetes' own resources only.
+    StrategicPatch,
+    /// Operations, one after the other or none.
+    JsonPatch,
+    /// Server-side apply.
+    Apply,
 }
 
 /// An API server.
@@ -79,6 +95,22 @@ impl Failure {
     }
 }
 
+// === impl Verb ===
+
+impl Verb {
+    /// Method and content type.
+    const fn names(self) -> (Method, &'static str) {
+        match self {
+            Self::Post => (Method::POST, "application/json"),
+            Self::MergePatch => (Method::PATCH, "application/merge-patch+json"),
+            Self::StrategicPatch => (Method::PATCH, "application/strategic-merge-patch+json"),
+            Self::JsonPatch => (Method::PATCH, "application/json-patch+json"),
+            // Every JSON document is one of YAML.
+            Self::Apply => (Method::PATCH, "application/apply-patch+yaml"),
+        }
+    }
+}
+
 // === impl Api ===
 
 impl Api {
@@ -105,11 +137,28 @@ impl Api {
         Ok(Lines { body: self.begin(path).await?, buffer: Vec::new(), start: 0 })
     }
 
+    /// Writes, and reads the answer as JSON.
+    pub(crate) async fn send(
+        &self,
+        verb: Verb,
+        path: &str,
+        body: &Value,
+    ) -> Result<Value, Failure> {
+        let (method, content) = verb.names();
+        let request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content);
+        let body = self.answer(request, Body::from(body.to_string().into_bytes())).await?;
+        let whole = timeout(self.patience, body.collect_bytes()).await;
+        let whole = whole.map_err(|_| self.silence())?.map_err(unreachable)?;
+        serde_json::from_slice(&whole).map_err(|error| Failure::Garbled(error.to_string()))
+    }
+
     async fn begin(&self, path: &str) -> Result<Body, Failure> {
-        let request =
-            Request::get(path).header(ACCEPT, "application/json").header(USER_AGENT, AGENT);
-        let request =
-            request.body(Body::empty()).map_err(|error| Failure::Garbled(error.to_string()))?;
+        self.answer(Request::get(path), Body::empty()).await
+    }
+
+    async fn answer(&self, request: Builder, body: Body) -> Result<Body, Failure> {
+        let request = request.header(ACCEPT, "application/json").header(USER_AGENT, AGENT);
+        let request = request.body(body).map_err(|error| Failure::Garbled(error.to_string()))?;
         let answer = timeout(self.patience, self.client.send(request)).await;
         let answer = answer.map_err(|_| self.silence())?.map_err(unreachable)?;
         if answer.status().is_success() {

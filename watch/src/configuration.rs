@@ -19,6 +19,8 @@ pub struct Configuration {
 /// A node's labels and annotations.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct NodeMetadata {
+    /// Its object's UID: another one is another registration of the node.
+    pub uid: String,
     /// They.
     pub labels: Labels,
     /// They.
@@ -32,6 +34,10 @@ pub struct Known<T> {
     pub value: Option<T>,
     /// What is wrong with the present one.
     pub problems: Vec<Problem>,
+    /// Counts the changes of the object's spec; that of the present one.
+    pub generation: i64,
+    /// The object's UID: another one is another object of the same name.
+    pub uid: String,
 }
 
 impl NodeMetadata {
@@ -42,21 +48,32 @@ impl NodeMetadata {
                 |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
             fields.into_iter().flatten().filter_map(text).collect()
         };
-        Self { labels: texts("/metadata/labels"), annotations: texts("/metadata/annotations") }
+        Self {
+            uid: uid(object),
+            labels: texts("/metadata/labels"),
+            annotations: texts("/metadata/annotations"),
+        }
     }
 }
 
 impl<T> Default for Known<T> {
     fn default() -> Self {
-        Self { value: None, problems: Vec::new() }
+        Self { value: None, problems: Vec::new(), generation: 0, uid: String::new() }
     }
 }
 
 impl<T> Known<T> {
-    pub(crate) fn take(&mut self, read: Result<T, Vec<Problem>>) {
+    pub(crate) fn take(&mut self, object: &Value, read: Result<T, Vec<Problem>>) {
+        let generation = object.pointer("/metadata/generation").and_then(Value::as_i64);
+        self.generation = generation.unwrap_or_default();
+        self.uid = uid(object);
         match read {
             Ok(value) => (self.value, self.problems) = (Some(value), Vec::new()),
             Err(problems) => self.problems = problems,
         }
     }
+}
+
+fn uid(object: &Value) -> String {
+    object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned()
 }

@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::Value;
@@ -72,6 +72,8 @@ pub struct Counters {
     pub lists: AtomicU64,
     /// How often a request failed, or an answer broke off.
     pub failures: AtomicU64,
+    /// Seconds since 1970 when the API server was heard last: its events, or the bookmarks between them.
+    pub heard_secs: AtomicU64,
 }
 
 pub(crate) struct Follower {
@@ -117,6 +119,13 @@ impl From<Failure> for Ended {
 impl From<Unheard> for Ended {
     fn from(_: Unheard) -> Self {
         Self::Unheard
+    }
+}
+
+impl Counters {
+    fn hear(&self) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.heard_secs.store(since.as_secs(), Relaxed);
     }
 }
 
@@ -218,6 +227,7 @@ impl Follower {
         self.tell(Told::Listed(self.resource, version.parse().unwrap_or_default())).await?;
         place.at = Some(version);
         place.heard = true;
+        self.counters.hear();
         self.well(place).await
     }
 
@@ -270,6 +280,7 @@ impl Follower {
             let event = Trim::event(self.resource, line)
                 .map_err(|error| Failure::Garbled(error.to_string()))?;
             self.event(place, event).await?;
+            self.counters.hear();
             place.heard = true;
         }
     }

@@ -206,7 +206,10 @@ impl Hub {
             self.configuration.node = Some(metadata);
         }
         if resource.policy_kind().is_none() {
-            let fingerprint = self.fingerprint(&object.get("spec"));
+            let metadata = |field: &str| object.get("metadata").and_then(|all| all.get(field));
+            // A status decides nothing. One spec after another, though it be the same, is another generation.
+            let decides = (object.get("spec"), metadata("generation"), metadata("uid"));
+            let fingerprint = self.fingerprint(&decides);
             if take(self.store(resource), &name, seen, Some(fingerprint)) {
                 self.configure(resource, &name, &object);
             }
@@ -267,13 +270,13 @@ impl Hub {
             Resource::EniConfigs => {
                 let known = configuration.eni_configs.get_or_insert_default();
                 let known = known.entry(name.to_owned()).or_default();
-                known.take(EniConfig::parse(object));
+                known.take(object, EniConfig::parse(object));
                 known.told(|config| &config.notes)
             }
             Resource::NodeNetworkConfigs => {
                 let known = configuration.node_network_configs.get_or_insert_default();
                 let known = known.entry(name.to_owned()).or_default();
-                known.take(NodeNetworkConfig::parse(object));
+                known.take(object, NodeNetworkConfig::parse(object));
                 known.told(|config| &config.notes)
             }
             Resource::ServiceCidrs => {

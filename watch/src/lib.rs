@@ -5,7 +5,7 @@
 //! ([`Configuration`]). Objects are read as they are written, JSON, and not through k8s-openapi's types, which drop fields
 //! that they do not know (ADR 0016).
 //!
-//! Deliberately absent: writing to the API server.
+//! Written is only what [`Reports`] says.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -26,6 +26,7 @@ mod follow;
 mod hold;
 mod hub;
 mod published;
+mod report;
 mod resource;
 mod served;
 mod store;
@@ -38,6 +39,7 @@ pub use connect::{Access, ConnectError};
 pub use follow::Counters;
 pub use hub::{Batch, ServiceCidrs};
 pub use published::{GroupNews, follow_published};
+pub use report::{About, Followed, Happening, Network, ReportCounters, Reports, Standing, WRITTEN};
 pub use resource::Resource;
 
 use api::Api;
@@ -75,6 +77,10 @@ pub struct Settings {
     pub missing: Duration,
     /// When a pod that there is not yet is asked for again.
     pub ask_again: Duration,
+    /// How far apart nodes begin to write the same.
+    pub spread: Duration,
+    /// How often a node looks after the one behind it in a status.
+    pub tidy: Duration,
 }
 
 /// What is watched.
@@ -88,6 +94,10 @@ pub struct Watch {
     pub service_cidrs: watch::Receiver<Option<ServiceCidrs>>,
     /// Asks for pods that were not heard of yet.
     pub asking: Asking,
+    /// Tells the API server.
+    pub reports: Reports,
+    /// What each resource has cost.
+    pub costs: Vec<(Resource, Arc<Counters>)>,
 }
 
 impl Default for Settings {
@@ -103,6 +113,8 @@ impl Default for Settings {
             unread: Duration::from_secs(30),
             missing: Duration::from_secs(120),
             ask_again: Duration::from_millis(200),
+            spread: Duration::from_secs(10),
+            tidy: Duration::from_secs(600),
         }
     }
 }
@@ -116,14 +128,17 @@ pub fn start(access: Access, node: &str, settings: Settings) -> io::Result<Watch
     let (configured, configuration) = watch::channel(Arc::default());
     let (cidrs, service_cidrs) = watch::channel(None);
     let (asking, questions) = Asking::new();
+    let (reports, told) = Reports::new();
+    let costs: Vec<_> = Resource::ALL.map(|resource| (resource, Arc::default())).into();
+    let counted = costs.clone();
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let node: Arc<str> = node.into();
     std::thread::Builder::new().name("watch".to_owned()).spawn(move || {
         let hub = Hub::new(node.clone());
-        let reader = Reader { node, settings, batches, configured, cidrs, hub };
-        runtime.block_on(reader.run(access, questions));
+        let reader = Reader { node, settings, batches, configured, cidrs, hub, costs: counted };
+        runtime.block_on(reader.run(access, questions, told));
     })?;
-    Ok(Watch { batches: taken, configuration, service_cidrs, asking })
+    Ok(Watch { batches: taken, configuration, service_cidrs, asking, reports, costs })
 }
 
 struct Reader {
@@ -133,6 +148,7 @@ struct Reader {
     configured: watch::Sender<Arc<Configuration>>,
     cidrs: watch::Sender<Option<ServiceCidrs>>,
     hub: Hub,
+    costs: Vec<(Resource, Arc<Counters>)>,
 }
 
 /// What the followers share.
@@ -142,12 +158,18 @@ struct Followers {
     settings: Settings,
     told: mpsc::Sender<Told>,
     back: Arc<Notify>,
+    costs: Vec<(Resource, Arc<Counters>)>,
     /// Bounds what is asked for at once beside the watches.
     places: Arc<Semaphore>,
 }
 
 impl Reader {
-    async fn run(mut self, access: Access, questions: mpsc::UnboundedReceiver<Question>) {
+    async fn run(
+        mut self,
+        access: Access,
+        questions: mpsc::UnboundedReceiver<Question>,
+        reported: report::Told,
+    ) {
         let Some(api) = self.connect(access).await else { return };
         let (told, mut heard) = mpsc::channel(HEARD);
         let followers = Followers {
@@ -156,8 +178,11 @@ impl Reader {
             settings: self.settings,
             told,
             back: Arc::default(),
+            costs: std::mem::take(&mut self.costs),
             places: Arc::new(Semaphore::new(ask::AT_ONCE)),
         };
+        let (node, configuration) = (self.node.clone(), self.configured.subscribe());
+        report::start(followers.api.clone(), node, self.settings, reported, configuration);
         let own = [
             Resource::OwnNode,
             Resource::EniConfigs,
@@ -246,13 +271,14 @@ impl Followers {
     }
 
     fn follow(&self, resource: Resource) {
+        let counters = self.costs.iter().find(|(of, _)| *of == resource);
         let follower = Follower {
             api: self.api.clone(),
             resource,
             node: self.node.clone(),
             settings: self.settings,
             told: self.told.clone(),
-            counters: Arc::default(),
+            counters: counters.map(|(_, counters)| counters.clone()).unwrap_or_default(),
             back: self.back.clone(),
         };
         tokio::spawn(follower.run());

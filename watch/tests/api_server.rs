@@ -10,6 +10,8 @@ use veni_watch::{Access, Batch, Resource, Settings, Watch, start};
 
 #[path = "api_server/double.rs"]
 mod double;
+#[path = "api_server/report.rs"]
+mod report;
 
 const NODE: &str = "node-a";
 const LONG: Duration = Duration::from_secs(20);
@@ -27,6 +29,8 @@ fn settings() -> Settings {
         unread: Duration::from_millis(100),
         missing: Duration::from_millis(100),
         ask_again: Duration::from_millis(50),
+        spread: Duration::from_millis(2),
+        tidy: Duration::from_millis(100),
         ..Settings::default()
     }
 }

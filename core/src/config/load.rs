@@ -59,6 +59,9 @@ pub(super) fn config(reader: &mut Reader, build: Build) -> Config {
         provider: provider(reader, build).unwrap_or(defaults.provider),
         log_level: log_level(reader).unwrap_or(defaults.log_level),
         node_name: reader.text("MY_NODE_NAME"),
+        startup_taint: reader.text("VENI_STARTUP_TAINT"),
+        annotate_pod_ip: reader.bool("ANNOTATE_POD_IP", false),
+        denied_events: reader.bool("VENI_DENIED_EVENTS", true),
         policy: super::policy::settings(reader),
     }
 }

@@ -207,7 +207,6 @@ fn what_can_be_worked_around_is_a_warning_and_the_default() {
         ("ENABLE_PREFIX_DELEGATION", "true"),
         ("ENABLE_V6_EGRESS", "true"),
         ("ENABLE_BANDWIDTH_PLUGIN", "true"),
-        ("ANNOTATE_POD_IP", "true"),
         ("AWS_VPC_K8S_CNI_BACKING_STORE", "/x"),
         ("VENI_ADRESS", "1"),
         ("WARM_IP_TARGETS", "5"),

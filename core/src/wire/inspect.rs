@@ -43,6 +43,9 @@ pub struct View {
     /// Settings in force, by variable name.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
+    /// The object that some of them are of, where one is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overrides: Option<Overrides>,
     /// Packets dropped by the filter on this node, by reason.
     #[serde(default)]
     pub drops: BTreeMap<String, u64>,
@@ -163,6 +166,17 @@ pub struct PlanView {
     pub reasons: Vec<String>,
     /// What is waited for, with the remaining milliseconds where known.
     pub waiting_for: Vec<String>,
+}
+
+/// Settings that are an object's, and not the daemon's variables'.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Overrides {
+    /// The object, e.g. `NodeNetworkConfig large`.
+    pub object: String,
+    /// Its generation that is in force.
+    pub generation: i64,
+    /// The variables that it takes the place of.
+    pub variables: Vec<String>,
 }
 
 /// Something wrong.

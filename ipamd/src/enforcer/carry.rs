@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, time::Instant};
 
 use veni_policy::change::{PodKey, PodSets, Remove, Step, Write};
 
-use super::{Enforcer, Plane, RETRY};
+use super::{Enforcer, OWN_LONGEST, Plane, RETRY};
 
 impl<P: Plane> Enforcer<P> {
     /// Carries out pending steps. `false`: one failed and is tried again.
@@ -15,6 +15,8 @@ impl<P: Plane> Enforcer<P> {
                 Step::Delete(_) => self.remove_run(&step),
                 Step::Endpoint { pod, sets } => self.endpoint(pod, *sets),
                 Step::NodeAddresses(own) => {
+                    // Others than before may fit at once.
+                    self.own_failures = 0;
                     self.own(own.clone(), now);
                     Ok(())
                 }
@@ -46,16 +48,20 @@ impl<P: Plane> Enforcer<P> {
     pub(super) fn own(&mut self, own: BTreeSet<IpAddr>, now: Instant) {
         let Err(error) = self.plane.own_addresses(&own) else {
             self.own_again = None;
+            self.own_failures = 0;
             return;
         };
-        let retry_secs = RETRY.as_secs();
+        // A map that is full stays so until addresses go, which is told by itself.
+        let wait = RETRY.saturating_mul(1 << self.own_failures.min(9)).min(OWN_LONGEST);
+        self.own_failures += 1;
+        let retry_secs = wait.as_secs();
         tracing::error!(
             error,
             retry_secs,
             "the programs do not know all of the node's addresses: isolated pods may not reach the others"
         );
         self.progress.write_failures += 1;
-        self.own_again = Some((now + RETRY, own));
+        self.own_again = Some((now + wait, own));
     }
 
     /// This write and those that follow it at once, in few calls.

@@ -11,6 +11,7 @@ use veni_ebpf_common::{DropReason, Event, event::ALLOWED};
 use veni_policy::view::{self, protocol_name};
 
 use super::{Enforcer, Plane};
+use crate::report::denied::Denial;
 
 /// Someone who follows flows. What it does not take in time is counted and told with the next.
 #[derive(Debug)]
@@ -49,6 +50,7 @@ impl<P: Plane> Enforcer<P> {
 
     /// Tells the subscribers of new flows. Without any it costs nothing.
     pub fn tell(&mut self, events: &[Event]) {
+        self.tell_denied(events);
         self.subscribers.retain(|subscriber| !subscriber.flows.is_closed());
         if self.subscribers.is_empty() {
             return;
@@ -57,6 +59,29 @@ impl<P: Plane> Enforcer<P> {
             let Some(flow) = self.flow(event) else { continue };
             let missed = &mut self.progress.events_missed;
             self.subscribers.retain_mut(|subscriber| subscriber.tell(flow.clone(), missed));
+        }
+    }
+
+    /// From now on this one is told of flows that are denied.
+    pub fn tell_denials(&mut self, denials: Sender<Denial>) {
+        self.denials = Some(denials);
+    }
+
+    /// What it does not take in time is lost: the same is denied again.
+    fn tell_denied(&self, events: &[Event]) {
+        let Some(denials) = &self.denials else { return };
+        for event in events.iter().filter(|event| event.reason != ALLOWED) {
+            if denials.capacity() == 0 {
+                return;
+            }
+            let Some(flow) = self.flow(event).filter(|flow| flow.verdict == Verdict::Denied) else {
+                continue;
+            };
+            let wired = self.wirings.by_slot(event.slot, event.incarnation);
+            let known = |pod| self.index.pod_uid(pod).flatten().map(str::to_owned);
+            let uid = wired.and_then(|wired| known(&wired.pod).or_else(|| wired.uid.clone()));
+            // Checked above; who has gone wants none.
+            drop(denials.try_send(Denial { uid, flow }));
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use veni_core::{
     config::Enforcing,
     id::SecurityGroupId,
@@ -24,6 +24,8 @@ use veni_policy::{
     service::OwnNode,
     view::PodFilter,
 };
+
+use crate::report::denied::Denial;
 
 use super::{
     Answering, Enforcer, Found, Look, Memory, Plane, Query, Reply, ServiceRanges, Subscriber,
@@ -73,6 +75,8 @@ pub enum Input {
     Events(Vec<Event>),
     /// Someone follows flows from now on.
     Subscribe(Subscriber),
+    /// Flows that are denied are told here from now on.
+    Denials(mpsc::Sender<Denial>),
     /// A question.
     Query(Query, Reply),
     /// Who of these may talk to whom of those: worked out in slices, when nothing else is to be done.
@@ -226,6 +230,7 @@ fn take<P: Plane>(enforcer: &mut Enforcer<P>, matrices: &mut Matrices, input: In
         Input::Detach(ifindex) => enforcer.detach(ifindex, now),
         Input::Events(events) => enforcer.tell(&events),
         Input::Subscribe(subscriber) => enforcer.subscribe(subscriber),
+        Input::Denials(denials) => enforcer.tell_denials(denials),
         // Who asked and went away needs no answer.
         Input::Query(query, reply) => drop(reply.send(enforcer.query(&query))),
         Input::Matrix(ends, reply) => matrices.ask(enforcer, ends, reply),

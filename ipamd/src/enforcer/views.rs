@@ -142,6 +142,7 @@ impl<P: Plane> Enforcer<P> {
             epochs: progress.epochs,
             write_failures: progress.write_failures,
             write_failure: progress.write_failure.clone(),
+            waiting_addresses: self.services.waiting_addresses(),
             unlabelled: self.unlabelled.pods(now),
             unlabelled_adds: self.unlabelled.adds(),
             refused: self.refused.clone(),

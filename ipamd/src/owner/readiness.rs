@@ -26,11 +26,16 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
 
     /// The node has been seen able to take pods: with an address at hand, or full of pods that it has taken.
     pub(super) fn announce(&mut self) {
+        if self.told.able {
+            return;
+        }
         let serves = || matches!(self.status(), ReplyBody::Ready);
         let full = || self.parts.pool.ledger.counts().assigned > 0 && serves();
-        if self.able.is_some() && (self.ready() || full()) {
+        if self.ready() || full() {
+            self.told.able = true;
             let told = self.able.take().is_some_and(|able| able.send(()).is_ok());
             tracing::info!(told, "the node can take pods");
+            self.tell_able();
         }
     }
 

@@ -142,7 +142,9 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         fault::point("add-before-reply");
         match self.parts.pool.ledger.allocation(attachment) {
             Some(allocation) if matches!(body, ReplyBody::Wiring(_)) => {
-                self.parts.host.judge(allocation, Box::new(move |_| answer(reply, body)));
+                let allocation = allocation.clone();
+                self.tell_assigned(&allocation);
+                self.parts.host.judge(&allocation, Box::new(move |_| answer(reply, body)));
             }
             _ => answer(reply, body),
         }
@@ -199,6 +201,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             self.parts.metrics.starved();
             let pod = &waiter.request.pod;
             tracing::warn!(ns = pod.namespace, pod = pod.name, why, "no address within the wait");
+            self.tell_starved(pod, &why);
             answer(waiter.reply, no_address(format!("no address: {why}")));
         }
         let hanging: Vec<_> = self

@@ -7,7 +7,7 @@ use veni_core::{
 use veni_provider::Cloud;
 
 use super::Owner;
-use crate::{host::Host, journal::Store, metrics::Gauges};
+use crate::{following::Following, host::Host, journal::Store, metrics::Gauges};
 
 impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     pub(super) fn view(&mut self, query: inspect::Query) -> View {
@@ -35,7 +35,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             addresses: if query.addresses { self.address_views() } else { Vec::new() },
             plan: self.plan_view(),
             problems,
-            settings: self.parts.config.settings(),
+            settings: self.settings.config.settings(),
+            overrides: self.settings.following.as_ref().map(Following::view),
             drops: self.parts.host.drops(),
             repairs: self.repairs.clone(),
         }
@@ -151,6 +152,10 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         for (kind, subject, what) in pool.placing_problems(now) {
             found.push((kind.to_owned(), subject, None, what));
         }
+        let refused = self.settings.refused.iter().cloned();
+        found.extend(
+            refused.map(|(name, what)| ("node_network_config".to_owned(), name, None, what)),
+        );
         for address in pool.lost() {
             let what =
                 format!("{address} is on a pod and EC2 does not show it any more: delete the pod");

@@ -2,7 +2,7 @@
 //!
 //! `VENI_MANIFEST_DIR` comes first, because it is veni's own; then `KUBECONFIG`, then the cluster that the daemon runs in.
 
-use std::{fmt, path::Path, time::Instant};
+use std::{fmt, path::Path, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result};
 use tokio::sync::{mpsc, watch};
@@ -13,10 +13,23 @@ use veni_policy::{
     object::{Key, Object},
 };
 
-use crate::placement;
+#[cfg(feature = "kube")]
+use crate::following::{Heard, Known};
+use crate::{following, placement, report::Tell};
 
 /// Asks for a pod of this name, with this UID where it is known, until then.
 pub(super) type Ask = Box<dyn Fn(&PodKey, Option<&str>, Instant) + Send>;
+
+/// What of the cluster is about this node's own network.
+#[derive(Debug, Clone)]
+pub struct Beside {
+    /// What decides where its ENIs are made; `None` before it was read.
+    pub placing: watch::Receiver<Option<placement::Objects>>,
+    /// What decides the pool's settings.
+    pub settings: following::Source,
+    /// Tells the cluster.
+    pub teller: Arc<dyn Tell>,
+}
 
 /// What changed.
 #[derive(Debug, Default)]
@@ -74,12 +87,18 @@ impl Source {
         }
     }
 
-    /// What decides where this node's ENIs are made, where that comes with it; `None` before it was read.
-    pub(super) fn beside(&self) -> Option<watch::Receiver<Option<placement::Objects>>> {
+    /// What comes with it of this node's own network.
+    pub(super) fn beside(&self) -> Option<Beside> {
         match self {
             Self::Folder(..) => None,
             #[cfg(feature = "kube")]
-            Self::Cluster(watch) => Some(placing(watch.configuration.clone())),
+            Self::Cluster(watch) => {
+                let placing = read_out(watch.configuration.clone(), placed);
+                let settings = read_out(watch.configuration.clone(), followed);
+                let (reports, costs) = (watch.reports.clone(), watch.costs.clone());
+                let teller = Arc::new(super::cluster::Cluster { reports, costs });
+                Some(Beside { placing, settings, teller })
+            }
         }
     }
 
@@ -141,31 +160,43 @@ fn cluster(node: &str) -> Result<Source> {
     Ok(Source::Cluster(watch))
 }
 
+/// Follows what `read` takes out of it; `None` before that is there.
 #[cfg(feature = "kube")]
-fn placing(
-    mut configuration: watch::Receiver<std::sync::Arc<veni_watch::Configuration>>,
-) -> watch::Receiver<Option<placement::Objects>> {
-    let (sender, objects) = watch::channel(None);
+fn read_out<T: Send + Sync + 'static>(
+    mut configuration: watch::Receiver<Arc<veni_watch::Configuration>>,
+    read: fn(&veni_watch::Configuration) -> Option<T>,
+) -> watch::Receiver<Option<T>> {
+    let (sender, parts) = watch::channel(None);
     tokio::spawn(async move {
-        let mut unapplied = Vec::new();
         loop {
             let now = configuration.borrow_and_update().clone();
-            let known = now.node_network_configs.iter().flatten().map(|(name, _)| name.clone());
-            let names: Vec<_> = known.collect();
-            if unapplied != names {
-                tracing::warn!(objects = ?names, "NodeNetworkConfig objects are not applied yet: the daemon's variables hold");
-                unapplied = names;
-            }
-            let heard = placed(&now);
-            if heard.is_some() {
-                sender.send_replace(heard);
+            if let Some(heard) = read(&now) {
+                sender.send_replace(Some(heard));
             }
             if configuration.changed().await.is_err() {
                 return;
             }
         }
     });
-    objects
+    parts
+}
+
+/// `None`: the own Node or the NodeNetworkConfigs were not read yet.
+#[cfg(feature = "kube")]
+fn followed(configuration: &veni_watch::Configuration) -> Option<Heard> {
+    let node = configuration.node.as_ref()?;
+    let all = configuration.node_network_configs.as_ref()?.iter();
+    let configs = all.map(|(name, known)| {
+        let problems: Vec<_> = known.problems.iter().map(ToString::to_string).collect();
+        let known = Known {
+            uid: known.uid.clone(),
+            generation: known.generation,
+            value: known.value.clone(),
+            problem: (!problems.is_empty()).then(|| problems.join("; ")),
+        };
+        (name.clone(), known)
+    });
+    Some(Heard { labels: node.labels.clone(), configs: configs.collect() })
 }
 
 /// `None`: the own Node or the ENIConfigs were not read yet.
@@ -193,7 +224,7 @@ fn cluster(_: &str) -> Result<Source> {
 mod tests {
     use serde_json::json;
     use veni_eniconfig_crd::{EniConfig, eni_config::Keys};
-    use veni_watch::{Configuration, Known, NodeMetadata};
+    use veni_watch::{Configuration, NodeMetadata};
 
     use super::*;
 
@@ -203,7 +234,10 @@ mod tests {
         let sound = EniConfig::parse(&object).unwrap();
         let broken =
             EniConfig::parse(&json!({"metadata": {"name": "pods"}, "spec": {}})).unwrap_err();
-        let known = |problems| Known { value: Some(sound.clone()), problems };
+        let known = |problems| {
+            let (generation, uid) = (1, String::new());
+            veni_watch::Known { value: Some(sound.clone()), problems, generation, uid }
+        };
         let configuration = |problems| Configuration {
             node: Some(NodeMetadata {
                 annotations: [("k8s.amazonaws.com/eniConfig".to_owned(), "pods".to_owned())].into(),

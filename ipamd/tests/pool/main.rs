@@ -25,7 +25,9 @@ mod limits;
 mod links;
 mod pods;
 mod refusals;
+mod report;
 mod restart;
+mod settings;
 
 fn by_addresses() -> Config {
     Config {

@@ -43,6 +43,8 @@ pub(crate) enum Fault {
     NoStreaming(u16),
     /// A streamed list breaks off after so many objects.
     CutAfter(usize),
+    /// Writes are answered with this.
+    Writes(u16),
     /// Requests are taken, and not answered.
     Silent,
     /// 429, with `Retry-After: 1`.
@@ -67,6 +69,16 @@ struct State {
     /// Lists of what is about one namespace.
     parts: BTreeMap<Resource, usize>,
     cuts: u64,
+    /// What was written: method and content type, path and query, body.
+    written: Vec<Write>,
+}
+
+/// A write.
+#[derive(Debug, Clone)]
+pub(crate) struct Write {
+    pub(crate) content: String,
+    pub(crate) target: String,
+    pub(crate) body: Value,
 }
 
 /// It.
@@ -224,6 +236,10 @@ impl Double {
             let text = String::from_utf8_lossy(&head).into_owned();
             head.clear();
             let target = text.split(' ').nth(1).unwrap_or_default().to_owned();
+            if !text.starts_with("GET ") {
+                self.written(stream, &text, target).await?;
+                continue;
+            }
             let (path, query) = target.split_once('?').unwrap_or((target.as_str(), ""));
             if let Some((status, answer)) = self.short(path) {
                 respond(stream, status, &answer).await?;
@@ -243,7 +259,69 @@ impl Double {
         }
     }
 
-    /// Discovery, and pods by name.
+    /// Takes a write in, as far as tests look at it.
+    async fn written(
+        &self,
+        stream: &mut TcpStream,
+        head: &str,
+        target: String,
+    ) -> std::io::Result<()> {
+        let field = |name: &str| {
+            let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with(name))?;
+            line.split_once(": ").map(|(_, value)| value.to_owned())
+        };
+        let length = field("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await?;
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let method = head.split(' ').next().unwrap_or_default();
+        let content = format!("{method} {}", field("content-type").unwrap_or_default());
+        let refused = match self.state.lock().unwrap().faults.get(&None) {
+            Some(Fault::Writes(status)) => Some(*status),
+            _ => None,
+        };
+        let write = Write { content, target, body };
+        self.change(|state| {
+            if refused.is_none() {
+                state.apply(&write);
+            }
+            state.written.push(write);
+        });
+        match refused {
+            Some(status) => respond(stream, status, &refusal(status)).await,
+            None => respond(stream, 200, "{}").await,
+        }
+    }
+
+    /// What was written so far.
+    pub(crate) fn writes(&self) -> Vec<Write> {
+        self.state.lock().unwrap().written.clone()
+    }
+
+    /// Waits until this holds.
+    pub(crate) async fn until(&self, holds: impl Fn() -> bool, otherwise: impl Fn() -> String) {
+        let wait = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(timeout(Duration::from_secs(20), wait).await.is_ok(), "{}", otherwise());
+    }
+
+    /// Waits until something was written, and what.
+    pub(crate) async fn wrote(&self, is_it: impl Fn(&Write) -> bool) -> Write {
+        let mut changed = self.changed.subscribe();
+        let find = || self.writes().into_iter().find(|write| is_it(write));
+        let wait = changed.wait_for(|_| find().is_some());
+        drop(timeout(Duration::from_secs(20), wait).await.expect("a write within 20 s").unwrap());
+        find().unwrap()
+    }
+
+    pub(crate) fn object(&self, resource: Resource, name: &str) -> Option<Value> {
+        self.state.lock().unwrap().objects.get(&resource)?.get(name).cloned()
+    }
+
+    /// Discovery, and objects by name.
     fn short(&self, path: &str) -> Option<(u16, String)> {
         let state = self.state.lock().unwrap();
         if let Some(Fault::Status(404)) = state.faults.get(&None) {
@@ -274,6 +352,14 @@ impl Double {
             });
             let resources: Vec<Value> = here.map(|of| json!({"name": of.plural()})).collect();
             return Some((200, json!({"resources": resources}).to_string()));
+        }
+        for of in [Resource::OwnNode, Resource::NodeNetworkConfigs] {
+            if let Some(name) = path.strip_prefix(&format!("{}/", of.path())) {
+                let kinds = [of, Resource::OtherNodes];
+                let mut found = kinds.iter().filter(|kind| kind.path() == of.path());
+                let found = found.find_map(|kind| state.objects.get(kind)?.get(name));
+                return Some(found.map_or((404, refusal(404)), |object| (200, object.to_string())));
+            }
         }
         let by_name = path.strip_prefix("/api/v1/namespaces/")?;
         let (namespace, pod) = by_name.split_once("/pods/")?;

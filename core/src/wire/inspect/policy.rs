@@ -15,7 +15,7 @@
 //! text. Fields are only ever added.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
 };
@@ -56,6 +56,8 @@ pub struct Standing {
     pub write_failures: u64,
     /// Why it did, while it does.
     pub write_failure: Option<String>,
+    /// The node's own addresses that wait for the objects: meanwhile isolated pods take them for strangers'.
+    pub waiting_addresses: BTreeSet<IpAddr>,
     /// Pods that are not judged by labels of their own.
     pub unlabelled: Vec<Unlabelled>,
     /// ADDs that labels did not come in time for, by what was done.

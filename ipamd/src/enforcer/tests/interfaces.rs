@@ -63,3 +63,23 @@ fn of_several_interfaces_with_one_name_the_latest_is_the_pods() {
     check(&[7], &[], &[(7, stranger(7))]);
     check(&[7], &[(PodKey::new("", ""), 7)], &[]);
 }
+
+#[test]
+fn own_addresses_that_find_no_room_are_tried_again_less_and_less_often() {
+    let mut bench = Bench::new();
+    bench.plane.0.lock().unwrap().full = true;
+    bench.enforcer.node_addresses([IpAddr::from([10, 0, 0, 9])].into(), bench.now);
+    let mut waits = Vec::new();
+    let mut at = bench.now;
+    for _ in 0..12 {
+        let again = bench.enforcer.wake_at().expect("it is tried again");
+        waits.push(again.duration_since(at).as_secs());
+        bench.enforcer.expire(again);
+        at = again;
+    }
+    assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
+    let others = [IpAddr::from([10, 0, 0, 8])].into();
+    bench.enforcer.node_addresses(others, at);
+    let again = bench.enforcer.wake_at().expect("it is tried again");
+    assert_eq!(again.duration_since(at).as_secs(), 1, "others may fit");
+}

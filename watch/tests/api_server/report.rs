@@ -1,0 +1,209 @@
+//! What is written to the API server.
+
+use veni_watch::{About, Followed, Happening, Network};
+
+use super::{double::Write, *};
+
+fn config(name: &str, generation: u32) -> Value {
+    json!({
+        "apiVersion": "veni.dev/v1alpha1", "kind": "NodeNetworkConfig",
+        "metadata": {"name": name, "uid": format!("uid-{name}"), "generation": generation},
+        "spec": {"nodeSelector": {}, "pool": {"warmIPTarget": 5}},
+    })
+}
+
+fn follows(name: &str, generation: i64) -> Option<Option<Followed>> {
+    Some(Some(Followed { name: name.to_owned(), generation, message: None }))
+}
+
+fn entries(double: &Double, name: &str) -> Vec<(String, i64)> {
+    let object = double.object(Resource::NodeNetworkConfigs, name).unwrap();
+    let entries = object["status"]["nodes"].as_array().cloned().unwrap_or_default();
+    let entry = |entry: &Value| {
+        (entry["name"].as_str().unwrap().to_owned(), entry["generation"].as_i64().unwrap())
+    };
+    entries.iter().map(entry).collect()
+}
+
+/// Waits until the entries are these.
+async fn stands(double: &Double, name: &str, expected: &[(&str, i64)]) {
+    let expected: Vec<_> = expected.iter().map(|(name, of)| ((*name).to_owned(), *of)).collect();
+    double
+        .until(|| entries(double, name) == expected, || format!("{:?}", entries(double, name)))
+        .await;
+}
+
+fn no_address(pod: &str) -> Happening {
+    Happening {
+        about: About::Pod {
+            namespace: "x".to_owned(),
+            name: pod.to_owned(),
+            uid: Some("u1".to_owned()),
+        },
+        warning: true,
+        reason: "NoPodAddress",
+        action: "AssignAddress",
+        note: "the subnet is full".to_owned(),
+    }
+}
+
+fn is_event(write: &Write) -> bool {
+    write.content == "POST application/json"
+}
+
+#[tokio::test]
+async fn a_node_keeps_its_own_entry_of_the_objects_that_it_follows_and_no_other() {
+    let double = Double::start().await;
+    double.put(Resource::OwnNode, node(NODE));
+    double.put(Resource::OtherNodes, node("node-b"));
+    let mut first = config("large", 3);
+    // One of before this daemon, one of another that lives, one of another that is gone.
+    first["status"] = json!({"nodes": [
+        {"name": NODE, "generation": 1}, {"name": "node-b", "generation": 3}, {"name": "node-z", "generation": 2},
+    ]});
+    double.put(Resource::NodeNetworkConfigs, first);
+    let mut second = config("small", 1);
+    second["status"] = json!({"nodes": [{"name": NODE, "generation": 1}]});
+    double.put(Resource::NodeNetworkConfigs, second);
+    let watch = watching(&double);
+    watch.reports.stand(|standing| standing.following = follows("large", 3));
+    stands(&double, "small", &[]).await;
+    stands(&double, "large", &[("node-b", 3), ("node-z", 2), (NODE, 3)]).await;
+    let write = double.wrote(|write| write.target.contains("/large/status")).await;
+    assert_eq!(write.content, "PATCH application/apply-patch+yaml");
+    assert!(
+        write.target.ends_with("?fieldManager=veni-ipamd.node-a&force=true"),
+        "{}",
+        write.target
+    );
+    // The one behind this node in the ring lives; once it is gone, the next is looked after.
+    double.delete(Resource::OtherNodes, "node-b");
+    stands(&double, "large", &[(NODE, 3)]).await;
+
+    watch.reports.stand(|standing| standing.following = Some(None));
+    stands(&double, "large", &[]).await;
+    let written = double.writes().len();
+    tokio::time::sleep(QUIET).await;
+    assert_eq!(double.writes().len(), written, "nothing is written twice");
+}
+
+#[tokio::test]
+async fn a_status_that_is_full_takes_no_more_entries() {
+    let double = Double::start().await;
+    let mut full = config("large", 1);
+    let nodes = (0..100).map(|n| json!({"name": format!("a-{n:03}"), "generation": 1}));
+    full["status"] = json!({"nodes": nodes.collect::<Vec<_>>()});
+    double.put(Resource::NodeNetworkConfigs, full);
+    for n in 0..100 {
+        double.put(Resource::OtherNodes, node(&format!("a-{n:03}")));
+    }
+    let watch = watching(&double);
+    watch.reports.stand(|standing| standing.following = follows("large", 1));
+    tokio::time::sleep(QUIET).await;
+    assert!(double.writes().is_empty(), "{:?}", double.writes());
+    // One place is free, because a node is gone.
+    double.delete(Resource::OtherNodes, "a-000");
+    double
+        .until(
+            || entries(&double, "large").iter().any(|(name, _)| name == NODE),
+            || "no entry".to_owned(),
+        )
+        .await;
+    assert_eq!(entries(&double, "large").len(), 100);
+}
+
+#[tokio::test]
+async fn events_are_written_once_and_with_the_api_server_gone_they_are_dropped_and_counted() {
+    let double = Double::start().await;
+    let watch = watching(&double);
+    for _ in 0..3 {
+        watch.reports.happened(no_address("a"));
+    }
+    let write = double.wrote(is_event).await;
+    assert_eq!(write.target, "/apis/events.k8s.io/v1/namespaces/x/events");
+    let regarding =
+        json!({"apiVersion": "v1", "kind": "Pod", "namespace": "x", "name": "a", "uid": "u1"});
+    assert_eq!(write.body["regarding"], regarding);
+    assert_eq!(
+        (&write.body["reason"], &write.body["type"]),
+        (&json!("NoPodAddress"), &json!("Warning"))
+    );
+    tokio::time::sleep(QUIET).await;
+    assert_eq!(double.writes().iter().filter(|write| is_event(write)).count(), 1);
+
+    double.away(true);
+    let began = Instant::now();
+    for n in 0..2000 {
+        watch.reports.happened(no_address(&format!("p{n}")));
+    }
+    assert!(began.elapsed() < Duration::from_secs(1), "nobody waits for the API server");
+    let counters = watch.reports.counters();
+    // The first of all was written, and one that was under way may have been.
+    let lost = || {
+        use std::sync::atomic::Ordering::Relaxed;
+        let (dropped, failed) = (counters.dropped.load(Relaxed), counters.failed.load(Relaxed));
+        let written = counters.written.load(Relaxed) - 1;
+        (dropped, failed + written + counters.limited.load(Relaxed))
+    };
+    double.until(|| lost().0 + lost().1 == 2000, || format!("{:?}", lost())).await;
+    assert!(lost().0 > 1000, "the queue is bounded: {:?}", lost());
+}
+
+#[tokio::test]
+async fn the_nodes_condition_and_its_startup_taint_follow_and_a_node_registered_anew_gets_them_again()
+ {
+    let double = Double::start().await;
+    let taint = json!({"key": "veni.dev/starting", "effect": "NoSchedule"});
+    let registered = |uid: &str| {
+        let mut node = node(NODE);
+        node["metadata"]["uid"] = uid.into();
+        node["spec"] =
+            json!({"taints": [{"key": "theirs", "effect": "NoSchedule"}, taint.clone()]});
+        node
+    };
+    double.put(Resource::OwnNode, registered("u1"));
+    let watch = watching(&double);
+    let network = |available| Network { available, reason: "Word", message: "words".to_owned() };
+    watch.reports.stand(|standing| {
+        standing.startup_taint = Some("veni.dev/starting".to_owned());
+        standing.network = Some(network(false));
+    });
+    let condition = |write: &Write, status: &str| {
+        write.target == "/api/v1/nodes/node-a/status"
+            && write.content == "PATCH application/strategic-merge-patch+json"
+            && write.body["status"]["conditions"][0]["status"] == status
+    };
+    double.wrote(|write| condition(write, "True")).await;
+    let untaint = |write: &Write| write.target == "/api/v1/nodes/node-a";
+    assert!(!double.writes().iter().any(untaint), "not before there is an address");
+    watch.reports.stand(|standing| {
+        standing.able = true;
+        standing.network = Some(network(true));
+    });
+    double.wrote(|write| condition(write, "False")).await;
+    let write = double.wrote(untaint).await;
+    assert_eq!(write.content, "PATCH application/json-patch+json");
+    assert_eq!(write.body[1]["value"], json!([{"key": "theirs", "effect": "NoSchedule"}]));
+
+    let before = double.writes().len();
+    double.put(Resource::OwnNode, registered("u2"));
+    double.until(|| double.writes().len() >= before + 2, || format!("{:?}", double.writes())).await;
+}
+
+#[tokio::test]
+async fn what_could_not_be_written_is_written_once_it_can_as_it_is_then() {
+    let double = Double::start().await;
+    double.put(Resource::OwnNode, node(NODE));
+    double.fault(None, Fault::Writes(500));
+    let watch = watching(&double);
+    let stand = |message: &str| {
+        let network = Network { available: true, reason: "Word", message: message.to_owned() };
+        watch.reports.stand(|standing| standing.network = Some(network));
+    };
+    stand("early");
+    double.wrote(|write| write.target.ends_with("/status")).await;
+    stand("late");
+    double.mend(None);
+    let message = |write: &Write| write.body["status"]["conditions"][0]["message"].clone();
+    double.wrote(|write| message(write) == "late").await;
+}
