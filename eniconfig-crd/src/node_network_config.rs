@@ -45,12 +45,6 @@ const LONGEST_COOLDOWN: u32 = 86_400;
         doc = "Settings of the address pool for the nodes that it selects, in force without a restart. Of several the highest priority wins.",
         printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority"),
         printcolumn(name = "Generation", type_ = "integer", json_path = ".metadata.generation"),
-        printcolumn(
-            name = "In-Force",
-            type_ = "string",
-            json_path = ".status.nodes[*].generation",
-            priority = 1
-        ),
         printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
     )
 )]
