@@ -1,6 +1,7 @@
 //! What is checked, one file a part.
 
 pub(crate) mod away;
+pub(crate) mod chart;
 pub(crate) mod connect;
 pub(crate) mod drain;
 pub(crate) mod gate;

@@ -16,7 +16,7 @@ use clap::Parser;
 use veni_lab::interrupt;
 
 use crate::{
-    checks::{away, connect, drain, networking, policy, restart, scale},
+    checks::{away, chart, connect, drain, networking, policy, restart, scale},
     cluster::Stage,
     print::Table,
 };
@@ -37,7 +37,7 @@ pub(crate) struct Options {
     /// A variable of every node's veni-ipamd, NAME=VALUE, several times
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
-    /// Only these parts: connect, policy, scale, restart, away, drain, sample, networking
+    /// Only these parts: chart, connect, policy, scale, restart, away, drain, sample, networking
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Instead of our checks: Kubernetes' own specs whose names match this regular expression
@@ -58,7 +58,8 @@ pub(crate) struct Options {
 /// A part's name, and what it does.
 type Part = (&'static str, fn(&mut Stage, &Options, &mut Table) -> anyhow::Result<()>);
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
+    ("chart", |stage, _, table| chart::check(stage, table)),
     ("connect", |stage, _, table| connect::check(stage, table)),
     ("policy", |stage, _, table| policy::check(stage, table)),
     ("scale", |stage, options, table| scale::check(stage, options.pods, table)),
