@@ -147,6 +147,7 @@ fn read_rules(root: &Reader<'_>, at: &Reader<'_>, peers: &str) -> Vec<PolicyRule
 }
 
 fn read_rule(at: &Reader<'_>, peers: &str) -> Read<PolicyRule> {
+    at.present()?;
     at.only(&[peers, "ports"])?;
     Ok(PolicyRule {
         peers: read_some(&at.get(peers), |item| item.noted(read_peer(item)))?,
@@ -210,7 +211,7 @@ pub(super) fn read_cidr(at: &Reader<'_>) -> Read<IpNet> {
 
 /// All that is wrong with it is noted, so that one look is enough to mend it.
 fn read_port(at: &Reader<'_>) -> Option<PolicyPort> {
-    let known = at.noted(at.only(&["protocol", "port", "endPort"]));
+    let known = at.noted(at.present().and_then(|()| at.only(&["protocol", "port", "endPort"])));
     let protocol = at.noted(read_protocol(&at.get("protocol")));
     let port = at.noted(read_port_match(at));
     known?;

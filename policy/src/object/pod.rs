@@ -159,13 +159,17 @@ fn timestamp(at: &Reader<'_>) -> Read<Option<u64>> {
     }
 }
 
-/// An annotation that is no text chooses what is no group.
+/// An annotation that is no text, or null, chooses what is no group.
 fn security_groups(metadata: &Reader<'_>) -> Option<PodGroups> {
-    let at = metadata.get("annotations").get(SECURITY_GROUPS_ANNOTATION);
-    match at.noted(at.text()) {
-        Some(text) => text.map(|text| PodGroups::read(text, &at)),
-        None => Some(PodGroups { ids: Vec::new(), invalid: vec![at.shown()] }),
+    let annotations = metadata.get("annotations");
+    if !annotations.has(SECURITY_GROUPS_ANNOTATION) {
+        return None;
     }
+    let at = annotations.get(SECURITY_GROUPS_ANNOTATION);
+    Some(match at.noted(at.given_text()) {
+        Some(text) => PodGroups::read(text, &at),
+        None => PodGroups { ids: Vec::new(), invalid: vec![at.shown()] },
+    })
 }
 
 impl PodGroups {

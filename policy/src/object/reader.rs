@@ -22,7 +22,8 @@ pub(super) struct Sink {
     found: RefCell<Vec<Diagnostic>>,
 }
 
-/// A value and where it is. An absent field and `null` read alike.
+/// A value and where it is. An absent field and `null` read alike, as the API server has it; an item of a list and a
+/// value of a map of texts that is `null` is none, and invalid where something opens without it.
 pub(super) struct Reader<'a> {
     value: &'a Value,
     path: String,
@@ -80,6 +81,16 @@ impl<'a> Reader<'a> {
 
     pub(super) fn is_absent(&self) -> bool {
         self.value.is_null()
+    }
+
+    /// Whether there is a field of that name, be it `null`.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.value.get(name).is_some()
+    }
+
+    /// That it is not `null`: in YAML a dash or a key with nothing after it.
+    pub(super) fn present(&self) -> Read<()> {
+        if self.is_absent() { Err(self.invalid("is null")) } else { Ok(()) }
     }
 
     /// The field of that name; absent when there is none or this is no map.
@@ -184,23 +195,33 @@ impl<'a> Reader<'a> {
             .map_err(|_| self.invalid(format!("{} is not {expected}", self.shown())))
     }
 
+    /// The values of a map of texts, also those that are `null`.
+    fn values(&self) -> Read<Vec<(&'a str, Self)>> {
+        match self.value {
+            Value::Null => Ok(Vec::new()),
+            Value::Object(map) => {
+                Ok(map.keys().map(|name| (name.as_str(), self.get(name))).collect())
+            }
+            _ => Err(self.invalid(format!("{} is no map", self.shown()))),
+        }
+    }
+
+    /// Text that has to be there; it may be empty.
+    pub(super) fn given_text(&self) -> Read<&'a str> {
+        self.text()?.ok_or_else(|| self.invalid("is null; write \"\" for an empty value"))
+    }
+
     pub(super) fn labels(&self) -> Read<Labels> {
-        self.fields()?
-            .into_iter()
-            .map(|name| {
-                let value = self.get(name).text()?.unwrap_or_default();
-                Ok((name.to_owned(), value.to_owned()))
-            })
-            .collect()
+        let values = self.values()?.into_iter();
+        values.map(|(name, at)| Ok((name.to_owned(), at.given_text()?.to_owned()))).collect()
     }
 
     /// The labels that can be read; a note for each that cannot.
     pub(super) fn sound_labels(&self) -> Labels {
-        let names = self.noted(self.fields()).unwrap_or_default();
-        let sound = names.into_iter().filter_map(|name| {
-            let at = self.get(name);
-            let value = self.noted(at.text())?;
-            Some((name.to_owned(), value.unwrap_or_default().to_owned()))
+        let values = self.noted(self.values()).unwrap_or_default().into_iter();
+        let sound = values.filter_map(|(name, at)| {
+            let value = self.noted(at.given_text())?;
+            Some((name.to_owned(), value.to_owned()))
         });
         sound.collect()
     }

@@ -97,9 +97,11 @@ fn read_groups(root: &Reader<'_>, at: &Reader<'_>) -> (Vec<SecurityGroupId>, Vec
         invalid.push(String::new());
     }
     for item in &items {
-        match root.noted(item.parsed("a security group's id; the pods are denied everything")) {
-            Some(Some(id)) => groups.push(id),
-            _ => invalid.push(item.shown()),
+        let id = item.parsed("a security group's id; the pods are denied everything");
+        let id = id.and_then(|id| id.ok_or_else(|| item.invalid("is null")));
+        match root.noted(id) {
+            Some(id) => groups.push(id),
+            None => invalid.push(item.shown()),
         }
     }
     groups.sort();

@@ -117,9 +117,9 @@ impl Requirement {
         };
         let mut values = Vec::new();
         for item in at.get("values").list()? {
-            let value = item.string()?.unwrap_or_default();
-            check_value(&value, &item)?;
-            values.push(value);
+            let value = item.given_text()?;
+            check_value(value, &item)?;
+            values.push(value.to_owned());
         }
         let wants_values = matches!(operator, Operator::In | Operator::NotIn);
         if wants_values == values.is_empty() {

@@ -147,6 +147,9 @@ fn bad_selector() -> impl Strategy<Value = Value> {
         json!({"matchExpressions": [{"key": "a", "operator": "In", "values": []}]}),
         json!({"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["0"]}]}),
         json!({"matchlabels": {"a": "0"}}),
+        json!({"matchLabels": {"a": null}}),
+        json!({"matchExpressions": [{"key": "a", "operator": "NotIn", "values": [null]}]}),
+        json!({"matchExpressions": [null]}),
     ])
 }
 
@@ -213,6 +216,7 @@ fn policy_peer() -> impl Strategy<Value = Value> {
             json!({"ipBlock": {"cidr": "10.0.0.0/33"}}),
             json!({"ipBlock": {"cidr": "10.0.0.0/24", "except": ["11.0.0.0/25"]}}),
             json!({"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}),
+            Value::Null,
         ]),
         bad_selector().prop_map(|selector| json!({"podSelector": selector})),
     ];
@@ -235,10 +239,12 @@ fn policy_port() -> impl Strategy<Value = Value> {
         json!({"endPort": 90}),
         json!({"port": "80"}),
         json!({"port": 80, "protocol": "tcp"}),
+        Value::Null,
     ]);
     let port = prop_oneof![6 => number, 4 => name, 6 => range, 4 => Just(json!({})), 1 => bad];
     (port, option::of(protocol())).prop_map(|(mut port, protocol)| {
-        if let Some(protocol) = protocol.filter(|_| port["protocol"].is_null()) {
+        let open = port.is_object() && port["protocol"].is_null();
+        if let Some(protocol) = protocol.filter(|_| open) {
             port["protocol"] = json!(protocol);
         }
         port
@@ -266,7 +272,7 @@ fn fields(entries: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> V
 fn policy_rule(peers: &'static str) -> impl Strategy<Value = Value> {
     let good = (list(policy_peer(), 3), list(policy_port(), 7))
         .prop_map(move |(list, ports)| fields([(peers, list), ("ports", ports)]));
-    prop_oneof![24 => good, 1 => Just(json!({"action": "Deny"}))]
+    prop_oneof![24 => good, 1 => select(vec![json!({"action": "Deny"}), Value::Null])]
 }
 
 fn a_network_policy() -> impl Strategy<Value = Value> {
@@ -318,6 +324,9 @@ fn cluster_peer(direction: &'static str) -> impl Strategy<Value = Value> {
         json!({"domainNames": ["example.com"]}),
         json!({"networks": ["10.0.0.0/64"]}),
         json!({"namespaces": {}, "pods": {"podSelector": {}}}),
+        json!({"namespaces": {"matchLabels": {"a": null}}}),
+        json!({"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"a": null}}}}),
+        Value::Null,
     ]);
     let egress = u32::from(direction == "to");
     prop_oneof![
@@ -413,7 +422,8 @@ fn a_pod() -> impl Strategy<Value = Value> {
         ids.push("none");
         ids
     });
-    let groups = prop_oneof![40 => Just(vec![]), 8 => group_ids(), 1 => bad];
+    let null = Just(vec!["null"]);
+    let groups = prop_oneof![80 => Just(vec![]), 16 => group_ids(), 2 => bad, 1 => null];
     let place = (namespace_name(), 0..PODS, 0..NODES);
     let age = (any::<bool>(), select(vec![None, Some(0), Some(1)]), select(vec![None, Some("u")]));
     (place, kind, families, labels(), container_ports(), groups, age).prop_map(
@@ -439,7 +449,9 @@ fn a_pod() -> impl Strategy<Value = Value> {
             } else if kind != "own" {
                 pod["status"]["phase"] = json!(kind);
             }
-            if !groups.is_empty() {
+            if groups == ["null"] {
+                pod["metadata"]["annotations"] = json!({"vpc.amazonaws.com/security-groups": null});
+            } else if !groups.is_empty() {
                 pod["metadata"]["annotations"] =
                     json!({"vpc.amazonaws.com/security-groups": groups.join(",")});
             }

@@ -8,6 +8,7 @@ mod golden;
 mod model;
 mod network_policy;
 mod property;
+mod raw;
 mod reach;
 mod regressions;
 mod security_group;
