@@ -11,7 +11,10 @@ use axum::{
 };
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
-use veni_core::wire::inspect::{self, View};
+use veni_core::{
+    config::Config,
+    wire::inspect::{self, View},
+};
 
 use crate::{
     enforcer::Handle, metrics::Metrics, owner::Command, requests::Requests, startup::Startup,
@@ -52,6 +55,50 @@ struct Shared {
     metrics: Arc<Metrics>,
     commands: mpsc::Sender<Command>,
     enforcer: Option<Handle>,
+}
+
+/// What takes the routes of the daemon that serves: one for all of them, one for metrics by themselves.
+#[derive(Debug)]
+pub struct Listening {
+    all: oneshot::Sender<Router>,
+    metrics_only: oneshot::Sender<Router>,
+}
+
+/// Serves, at the addresses that there are, what a daemon that starts has to say.
+#[must_use]
+pub fn listen(config: &Config, metrics: &Arc<Metrics>, startup: &Startup) -> Listening {
+    let (all, started) = oneshot::channel();
+    if let Some(address) = &config.http_bind {
+        let starting = starting(metrics.clone(), startup.clone());
+        tokio::spawn(serve(address.clone(), starting, started));
+    }
+    let (metrics_only, started) = oneshot::channel();
+    if let Some(address) = &config.metrics_bind {
+        let starting = only_metrics(metrics.clone(), None);
+        tokio::spawn(serve(address.clone(), starting, started));
+    }
+    Listening { all, metrics_only }
+}
+
+impl Listening {
+    /// From now on the daemon serves.
+    pub fn started(
+        self,
+        metrics: Arc<Metrics>,
+        commands: mpsc::Sender<Command>,
+        enforcer: Option<Handle>,
+    ) {
+        // Where an address is not served, nobody takes them.
+        drop(self.metrics_only.send(only_metrics(metrics.clone(), enforcer.clone())));
+        drop(self.all.send(router(metrics, commands, enforcer)));
+    }
+}
+
+/// `/metrics`, which names no pod, for an address that others reach.
+fn only_metrics(metrics: Arc<Metrics>, enforcer: Option<Handle>) -> Router {
+    let text =
+        move || async move { with_policy(policy::metrics(enforcer.as_ref()).await, &metrics) };
+    Router::new().route("/metrics", get(text))
 }
 
 /// The routes: `/healthz`, `/readyz`, `/metrics`, `/v1/status`, `/v1/enis`, `/v1/pool`, `/v1/plan`, `/v1/settings`.
@@ -217,6 +264,27 @@ mod tests {
             answer.truncate(length);
         }
         String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn metrics_by_themselves_come_with_nothing_else() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (routes, started) = oneshot::channel();
+        let starting = only_metrics(Arc::new(Metrics::new()), None);
+        let serving = tokio::spawn(serve_on(listener, starting, started));
+        let status = async |path| {
+            let answer = ask(&mut TcpStream::connect(address).await.unwrap(), path, true).await;
+            answer.split(' ').nth(1).map(str::to_owned)
+        };
+        assert_eq!(status("/metrics").await.as_deref(), Some("200"));
+        routes.send(only_metrics(Arc::new(Metrics::new()), None)).unwrap();
+        for path in PATHS.lines().chain(["/", "/v1"]) {
+            let expected = if path == "/metrics" { "200" } else { "404" };
+            assert_eq!(status(path).await.as_deref(), Some(expected), "{path}");
+        }
+        serving.abort();
     }
 
     #[tokio::test]

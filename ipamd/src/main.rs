@@ -8,7 +8,6 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use axum::Router;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
@@ -135,7 +134,7 @@ struct Desk {
     commands: mpsc::Sender<Command>,
     requests: mpsc::Receiver<Command>,
     /// Takes the routes of the daemon that serves.
-    routes: oneshot::Sender<Router>,
+    listening: http::Listening,
 }
 
 async fn run(config: Arc<Config>) -> Result<()> {
@@ -157,12 +156,8 @@ fn stopped(signal: &str) -> Result<()> {
 
 async fn until_stopped(config: Arc<Config>) -> Result<()> {
     let Channels { commands: (commands, requests), events } = Channels::default();
-    let (routes, started) = oneshot::channel();
     let (metrics, startup) = (Arc::new(Metrics::new()), Startup::default());
-    if let Some(address) = &config.http_bind {
-        let starting = http::starting(metrics.clone(), startup.clone());
-        tokio::spawn(http::serve(address.clone(), starting, started));
-    }
+    let listening = http::listen(&config, &metrics, &startup);
     startup.waits_patiently(
         "another ipamd, which serves this node, to end",
         "nothing in a rolling update; otherwise end the other one",
@@ -172,7 +167,7 @@ async fn until_stopped(config: Arc<Config>) -> Result<()> {
     let listener = server::bind(Path::new(&config.socket))
         .with_context(|| format!("listening on {}", config.socket))?;
     tokio::spawn(server::serve(listener, commands.clone(), metrics.clone()));
-    let desk = Desk { startup, metrics, commands, requests, routes };
+    let desk = Desk { startup, metrics, commands, requests, listening };
     match &config.provider {
         Provider::Sim { socket, instance } => {
             let cloud = veni_provider_socket::Client::new(PathBuf::from(socket), instance.clone());
@@ -206,15 +201,14 @@ async fn serve<C: Cloud>(
     provider_name: &'static str,
     connect: impl AsyncFnOnce() -> C,
 ) -> Result<()> {
-    let Desk { startup, metrics, commands, mut requests, routes } = desk;
+    let Desk { startup, metrics, commands, mut requests, listening } = desk;
     let begin = async {
         let cloud = Arc::new(connect().await);
         begin(&config, cloud, events, &startup, &metrics, provider_name).await
     };
     let (begun, early) = startup.answer_while(&mut requests, begin).await;
     let (owner, enforcer) = begun?;
-    // Without HTTP nobody takes them.
-    drop(routes.send(http::router(metrics, commands, enforcer)));
+    listening.started(metrics, commands, enforcer);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = config.socket, "ipamd serves");
     let (able, told) = oneshot::channel();
     tokio::spawn(announce(config, told));

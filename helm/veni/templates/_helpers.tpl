@@ -62,4 +62,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 - name: MY_NODE_NAME
   valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+{{- if .Values.podMonitor.create }}
+- name: NODE_ADDRESS
+  valueFrom: {fieldRef: {fieldPath: status.hostIP}}
+- name: VENI_METRICS_BIND_ADDRESS
+  value: $(NODE_ADDRESS):{{ .Values.podMonitor.port }}
+{{- end }}
 {{- end -}}
