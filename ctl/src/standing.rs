@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use veni_core::wire::inspect::policy::{GroupStanding, Standing};
+use veni_core::wire::inspect::policy::{FlowTable, GroupStanding, Standing};
 
 use crate::{http, links, policy::arguments::Daemon, problem::Trouble, text};
 
@@ -103,6 +103,9 @@ impl Policy {
     }
 }
 
+/// Percent from which on a table of flows is told of.
+const CROWDED: u64 = 90;
+
 /// In a line.
 pub(crate) fn summary(standing: &Standing) -> String {
     let Standing { mode, generation, applied, pods, sets, security_groups, .. } = standing;
@@ -120,6 +123,21 @@ pub(crate) fn summary(standing: &Standing) -> String {
     };
     let (pods, sets) = (text::counted(*pods, "pod"), text::counted(*sets, "rule set"));
     format!("{mode}, {state}; {pods} judged by {sets}{groups}")
+}
+
+/// A table of flows that is nearly full. When it is full the kernel forgets flows without counting them.
+fn crowded(table: &FlowTable) -> Option<Wrong> {
+    let FlowTable { family, flows, room } = table;
+    let percent = flows.saturating_mul(100).checked_div(*room)?;
+    let next = "find who has so many connections (`venictl observe`), or spread such pods over more nodes; what it does to \
+                other pods' flows: docs/drops.md";
+    (percent >= CROWDED).then(|| {
+        let what = format!(
+            "the table of established {family} flows is {percent} % full ({flows} of {room}): from a full one those are \
+             forgotten that were idle longest"
+        );
+        Wrong::new(what, next)
+    })
 }
 
 /// What is not as it should be.
@@ -141,6 +159,7 @@ pub(crate) fn wrong(standing: &Standing) -> Vec<Wrong> {
             "it ends once the API server, or the folder of manifests, is read",
         ));
     }
+    all.extend(standing.flow_tables.iter().filter_map(crowded));
     all.extend(standing.unlabelled.iter().map(|pod| {
         let age = text::duration(pod.age_secs);
         let what = format!("{}: {}, for {age}: {}", pod.pod, pod.judged_by.sentence(), pod.reason);

@@ -238,6 +238,11 @@ impl<P: Plane> Enforcer<P> {
         Self { ranges, ..self }
     }
 
+    /// The programs know them to be others now.
+    pub const fn set_ranges(&mut self, ranges: ServiceRanges) {
+        self.ranges = ranges;
+    }
+
     /// Takes objects and what is wrong with others; `complete` once all that exist were among them.
     pub fn objects(
         &mut self,

@@ -13,7 +13,11 @@ use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
 };
-use veni_core::{config::Config, ipam::Allocation, wire::inspect::policy::GroupStanding};
+use veni_core::{
+    config::{Config, Enforcing, PolicySettings},
+    ipam::Allocation,
+    wire::inspect::policy::GroupStanding,
+};
 use veni_datapath::bpf::{Events, Filter};
 use veni_ebpf_common::{SettingFlags, Settings, write::Write as Entry};
 use veni_policy::{
@@ -36,6 +40,7 @@ mod cluster;
 mod kept;
 mod objects;
 mod published;
+mod ranges;
 
 pub use objects::Beside;
 use objects::{Ask, Batch, Source};
@@ -70,14 +75,21 @@ pub async fn start<C: Cloud>(
     identity: &InstanceIdentity,
     pods: &[(PodKey, u32)],
 ) -> Result<Option<Started>> {
-    filter.configure(|settings| configure(settings, config)).context("writing the settings")?;
-    if !Source::is_named(config) {
+    let named = Source::is_named(config)?;
+    let isolates = filter.isolates().context("reading the pods' entries")?;
+    if !named && may_be_off(config.policy.enforcing, isolates) {
+        let policy = &config.policy;
+        filter.configure(|settings| configure(settings, policy)).context("writing the settings")?;
         return off(filter).map(|()| None);
     }
     let node = node_name(config, identity);
-    let mut source = Source::follow(config, &node)?;
-    warn_of_range(config);
-    let handle = enforcer(config, cloud, filter, identity, pods, (node, source.ask()))?;
+    let mut source = if named { Source::follow(config, &node)? } else { Source::nowhere() };
+    let ranges = service_ranges(config, filter, &source)?;
+    let handle = enforcer(config, cloud, filter, identity, pods, (node, source.ask(), ranges))?;
+    if let Some(cidrs) = source.service_cidrs() {
+        let own = config.policy.clone();
+        tokio::spawn(ranges::follow(cidrs, own, filter.clone(), handle.clone()));
+    }
     let beside = source.beside();
     if let Some(teller) = beside.as_ref().map(|beside| beside.teller.clone())
         && config.denied_events
@@ -93,7 +105,7 @@ pub async fn start<C: Cloud>(
                 let complete = batch.complete;
                 take(&handle, batch);
                 // A folder that cannot be read by then will not be before somebody mends it.
-                if complete || source.is_folder() {
+                if complete || source.tells_at_once() {
                     break;
                 }
             }
@@ -115,7 +127,7 @@ fn enforcer<C: Cloud>(
     filter: &Arc<Filter>,
     identity: &InstanceIdentity,
     pods: &[(PodKey, u32)],
-    (name, ask): (String, Ask),
+    (name, ask, ranges): (String, Ask, ServiceRanges),
 ) -> Result<Handle> {
     let settings = GroupSettings { seed: seed(identity), ..GroupSettings::default() };
     let groups_file = Path::new(&config.state_dir).join(GROUPS);
@@ -135,17 +147,17 @@ fn enforcer<C: Cloud>(
             addresses: filter.node_addresses().context("reading the node's addresses")?,
         },
         enforcing: config.policy.enforcing,
-        ranges: ServiceRanges {
-            v4: config.policy.service_v4,
-            v6: config.policy.service_v6,
-            node_ports: config.policy.node_ports,
-        },
+        ranges,
         memory: Memory::open(Path::new(&config.state_dir).join(LABELS)),
         found: found(filter, pods)?,
         groups: Arc::new(move || asked.status().into_iter().map(group).collect()),
         foreign: {
             let plane = FilterPlane(filter.clone());
             Arc::new(move || plane.foreign())
+        },
+        flow_tables: {
+            let plane = FilterPlane(filter.clone());
+            Arc::new(move || plane.flow_tables())
         },
         want: Box::new(move |groups| wanted.want(groups)),
         ask,
@@ -170,10 +182,31 @@ pub fn pod(allocation: &Allocation) -> (PodKey, u32) {
     (pod_of(allocation), allocation.host_ifindex)
 }
 
+/// Whether a daemon that nobody tells where policy comes from may end it. Not what an earlier one has put in force, which
+/// a setting that got lost must not open, unless that is asked for; and never on a node that closes what it does not know.
+const fn may_be_off(enforcing: Enforcing, isolates: bool) -> bool {
+    match enforcing {
+        Enforcing::None => true,
+        Enforcing::Standard => !isolates,
+        Enforcing::Strict => false,
+    }
+}
+
+/// Tells the programs the settings; where the Services are as far as that is known by now.
+fn service_ranges(config: &Config, filter: &Filter, source: &Source) -> Result<ServiceRanges> {
+    let policy = if source.is_folder() {
+        ranges::warn_of_none(&config.policy);
+        config.policy.clone()
+    } else {
+        ranges::as_known(&config.policy, &filter.settings().context("reading the settings")?)
+    };
+    filter.configure(|settings| configure(settings, &policy)).context("writing the settings")?;
+    Ok(ServiceRanges::of(&policy))
+}
+
 /// The settings that the programs know, out of the daemon's.
-fn configure(settings: &mut Settings, config: &Config) {
+fn configure(settings: &mut Settings, policy: &PolicySettings) {
     use veni_core::config::{Established, FlowEvents, MetadataAccess};
-    let policy = &config.policy;
     let mut set = |flag: u32, on: bool| {
         settings.flags = if on { settings.flags | flag } else { settings.flags & !flag };
     };
@@ -192,16 +225,6 @@ fn configure(settings: &mut Settings, config: &Config) {
         .service_v6
         .map_or_else(Default::default, |net| (net.network().octets(), net.netmask().octets()));
     (settings.service_v6, settings.service_mask_v6) = (net, mask);
-}
-
-fn warn_of_range(config: &Config) {
-    if config.policy.service_v4.is_none() && config.policy.service_v6.is_none() {
-        let next = "set VENI_SERVICE_CIDRS to the cluster's Service range";
-        tracing::warn!(
-            next,
-            "a Service address that no Service has (yet) is judged as any other: an isolated pod may reach what kube-proxy makes of it"
-        );
-    }
 }
 
 /// What an earlier daemon had from a source that is not followed any more decides nothing.
@@ -361,12 +384,38 @@ mod tests {
 
     #[test]
     fn a_service_range_that_is_not_set_any_more_is_in_force_no_longer() {
-        let mut config = Config::default();
-        config.policy.service_v4 = Some("10.100.0.0/16".parse().unwrap());
+        let service_v4 = Some("10.100.0.0/16".parse().unwrap());
+        let policy = PolicySettings { service_v4, ..PolicySettings::default() };
         let mut settings = Settings::default();
-        configure(&mut settings, &config);
+        configure(&mut settings, &policy);
         assert_eq!(settings.service_mask_v4, [255, 255, 0, 0]);
-        configure(&mut settings, &Config::default());
+        configure(&mut settings, &PolicySettings::default());
         assert_eq!((settings.service_v4, settings.service_mask_v4), ([0; 4], [0; 4]));
+    }
+
+    #[test]
+    fn only_somebodys_word_ends_policy_that_is_in_force() {
+        let check = |enforcing, isolates, expected| {
+            assert_eq!(may_be_off(enforcing, isolates), expected, "{enforcing:?} {isolates}");
+        };
+        check(Enforcing::None, true, true);
+        check(Enforcing::Standard, true, false);
+        // A node that never had policy has nothing to lose.
+        check(Enforcing::Standard, false, true);
+        check(Enforcing::Strict, false, false);
+    }
+
+    #[tokio::test]
+    async fn a_node_without_a_source_says_so_and_never_has_all_that_there_is() {
+        let mut source = Source::nowhere();
+        assert!(source.tells_at_once());
+        let batch = source.next().await.unwrap();
+        assert!(!batch.complete && batch.apply.is_empty() && batch.delete.is_empty());
+        let message = &batch.diagnostics[0].message;
+        for part in ["stays as it is", "VENI_MANIFEST_DIR", "NETWORK_POLICY_ENFORCING_MODE=none"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        let next = tokio::time::timeout(std::time::Duration::from_millis(10), source.next());
+        assert!(next.await.is_err(), "nothing more");
     }
 }

@@ -5,7 +5,7 @@ use super::{
     *,
 };
 use veni_core::wire::inspect::policy::{
-    Diagnostic, ForeignView, GroupStanding, JudgedBy, Standing, Unlabelled,
+    Diagnostic, FlowTable, ForeignView, GroupStanding, JudgedBy, Standing, Unlabelled,
 };
 
 use crate::{
@@ -256,6 +256,10 @@ fn looking_at_any_machine_never_fails() {
     assert_eq!(document["checks"].as_array().unwrap().len(), 17);
 }
 
+fn flows(flows: u64) -> FlowTable {
+    FlowTable { family: "ipv4".to_owned(), flows, room: 100 }
+}
+
 #[test]
 fn policy_groups_and_others_programs_are_judged_apart() {
     let with = |change: fn(&mut Standing)| {
@@ -287,6 +291,14 @@ fn policy_groups_and_others_programs_are_judged_apart() {
     for (checks, name, status, words) in [
         (with(closed), "policy", Status::Warning, "x/a: closed to all but its own node"),
         (with(|s| s.complete = false), "policy", Status::Failed, "not read yet"),
+        (with(|s| s.ranges_unknown = true), "policy", Status::Warning, "range is not known"),
+        (with(|s| s.flow_tables = vec![flows(89)]), "policy", Status::Ok, "in force"),
+        (
+            with(|s| s.flow_tables = vec![flows(89), flows(97)]),
+            "policy",
+            Status::Warning,
+            "ipv4 flows is 97 % full (97 of 100)",
+        ),
         (with(|s| s.write_failure = Some("full".to_owned())), "policy", Status::Failed, "full"),
         (groups("fresh"), "groups", Status::Ok, "sees the ENI's groups, not the pod's"),
         (groups("stale"), "groups", Status::Warning, "sees the ENI's groups, not the pod's"),

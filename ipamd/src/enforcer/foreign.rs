@@ -1,37 +1,43 @@
-//! Who else is where pods' packets are judged, without looking again for everyone who asks.
+//! What is looked for when somebody asks (who else is where pods' packets are judged, how full a table is), without looking again for
+//! everyone who does.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Mutex, task::spawn_blocking, time::Instant};
-use veni_core::wire::inspect::policy::ForeignView;
 
-/// How long what was found is told again: a scrape and a doctor look once.
-const FRESH: Duration = Duration::from_secs(5);
+/// How long others' programs that were found are told again: a scrape and a doctor look once.
+pub(super) const FRESH: Duration = Duration::from_secs(5);
 
-/// Looks for others' programs: each interface costs calls.
-pub type Look = Arc<dyn Fn() -> Vec<ForeignView> + Send + Sync>;
+/// Looks: each look costs calls.
+pub type Look<T> = Arc<dyn Fn() -> Vec<T> + Send + Sync>;
 
-/// Others' programs, looked for by one at a time. Clones share what was found.
-#[derive(Clone)]
-pub(super) struct ForeignPrograms {
-    look: Look,
-    last: Arc<Mutex<Option<Found>>>,
+/// What there is, looked for by one at a time. Clones share what was found.
+pub(super) struct Looked<T> {
+    look: Look<T>,
+    fresh: Duration,
+    last: Arc<Mutex<Option<Found<T>>>>,
 }
 
 /// What was found, and when it was looked for.
-type Found = (Instant, Vec<ForeignView>);
+type Found<T> = (Instant, Vec<T>);
 
-impl ForeignPrograms {
-    pub(super) fn new(look: Look) -> Self {
-        Self { look, last: Arc::default() }
+impl<T> Clone for Looked<T> {
+    fn clone(&self) -> Self {
+        Self { look: self.look.clone(), fresh: self.fresh, last: self.last.clone() }
+    }
+}
+
+impl<T: Clone + Send + 'static> Looked<T> {
+    pub(super) fn new(look: Look<T>, fresh: Duration) -> Self {
+        Self { look, fresh, last: Arc::default() }
     }
 
-    /// What is there, or was [`FRESH`] ago at most.
-    pub(super) async fn found(&self) -> Vec<ForeignView> {
+    /// What is there, or was `fresh` ago at most.
+    pub(super) async fn found(&self) -> Vec<T> {
         let mut last = self.last.clone().lock_owned().await;
         let now = Instant::now();
         if let Some((at, found)) = &*last
-            && now.duration_since(*at) < FRESH
+            && now.duration_since(*at) < self.fresh
         {
             return found.clone();
         }
@@ -54,15 +60,17 @@ mod tests {
     };
 
     use tokio::time::advance;
+    use veni_core::wire::inspect::policy::ForeignView;
 
     use super::*;
 
-    fn programs(looks: &Arc<AtomicUsize>) -> ForeignPrograms {
+    fn programs(looks: &Arc<AtomicUsize>) -> Looked<ForeignView> {
         let looks = looks.clone();
-        ForeignPrograms::new(Arc::new(move || {
+        let look = move || {
             let look = looks.fetch_add(1, Ordering::SeqCst) + 1;
             vec![ForeignView { what: format!("look {look}"), bypasses: false }]
-        }))
+        };
+        Looked::new(Arc::new(look), FRESH)
     }
 
     #[tokio::test(start_paused = true)]
@@ -90,12 +98,13 @@ mod tests {
     async fn a_look_that_nobody_waits_for_any_more_is_not_begun_again() {
         let (looks, gate) = (Arc::<AtomicUsize>::default(), Arc::new(Barrier::new(2)));
         let (counted, opened) = (looks.clone(), gate.clone());
-        let programs = ForeignPrograms::new(Arc::new(move || {
+        let look = move || {
             if counted.fetch_add(1, Ordering::SeqCst) == 0 {
                 opened.wait();
             }
-            Vec::new()
-        }));
+            Vec::<ForeignView>::new()
+        };
+        let programs = Looked::new(Arc::new(look), FRESH);
         let first = programs.clone();
         let gone = tokio::spawn(async move { first.found().await });
         while looks.load(Ordering::SeqCst) == 0 {

@@ -7,7 +7,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
-use veni_core::wire::inspect::policy::{JudgedBy, Standing};
+use veni_core::wire::inspect::policy::{FlowTable, JudgedBy, Standing};
 
 type Labels = Vec<(&'static str, String)>;
 type Level = Gauge<u64, AtomicU64>;
@@ -101,6 +101,20 @@ fn by_name(registry: &mut Registry, standing: &Standing) {
     let help = "ADDs that labels did not come in time for, by what judged the pod instead";
     let adds: BTreeMap<String, u64> = adds.collect();
     registry.register("veni_policy_unlabelled_adds", help, counters("judged_by", &adds));
+    for (name, help, value) in [
+        (
+            "veni_flow_table_entries",
+            "Established flows that are tracked (two entries for one by a Service), within the last minute",
+            (|table| table.flows) as fn(&FlowTable) -> u64,
+        ),
+        ("veni_flow_table_limit", "How many there can be: beyond, the idlest are forgotten", |t| {
+            t.room
+        }),
+    ] {
+        let tables = standing.flow_tables.iter();
+        let tables = tables.map(|table| (table.family.clone(), value(table))).collect();
+        registry.register(name, help, family("family", &tables));
+    }
     let help = "Packets dropped by the programs, by reason";
     registry.register("veni_dropped_packets", help, counters("reason", &standing.drops));
     let help = "What the programs count beside drops: flows by outcome, events lost";

@@ -6,9 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use veni_core::{chain::chain, wire::inspect::policy::ForeignView};
+use veni_core::{
+    chain::chain,
+    wire::inspect::policy::{FlowTable, ForeignView},
+};
 use veni_datapath::{
-    bpf::{Filter, Foreign, PodIdentity, PodPolicy},
+    bpf::{Filter, Foreign, Occupancy, PodIdentity},
     grace,
 };
 use veni_ebpf_common::write::{Remove as Gone, Write as Entry};
@@ -70,13 +73,7 @@ impl Plane for FilterPlane {
     }
 
     fn judge(&self, ifindex: u32, sets: PodSets) -> Result<bool, String> {
-        let policy = PodPolicy {
-            address_v6: None,
-            ingress_set: sets.ingress,
-            egress_set: sets.egress,
-            flags: 0,
-        };
-        self.0.pod_policy(ifindex, policy).map_err(|error| chain(&error))
+        self.0.pod_sets(ifindex, sets.ingress, sets.egress).map_err(|error| chain(&error))
     }
 
     fn own_addresses(&self, addresses: &BTreeSet<IpAddr>) -> Result<(), String> {
@@ -122,6 +119,21 @@ impl FilterPlane {
             bypasses: foreign.bypasses(),
         };
         found.iter().map(view).collect()
+    }
+
+    /// How full the tables of established flows are. Counts them.
+    #[must_use]
+    pub fn flow_tables(&self) -> Vec<FlowTable> {
+        let counted = self.0.established().map_err(|error| {
+            tracing::warn!(error = chain(&error), "established flows not counted");
+        });
+        let families = ["ipv4", "ipv6"].into_iter().zip(counted.into_iter().flatten());
+        let table = |(family, table): (&str, Occupancy)| FlowTable {
+            family: family.to_owned(),
+            flows: u64::try_from(table.flows).unwrap_or(u64::MAX),
+            room: table.room.into(),
+        };
+        families.map(table).collect()
     }
 }
 

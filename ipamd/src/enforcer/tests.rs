@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use veni_core::wire::inspect::policy::{ForeignView, Standing};
+use veni_core::wire::inspect::policy::{FlowTable, ForeignView, Standing};
 use veni_datapath::bpf::PodIdentity;
 use veni_ebpf_common::{
     Event,
@@ -243,7 +243,8 @@ fn a_pod_without_labels_is_waited_for_and_then_stays_closed_until_they_come() {
     bench.pass(Duration::from_millis(1));
     assert_eq!(answered.try_recv(), Ok(Judged::Otherwise(JudgedBy::Closed)));
     let foreign = vec![ForeignView { what: "a TCX program".to_owned(), bypasses: true }];
-    let standing = Standing { foreign, ..bench.enforcer.standing(bench.now) };
+    let flow_tables = vec![FlowTable { family: "ipv4".to_owned(), flows: 7, room: 9 }];
+    let standing = Standing { foreign, flow_tables, ..bench.enforcer.standing(bench.now) };
     assert_eq!(standing.unlabelled.len(), 1);
     assert_eq!(standing.unlabelled[0].reason, "there is no object of this name");
     assert_eq!(standing.unlabelled_adds[&JudgedBy::Closed], 1);
@@ -252,6 +253,8 @@ fn a_pod_without_labels_is_waited_for_and_then_stays_closed_until_they_come() {
         "veni_policy_unlabelled_pods{judged_by=\"closed\"} 1\n",
         "veni_policy_unlabelled_adds_total{judged_by=\"closed\"} 1\n",
         "veni_foreign_programs{bypasses=\"true\"} 1\n",
+        "veni_flow_table_entries{family=\"ipv4\"} 7\n",
+        "veni_flow_table_limit{family=\"ipv4\"} 9\n",
         "veni_dropped_packets_total{reason=\"spoofed\"} 3\n",
         "veni_datapath_events_total{event=\"events_lost\"} 2\n",
     ] {
@@ -559,7 +562,10 @@ fn flows_are_judged_again_when_their_destination_becomes_a_front_end() {
 fn what_the_programs_refuse_before_any_rule_is_told_as_refused() {
     let mut bench = Bench::new();
     let ranges = ServiceRanges { v4: Some("10.100.0.0/16".parse().unwrap()), ..Default::default() };
-    bench.enforcer = bench.enforcer.with_ranges(ranges);
+    bench.objects(&[]);
+    assert!(bench.enforcer.standing(bench.now).ranges_unknown);
+    bench.enforcer.set_ranges(ranges);
+    assert!(!bench.enforcer.standing(bench.now).ranges_unknown);
     bench.enforcer.node_addresses([IpAddr::from([10, 0, 0, 9])].into(), bench.now);
     let everywhere = json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",

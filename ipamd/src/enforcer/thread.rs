@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use veni_core::{
     config::Enforcing,
     id::SecurityGroupId,
-    wire::inspect::policy::{Applied, Diagnostic, GroupStanding, Standing},
+    wire::inspect::policy::{Applied, Diagnostic, FlowTable, ForeignView, GroupStanding, Standing},
 };
 use veni_ebpf_common::Event;
 use veni_policy::{
@@ -29,12 +29,17 @@ use crate::report::denied::Denial;
 
 use super::{
     Answering, Enforcer, Found, Look, Memory, Plane, Query, Reply, ServiceRanges, Subscriber,
-    Wired, foreign::ForeignPrograms, matrix::Matrices,
+    Wired,
+    foreign::{self, Looked},
+    matrix::Matrices,
 };
 
 mod asks;
 
 use asks::{Ask, Asks};
+
+/// How long a count of the flows is told again.
+const FLOWS_FRESH: Duration = Duration::from_secs(60);
 
 /// What the thread is told.
 pub enum Input {
@@ -51,6 +56,8 @@ pub enum Input {
     },
     /// Security groups as they are resolved now.
     Groups(SecurityGroups),
+    /// Where Services are, as the programs know it now.
+    Ranges(ServiceRanges),
     /// The node's own addresses.
     NodeAddresses(BTreeSet<IpAddr>),
     /// A pod is about to be wired.
@@ -92,7 +99,8 @@ pub enum Input {
 pub struct Handle {
     inputs: Sender<Input>,
     groups: Arc<dyn Fn() -> Vec<GroupStanding> + Send + Sync>,
-    foreign: ForeignPrograms,
+    foreign: Looked<ForeignView>,
+    flow_tables: Looked<FlowTable>,
 }
 
 /// What the thread starts from.
@@ -116,7 +124,9 @@ pub struct Sources<P> {
     /// How they stand.
     pub groups: Arc<dyn Fn() -> Vec<GroupStanding> + Send + Sync>,
     /// Looks for others' programs. Not on the thread: each interface costs calls.
-    pub foreign: Look,
+    pub foreign: Look<ForeignView>,
+    /// Looks how full the tables of flows are. Not on the thread: they are counted.
+    pub flow_tables: Look<FlowTable>,
 }
 
 impl std::fmt::Debug for Input {
@@ -145,11 +155,12 @@ impl Handle {
     pub fn start<P: Plane>(sources: Sources<P>) -> std::io::Result<Self> {
         let (inputs, received) = channel();
         let groups = sources.groups.clone();
-        let foreign = ForeignPrograms::new(sources.foreign.clone());
+        let foreign = Looked::new(sources.foreign.clone(), foreign::FRESH);
+        let flow_tables = Looked::new(sources.flow_tables.clone(), FLOWS_FRESH);
         std::thread::Builder::new()
             .name("policy".to_owned())
             .spawn(move || run(sources, &received))?;
-        Ok(Self { inputs, groups, foreign })
+        Ok(Self { inputs, groups, foreign, flow_tables })
     }
 
     /// How the pods' security groups stand.
@@ -163,7 +174,8 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.tell(Input::Standing(reply));
         let (security_groups, foreign) = (self.groups(), self.foreign.found().await);
-        Some(Standing { security_groups, foreign, ..answer.await.ok()? })
+        let flow_tables = self.flow_tables.found().await;
+        Some(Standing { security_groups, foreign, flow_tables, ..answer.await.ok()? })
     }
 
     /// Tells the thread.
@@ -175,8 +187,7 @@ impl Handle {
 }
 
 fn run<P: Plane>(sources: Sources<P>, inputs: &Receiver<Input>) {
-    let Sources { plane, own, enforcing, ranges, memory, found, want, ask, groups: _, foreign: _ } =
-        sources;
+    let Sources { plane, own, enforcing, ranges, memory, found, want, ask, .. } = sources;
     let mut enforcer = Enforcer::new(plane, own, enforcing, memory, &found).with_ranges(ranges);
     let (mut matrices, mut wanted) = (Matrices::default(), BTreeSet::new());
     let mut asks = Asks::new(ask);
@@ -219,6 +230,7 @@ fn take<P: Plane>(enforcer: &mut Enforcer<P>, matrices: &mut Matrices, input: In
             enforcer.objects(apply, &delete, diagnostics, complete, now);
         }
         Input::Groups(groups) => enforcer.groups(groups, now),
+        Input::Ranges(ranges) => enforcer.set_ranges(ranges),
         Input::NodeAddresses(addresses) => enforcer.node_addresses(addresses, now),
         Input::Attach { wired, deadline, answer } => {
             enforcer.attach(wired, deadline, answer, now);

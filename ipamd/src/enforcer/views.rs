@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use veni_core::{
-    config::{Enforcing, NodePorts},
+    config::{Enforcing, NodePorts, PolicySettings},
     wire::inspect::policy::{Decision, DefaultVerdict, Diagnostic, Explanation, Flows, Standing},
 };
 use veni_policy::{
@@ -41,12 +41,20 @@ pub enum Answer {
 /// Where addresses and ports are Services', known ones or not.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ServiceRanges {
-    /// `VENI_SERVICE_CIDRS`, the IPv4 range.
+    /// The IPv4 range.
     pub v4: Option<Ipv4Net>,
-    /// `VENI_SERVICE_CIDRS`, the IPv6 range.
+    /// The IPv6 range.
     pub v6: Option<Ipv6Net>,
     /// `VENI_NODE_PORT_RANGE`, on the node's own addresses.
     pub node_ports: NodePorts,
+}
+
+impl ServiceRanges {
+    /// As the settings have them.
+    #[must_use]
+    pub const fn of(policy: &PolicySettings) -> Self {
+        Self { v4: policy.service_v4, v6: policy.service_v6, node_ports: policy.node_ports }
+    }
 }
 
 impl<P: Plane> Enforcer<P> {
@@ -135,6 +143,8 @@ impl<P: Plane> Enforcer<P> {
             }
             .to_owned(),
             complete: self.complete,
+            ranges_unknown: self.complete && self.ranges.v4.is_none() && self.ranges.v6.is_none(),
+            flow_tables: Vec::new(),
             generation: progress.generation,
             applied: progress.applied,
             pending: self.pending.len(),

@@ -17,6 +17,8 @@ use veni_policy::{
 use crate::following::{Heard, Known};
 use crate::{following, placement, report::Tell};
 
+use super::ranges::Cidrs;
+
 /// Asks for a pod of this name, with this UID where it is known, until then.
 pub(super) type Ask = Box<dyn Fn(&PodKey, Option<&str>, Instant) + Send>;
 
@@ -52,12 +54,25 @@ pub(super) enum Source {
     /// An API server.
     #[cfg(feature = "kube")]
     Cluster(veni_watch::Watch),
+    /// None, on a node that isolates pods: nothing is ever read, so that what is in force stays, and new pods are closed.
+    Nowhere {
+        /// That was told.
+        told: bool,
+    },
 }
 
 impl Source {
     /// Whether the settings or the environment name one.
-    pub(super) fn is_named(config: &Config) -> bool {
-        config.policy.manifest_dir.is_some() || in_cluster()
+    ///
+    /// # Errors
+    /// When they name a cluster, and this daemon cannot read one.
+    pub(super) fn is_named(config: &Config) -> Result<bool> {
+        named(config.policy.manifest_dir.is_some(), in_cluster(), cfg!(feature = "kube"))
+    }
+
+    /// None.
+    pub(super) const fn nowhere() -> Self {
+        Self::Nowhere { told: false }
     }
 
     /// Follows it.
@@ -75,10 +90,24 @@ impl Source {
         matches!(self, Self::Folder(..))
     }
 
+    /// Whether what it does not have at once it will not have before somebody mends something.
+    pub(super) const fn tells_at_once(&self) -> bool {
+        matches!(self, Self::Folder(..) | Self::Nowhere { .. })
+    }
+
+    /// Where the Services' addresses are, where that comes with it; `None` before it was read.
+    pub(super) fn service_cidrs(&self) -> Option<watch::Receiver<Option<Cidrs>>> {
+        match self {
+            Self::Folder(..) | Self::Nowhere { .. } => None,
+            #[cfg(feature = "kube")]
+            Self::Cluster(watch) => Some(watch.service_cidrs.clone()),
+        }
+    }
+
     /// Asks for one pod. A folder has told all that it has.
     pub(super) fn ask(&self) -> Ask {
         match self {
-            Self::Folder(..) => Box::new(|_, _, _| {}),
+            Self::Folder(..) | Self::Nowhere { .. } => Box::new(|_, _, _| {}),
             #[cfg(feature = "kube")]
             Self::Cluster(watch) => {
                 let asking = watch.asking.clone();
@@ -90,7 +119,7 @@ impl Source {
     /// What comes with it of this node's own network.
     pub(super) fn beside(&self) -> Option<Beside> {
         match self {
-            Self::Folder(..) => None,
+            Self::Folder(..) | Self::Nowhere { .. } => None,
             #[cfg(feature = "kube")]
             Self::Cluster(watch) => {
                 let placing = read_out(watch.configuration.clone(), placed);
@@ -121,8 +150,35 @@ impl Source {
                 }
                 Batch { apply, delete, diagnostics, complete }
             }),
+            Self::Nowhere { told } => {
+                if std::mem::replace(told, true) {
+                    return std::future::pending().await;
+                }
+                tracing::error!(next = NEXT, UNNAMED);
+                let message = format!("{UNNAMED}; {NEXT}");
+                let object = "the source of policy".to_owned();
+                let diagnostics = vec![Diagnostic { object, message, ..Diagnostic::default() }];
+                Some(Batch { diagnostics, ..Batch::default() })
+            }
         }
     }
+}
+
+/// What holds without a source on a node that isolates pods.
+const UNNAMED: &str = "nothing says where policy comes from: what is in force stays as it is, and new pods are closed";
+/// What to do about it.
+const NEXT: &str = "set VENI_MANIFEST_DIR, or have the daemon run in its cluster (KUBERNETES_SERVICE_HOST) or read it \
+                    (KUBECONFIG); to end policy on this node set NETWORK_POLICY_ENFORCING_MODE=none";
+
+/// A daemon in a cluster that it cannot read must not look like one without policies.
+fn named(folder: bool, cluster: bool, client: bool) -> Result<bool> {
+    anyhow::ensure!(
+        folder || client || !cluster,
+        "KUBECONFIG or KUBERNETES_SERVICE_HOST names a cluster, and this veni-ipamd is built without a Kubernetes client (cargo \
+         feature kube): its policies would not be enforced. Use an image that has it, or set VENI_MANIFEST_DIR. Pods keep \
+         what is in force"
+    );
+    Ok(folder || cluster)
 }
 
 impl fmt::Display for Source {
@@ -131,6 +187,7 @@ impl fmt::Display for Source {
             Self::Folder(_, folder) => write!(f, "VENI_MANIFEST_DIR={folder}"),
             #[cfg(feature = "kube")]
             Self::Cluster(_) => f.write_str("API server"),
+            Self::Nowhere { .. } => f.write_str("no source"),
         }
     }
 }
@@ -140,14 +197,10 @@ fn in_cluster() -> bool {
     veni_watch::Access::from_env().is_some()
 }
 
-/// A daemon in a cluster that cannot read it must not look like one without policies.
 #[cfg(not(feature = "kube"))]
 fn in_cluster() -> bool {
-    if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
-        let next = "build it with `--features kube`, or set VENI_MANIFEST_DIR";
-        tracing::error!(next, "built without a Kubernetes client: no policy is enforced");
-    }
-    false
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    is_set("KUBECONFIG") || is_set("KUBERNETES_SERVICE_HOST")
 }
 
 #[cfg(feature = "kube")]
@@ -218,6 +271,27 @@ fn placed(configuration: &veni_watch::Configuration) -> Option<placement::Object
 #[cfg(not(feature = "kube"))]
 fn cluster(_: &str) -> Result<Source> {
     anyhow::bail!("built without a Kubernetes client: set VENI_MANIFEST_DIR")
+}
+
+#[cfg(test)]
+mod naming {
+    use super::named;
+
+    #[test]
+    fn a_daemon_without_a_client_does_not_start_in_a_cluster() {
+        let check = |folder, cluster, client, expected: Option<bool>| {
+            assert_eq!(
+                named(folder, cluster, client).ok(),
+                expected,
+                "{folder} {cluster} {client}"
+            );
+        };
+        check(false, true, false, None);
+        check(true, true, false, Some(true));
+        check(false, true, true, Some(true));
+        check(false, false, false, Some(false));
+        check(false, false, true, Some(false));
+    }
 }
 
 #[cfg(all(test, feature = "kube"))]

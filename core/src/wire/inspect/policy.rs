@@ -42,6 +42,12 @@ pub struct Standing {
     pub mode: String,
     /// Whether all objects that exist were read once.
     pub complete: bool,
+    /// Whether nothing says where the Services' addresses are: one that is not known is judged as any other.
+    #[serde(default)]
+    pub ranges_unknown: bool,
+    /// How full the tables of established flows are.
+    #[serde(default)]
+    pub flow_tables: Vec<FlowTable>,
     /// Counts changes of objects, groups and the node's addresses.
     pub generation: u64,
     /// The last generation that is in force.
@@ -86,6 +92,17 @@ pub struct Standing {
     pub security_groups: Vec<GroupStanding>,
     /// What is not veni's, or is missing of veni's, where pods' packets are judged.
     pub foreign: Vec<ForeignView>,
+}
+
+/// A table of established flows. From a full one those are forgotten that were idle longest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowTable {
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+    /// Its entries, within the last minute: a flow by a Service has two.
+    pub flows: u64,
+    /// How many there can be.
+    pub room: u64,
 }
 
 /// Something that is not veni's where pods' packets are judged.

@@ -36,6 +36,13 @@ pub(super) fn standing(facts: &Facts) -> Check {
     };
     let mut all = standing::wrong(&policy);
     all.extend(objects(standing, &facts.wrong_objects));
+    all.extend(standing.ranges_unknown.then(|| Wrong {
+        what: "the cluster's Service range is not known: an isolated pod's packet to a Service that is not known yet is judged as any \
+               other"
+            .to_owned(),
+        next_step: "set VENI_SERVICE_CIDRS (in the chart: env.VENI_SERVICE_CIDRS); API servers from 1.33 on tell it by themselves"
+            .to_owned(),
+    }));
     let (wrong, next_steps) = apart(all);
     if let (Some(_), _) | (None, false) = (&standing.write_failure, standing.complete) {
         let found = [&[standing::summary(standing)], &wrong[..]].concat().join("; ");
