@@ -78,7 +78,8 @@ pub struct Change {
 }
 
 /// Something that was refused because a map is full; every later change tries again. A rule set: the pods keep what
-/// they had ([`PodSets::CLOSED`] when that is nothing). Addresses: rules know them only by the blocks that they lie in, and
+/// they had ([`PodSets::CLOSED`] where that is nothing, or open to what the set was to close). A namespace's sets take at
+/// most seven times what they leave free of a map, so that another's find room. Addresses: rules know them only by the blocks that they lie in, and
 /// those of ClusterNetworkPolicies that deny or pass on pods or nodes deny every address of which nothing is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -105,7 +106,7 @@ impl fmt::Display for Refusal {
             pods = format!("the {direction} rules of {pods}");
             return write!(
                 f,
-                "{pods} do not fit: {map} has room for {capacity} entries; use fewer or shorter rules, the pods keep what they had (nothing passes where they had nothing)"
+                "{pods} do not fit: {map} has room for {capacity} entries; use fewer or shorter rules (a namespace has at most 7 times what it leaves free); the pods keep what they had, and nothing passes where that did not isolate them"
             );
         }
         write!(
@@ -255,7 +256,7 @@ impl Index {
             reason: Some("nothing is known of the pod".to_owned()),
         });
         let body = Body { otherwise: Decision::deny(number), ranges: Vec::new() };
-        let any = profiles.number(body).expect("an empty map has room");
+        let any = profiles.number(body, None).expect("an empty map has room");
         profiles.acquire(any);
         let mut closed = Set::uniform(any);
         closed.users = 1;

@@ -65,6 +65,130 @@ fn a_full_map_refuses_new_sets_says_so_and_takes_them_when_there_is_room() {
     assert_eq!(change.refused, [], "there is room now");
 }
 
+fn of(namespace: &str, mut object: Value) -> Object {
+    object["metadata"]["namespace"] = json!(namespace);
+    parsed(&object)
+}
+
+/// The set of a pod.
+fn set(tables: &Applied, namespace: &str, pod: u16, direction: Direction) -> u32 {
+    tables.endpoints[&PodKey::new(namespace, format!("p{pod}"))].of(direction)
+}
+
+/// An index whose namespace `x` has taken all port ranges that it can have, but for less than a policy's; and the first of
+/// its pods that found no room.
+fn crowded(index: &mut Index, tables: &mut Applied) -> u16 {
+    (0..PODS).for_each(|number| index.apply(parsed(&pod(number))));
+    (0..PODS).for_each(|number| index.apply(parsed(&policy(number))));
+    let refused = change(index, tables);
+    let refused: Vec<&PodKey> = refused.iter().flat_map(|refusal| &refusal.pods).collect();
+    let first = (0..PODS).find(|number| refused.iter().any(|pod| pod.name == format!("p{number}")));
+    first.expect("they do not all fit")
+}
+
+#[test]
+fn a_pod_that_a_refused_set_was_to_isolate_is_closed_not_left_open() {
+    let (ingress, egress) = (Direction::Ingress, Direction::Egress);
+    let mut index = Index::new(Scope::All);
+    let mut tables = Applied::default();
+    // One pod that nothing selects, one that only a ClusterNetworkPolicy does, which isolates nobody.
+    let (open, guarded) = (PODS, PODS + 1);
+    [open, guarded].iter().for_each(|number| index.apply(parsed(&pod(*number))));
+    let subject = json!({"namespaceSelector": {}, "podSelector": {"matchLabels": {"number": guarded.to_string()}}});
+    index.apply(parsed(&json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "guard"}, "spec": {"tier": "Admin", "priority": 1, "subject": {"pods": subject},
+            "ingress": [{"action": "Deny", "from": [{"namespaces": {"matchLabels": {"a": "b"}}}]}]}})));
+    crowded(&mut index, &mut tables);
+    assert_eq!(set(&tables, "x", open, ingress), 0, "open");
+    assert!(set(&tables, "x", guarded, ingress) > 1);
+    let isolated = (0..PODS).find(|number| set(&tables, "x", *number, ingress) > 1);
+    let isolated = isolated.expect("some found room");
+    let before = set(&tables, "x", isolated, ingress);
+    for number in [open, guarded, isolated] {
+        // Ranges of their own, so that no profile is there already.
+        let mut other = policy(number);
+        for range in other["spec"]["ingress"][0]["ports"].as_array_mut().expect("ranges") {
+            range["protocol"] = json!("UDP");
+        }
+        index.apply(parsed(&other));
+    }
+    let refused = change(&mut index, &mut tables);
+    let refused: Vec<&PodKey> = refused.iter().flat_map(|refusal| &refusal.pods).collect();
+    for number in [open, guarded, isolated] {
+        assert!(refused.iter().any(|pod| pod.name == format!("p{number}")), "{number}");
+    }
+    let closed = PodSets::CLOSED.of(ingress);
+    assert_eq!(set(&tables, "x", open, ingress), closed, "nothing selected it before");
+    assert_eq!(set(&tables, "x", guarded, ingress), closed, "it was not isolated before");
+    assert_eq!(set(&tables, "x", isolated, ingress), before, "it was isolated before");
+    assert_eq!(set(&tables, "x", open, egress), 0, "nothing isolates its egress");
+    index.delete(&Key::new(Kind::NetworkPolicy, "x", format!("p{open}")));
+    change(&mut index, &mut tables);
+    assert_eq!(set(&tables, "x", open, ingress), 0, "nothing isolates it any more");
+}
+
+#[test]
+fn a_namespace_that_takes_all_it_can_leaves_room_for_others() {
+    for at_once in [false, true] {
+        let mut index = Index::new(Scope::All);
+        let mut tables = Applied::default();
+        if !at_once {
+            crowded(&mut index, &mut tables);
+        }
+        for number in 0..20 {
+            let mut other = policy(number);
+            other["spec"]["ingress"][0]["ports"][0]["protocol"] = json!("UDP");
+            index.apply(of("y", pod(2_000 + number)));
+            index.apply(of("y", {
+                other["spec"]["podSelector"]["matchLabels"]["number"] =
+                    json!((2_000 + number).to_string());
+                other
+            }));
+        }
+        if at_once {
+            crowded(&mut index, &mut tables);
+        } else {
+            change(&mut index, &mut tables);
+        }
+        for number in 2_000..2_020 {
+            assert!(
+                set(&tables, "y", number, Direction::Ingress) > 1,
+                "{number}, at once: {at_once}"
+            );
+        }
+        assert!(tables.ports.len() <= 262_144);
+    }
+}
+
+#[test]
+fn a_namespace_with_blocks_without_end_leaves_room_for_those_of_others() {
+    let mut index = Index::new(Scope::All);
+    let mut tables = Applied::default();
+    let shifted = |name: &str, number: u16, from: u32, count: u32| {
+        let cidr = |block: u32| json!({"ipBlock": {"cidr": format!("{}/26", Ipv4Addr::from((from + block) << 6))}});
+        let mut policy = blocks(name, number, 1);
+        policy["spec"]["ingress"][0]["from"] = (0..count).map(cidr).collect();
+        policy
+    };
+    (1..=4).for_each(|number| index.apply(parsed(&pod(number))));
+    index.apply(of("y", pod(5)));
+    index.apply(parsed(&shifted("a", 1, 0, 57_000)));
+    index.apply(parsed(&shifted("b", 2, 57_000, 57_000)));
+    assert_eq!(change(&mut index, &mut tables), []);
+    index.apply(parsed(&shifted("c", 3, 114_000, 17_072)));
+    index.apply(of("y", shifted("d", 5, 140_000, 3)));
+    let refused = change(&mut index, &mut tables);
+    assert_eq!(refused.len(), 1);
+    assert_eq!(
+        (refused[0].map, refused[0].pods.as_slice()),
+        ("CIDR_V4", &[PodKey::new("x", "p3")][..])
+    );
+    assert!(set(&tables, "y", 5, Direction::Ingress) > 1);
+    // What it has already is no more, and what stays in its part fits.
+    index.apply(parsed(&shifted("c", 4, 0, 57_000)));
+    assert_eq!(change(&mut index, &mut tables), []);
+}
+
 /// Carries out a change; what was refused.
 fn change(index: &mut Index, tables: &mut Applied) -> Vec<Refusal> {
     let change = index.change();

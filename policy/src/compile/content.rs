@@ -85,6 +85,11 @@ impl Content {
             && self.groups == Groups::Absent
     }
 
+    /// Whether what no policy allows is denied.
+    pub(crate) const fn isolates(&self) -> bool {
+        self.isolated.is_some() || self.unselected.is_some()
+    }
+
     /// Numbers of everything that may decide, with repetitions.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = u32> {
         let groups = match self.groups {

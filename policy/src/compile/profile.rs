@@ -21,6 +21,10 @@ pub(crate) struct Body {
 #[derive(Debug)]
 struct Numbered {
     body: Body,
+    /// The namespace whose set brought it.
+    owner: Owner,
+    /// Prefixes in `PORTS`.
+    prefixes: usize,
     /// Entries of sets that lead here.
     users: u32,
     /// Something led here since it is numbered, so that it has to be in the map.
@@ -44,7 +48,16 @@ pub(crate) struct Profiles {
     idle: Vec<u32>,
     /// Prefixes in `PORTS`, all profiles together.
     prefixes: usize,
+    /// How many profiles there are.
+    live: usize,
 }
+
+/// The namespace whose NetworkPolicies a table's entry is for; `None`: what was written for the whole cluster.
+pub(crate) type Owner = Option<u32>;
+
+/// A namespace takes at most so many times what it leaves free of a table: seven eighths alone, and whoever else comes
+/// finds room, with the same bound to what is left.
+const SHARE: usize = 7;
 
 /// Numbers that rest before a grace is asked for them alone.
 const RESTING: usize = 1024;
@@ -55,6 +68,24 @@ pub(crate) struct Full {
     pub(crate) map: &'static str,
     pub(crate) capacity: u32,
 }
+
+/// Whether so many more entries of an owner are to be taken into a table. `own` counts what it has, and is asked only when
+/// that matters.
+pub(crate) fn fits(
+    capacity: usize,
+    used: usize,
+    more: usize,
+    owner: Owner,
+    own: impl FnOnce(u32) -> usize,
+) -> bool {
+    let Some(free) = capacity.checked_sub(used + more) else { return more == 0 };
+    // Nobody has more than all have.
+    more == 0
+        || used + more <= SHARE * free
+        || owner.is_none_or(|owner| own(owner) + more <= SHARE * free)
+}
+
+const PROFILES_FULL: Full = Full { map: "PROFILES", capacity: capacity::PROFILES };
 
 impl Body {
     pub(crate) fn decide(&self, protocol: u8, port: u16) -> Decision {
@@ -128,9 +159,12 @@ impl Profiles {
         let mut profiles = Self::default();
         for number in 1..=found.keys().next_back().copied().unwrap_or(0) {
             let numbered = found.get(&number).map(|body| {
-                profiles.prefixes += body.prefixes(number).len();
+                let prefixes = body.prefixes(number).len();
+                profiles.prefixes += prefixes;
+                profiles.live += 1;
                 profiles.numbers.entry(body.clone()).or_insert(number);
-                Numbered { body: body.clone(), users: 0, used: true, written: true }
+                let body = body.clone();
+                Numbered { body, owner: None, prefixes, users: 0, used: true, written: true }
             });
             if numbered.is_none() {
                 profiles.free.push(number);
@@ -141,33 +175,64 @@ impl Profiles {
     }
 
     /// The number of a body. It lasts until [`Profiles::settle`] unless something uses it then.
-    pub(crate) fn number(&mut self, body: Body) -> Result<u32, Full> {
+    pub(crate) fn number(&mut self, body: Body, owner: Owner) -> Result<u32, Full> {
         if let Some(number) = self.numbers.get(&body) {
             return Ok(*number);
         }
-        let number = match self.free.pop() {
-            Some(number) => number,
-            None => {
-                let number = u32::try_from(self.profiles.len()).unwrap_or(u32::MAX) + 1;
-                if number >= capacity::PROFILES {
-                    self.starved = !self.resting.is_empty();
-                    return Err(Full { map: "PROFILES", capacity: capacity::PROFILES });
-                }
-                self.profiles.push(None);
-                number
-            }
-        };
-        let prefixes = body.prefixes(number).len();
-        if self.prefixes + prefixes > capacity::PORTS as usize {
-            self.free.push(number);
+        // Number 0 is none.
+        let room = capacity::PROFILES as usize - 1;
+        if !fits(room, self.live, 1, owner, |owner| self.owned(owner).count()) {
+            return Err(PROFILES_FULL);
+        }
+        let next = u32::try_from(self.profiles.len()).unwrap_or(u32::MAX) + 1;
+        if self.free.is_empty() && next >= capacity::PROFILES {
+            self.starved = !self.resting.is_empty();
+            return Err(PROFILES_FULL);
+        }
+        let prefixes = body.prefixes(next).len();
+        let own = |owner| self.owned(owner).map(|numbered| numbered.prefixes).sum();
+        if !fits(capacity::PORTS as usize, self.prefixes, prefixes, owner, own) {
             return Err(Full { map: "PORTS", capacity: capacity::PORTS });
         }
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.profiles.push(None);
+            next
+        });
         self.prefixes += prefixes;
+        self.live += 1;
         self.numbers.insert(body.clone(), number);
         self.profiles[number as usize - 1] =
-            Some(Numbered { body, users: 0, used: false, written: false });
+            Some(Numbered { body, owner, prefixes, users: 0, used: false, written: false });
         self.fresh.push(number);
         Ok(number)
+    }
+
+    fn owned(&self, owner: u32) -> impl Iterator<Item = &Numbered> {
+        self.profiles.iter().flatten().filter(move |numbered| numbered.owner == Some(owner))
+    }
+
+    /// What [`Profiles::withdraw`] goes back to.
+    pub(crate) fn mark(&self) -> usize {
+        self.fresh.len()
+    }
+
+    /// Forgets the numbers given since, which nothing uses: what a set that found no room brought takes none of others.
+    pub(crate) fn withdraw(&mut self, mark: usize) {
+        for number in self.fresh.split_off(mark) {
+            let numbered = self.take(number);
+            debug_assert!(!numbered.used, "only what nothing uses is withdrawn");
+            self.free.push(number);
+        }
+    }
+
+    fn take(&mut self, number: u32) -> Numbered {
+        let numbered = self.profiles[number as usize - 1].take().expect("it is numbered");
+        self.prefixes -= numbered.prefixes;
+        self.live -= 1;
+        if self.numbers.get(&numbered.body) == Some(&number) {
+            self.numbers.remove(&numbered.body);
+        }
+        numbered
     }
 
     pub(crate) fn body(&self, number: u32) -> Option<&Body> {
@@ -224,19 +289,12 @@ impl Profiles {
             if self.numbered(number).users > 0 {
                 continue;
             }
-            let slot = self.profiles[number as usize - 1].take();
-            let Numbered { body, used, written, .. } = slot.expect("just seen");
-            let prefixes = body.prefixes(number);
-            self.prefixes -= prefixes.len();
+            let Numbered { body, used, written, .. } = self.take(number);
             if written {
+                let prefixes = body.prefixes(number).into_iter();
                 deletes.extend(
-                    prefixes
-                        .into_iter()
-                        .map(|(bits, key, _)| Step::Delete(Remove::Port { bits, key })),
+                    prefixes.map(|(bits, key, _)| Step::Delete(Remove::Port { bits, key })),
                 );
-            }
-            if self.numbers.get(&body) == Some(&number) {
-                self.numbers.remove(&body);
             }
             if used { self.resting.push(number) } else { self.free.push(number) }
         }

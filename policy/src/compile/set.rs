@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use veni_ebpf_common::table::Decision;
+
 use super::{
     AtomId, Shape,
-    content::{Content, FlatPort, FlatRule, NamedPort},
+    content::{Content, FlatPort, FlatRule, Groups, NamedPort},
     paint,
-    profile::{Body, Full, Profiles},
+    profile::{Body, Full, Owner, Profiles},
 };
 use crate::intern::{FastMap, Interner};
 
@@ -15,6 +17,7 @@ use crate::intern::{FastMap, Interner};
 pub(crate) struct Set {
     /// `None`: a set that is only a table (the closed one, or one left by an earlier daemon).
     pub(crate) rules: Option<Rules>,
+    pub(crate) owner: Owner,
     /// Class → profile, where it is not `any`.
     pub(crate) table: FastMap<u32, u32>,
     /// The profile of every other class.
@@ -163,6 +166,7 @@ impl Rules {
         postings: &Postings<'_>,
         lists: &Lists,
         profiles: &mut Profiles,
+        owner: Owner,
     ) -> Result<(u32, FastMap<u32, u32>), Full> {
         let mut painted: FastMap<(Vec<u32>, u32), u32> = FastMap::default();
         let mut profile_of = |found: Vec<u32>, ports: u32, profiles: &mut Profiles| {
@@ -172,7 +176,7 @@ impl Rules {
                 return Ok(*profile);
             }
             let body = self.paint(&self.merged(&key.0), lists.ports.get(ports));
-            let profile = profiles.number(body)?;
+            let profile = profiles.number(body, owner)?;
             painted.insert(key, profile);
             Ok(profile)
         };
@@ -255,7 +259,30 @@ impl Delta {
 impl Set {
     /// A set that gives every class the same.
     pub(crate) fn uniform(any: u32) -> Self {
-        Self { rules: None, table: FastMap::default(), any, users: 0 }
+        Self { rules: None, owner: None, table: FastMap::default(), any, users: 0 }
+    }
+
+    /// Entries in `VERDICTS`.
+    pub(crate) fn entries(&self) -> usize {
+        self.table.len() + 1
+    }
+
+    /// Whether what no rule of it allows is denied. A table alone tells by what it allows without a rule.
+    pub(crate) fn isolates(&self, profiles: &Profiles) -> bool {
+        if let Some(rules) = &self.rules {
+            return rules.content.isolates();
+        }
+        let numbers = self.table.values().chain([&self.any]);
+        let bodies = numbers.filter_map(|number| profiles.body(*number));
+        let by_default = Decision::allow(0);
+        let mut decisions =
+            bodies.flat_map(|body| body.ranges.iter().map(|range| range.3).chain([body.otherwise]));
+        !decisions.any(|decision| decision == by_default)
+    }
+
+    /// Whether security groups are known to have no part in it.
+    pub(crate) fn lacks_groups(&self) -> bool {
+        self.rules.as_ref().is_some_and(|rules| rules.content.groups == Groups::Absent)
     }
 
     /// What a class has now.

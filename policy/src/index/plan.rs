@@ -12,13 +12,14 @@ use super::{
     Index, Refusal,
     class::{Move, NewClass, Numbering, Numbers, Slot},
     region::ABSENT,
+    target::{Closes, kept},
 };
 use crate::{
     change::{CLOSED_SET, Direction, PodKey, PodSets},
     compile::{
         Shape,
         content::Content,
-        profile::Full,
+        profile::{Full, Owner, fits},
         set::{Delta, Postings, Rules, Set},
     },
     intern::{FastMap, FastSet},
@@ -75,7 +76,7 @@ pub(super) struct Plan {
 pub(super) type Copies = FastMap<u32, u32>;
 
 impl Index {
-    pub(super) fn new_set(&mut self, content: &Arc<Content>) -> u32 {
+    pub(super) fn new_set(&mut self, content: &Arc<Content>, owner: Owner) -> u32 {
         self.atoms.acquire(content.atoms());
         for name in content.port_names() {
             let users = self.port_names.entry(Arc::clone(name)).or_default();
@@ -84,7 +85,7 @@ impl Index {
         }
         let number = self.set_numbers.take();
         let rules = Some(Rules::new(Arc::clone(content)));
-        self.sets.insert(number, Set { rules, ..Set::uniform(0) });
+        self.sets.insert(number, Set { rules, owner, ..Set::uniform(0) });
         number
     }
 
@@ -227,11 +228,8 @@ impl Index {
         let numbering = self.classes.number(moves, strict, numbers);
         let rejudged = self.rejudges(&deltas);
         let mut plan = Plan { flips, numbering, strict, rejudged, ..Plan::default() };
-        let mut room = capacity::VERDICTS as usize;
-        let entries = self.sets.values().map(|set| set.table.len() + 1).sum::<usize>();
         self.patch(&mut plan, &frozen);
-        room = room.saturating_sub(entries + plan.before.len());
-        self.compile(&mut plan, room)?;
+        self.compile(&mut plan)?;
         Ok(plan)
     }
 
@@ -274,8 +272,8 @@ impl Index {
             let stays = state.users > leavers || joined.contains(&set);
             if stays && !copies.contains_key(&set) && self.distinguishes(set, deltas) {
                 let rules = self.sets[&set].rules.as_ref().expect("it distinguishes");
-                let content = Arc::clone(&rules.content);
-                let copy = self.new_set(&content);
+                let (content, owner) = (Arc::clone(&rules.content), self.sets[&set].owner);
+                let copy = self.new_set(&content, owner);
                 copies.insert(set, copy);
             }
         }
@@ -358,7 +356,7 @@ impl Index {
                     None => set.profile(class.parent),
                     Some(rules) => {
                         let body = rules.evaluate(class.shape, &self.lists);
-                        self.profiles.number(body).unwrap_or_else(|full| {
+                        self.profiles.number(body, set.owner).unwrap_or_else(|full| {
                             plan.full.push((*number, full));
                             closed
                         })
@@ -371,7 +369,7 @@ impl Index {
             for (taken, delta) in &taken {
                 let Some(rules) = distinguishing(delta) else { continue };
                 let body = rules.evaluate(taken.new, &self.lists);
-                let profile = self.profiles.number(body).unwrap_or_else(|full| {
+                let profile = self.profiles.number(body, set.owner).unwrap_or_else(|full| {
                     plan.full.push((*number, full));
                     closed
                 });
@@ -383,7 +381,7 @@ impl Index {
     }
 
     /// Tables of the sets that pods get and that have none yet.
-    fn compile(&mut self, plan: &mut Plan, mut room: usize) -> Result<(), Vec<(u32, Full)>> {
+    fn compile(&mut self, plan: &mut Plan) -> Result<(), Vec<(u32, Full)>> {
         let wanted: BTreeSet<u32> = plan
             .flips
             .iter()
@@ -405,34 +403,47 @@ impl Index {
         classes.extend(plan.numbering.new.iter().map(|class| (class.number, class.shape)));
         classes.sort_unstable();
         let postings = Postings::new(&classes, &self.lists);
+        let mut entries: FastMap<Owner, usize> = FastMap::default();
+        let counted = self.sets.values().map(|set| (set.owner, set.entries()));
+        let patched = plan.before.iter().map(|patch| (self.sets[&patch.set].owner, 1));
+        counted.chain(patched).for_each(|(owner, more)| *entries.entry(owner).or_default() += more);
+        let mut used: usize = entries.values().sum();
         let mut full = Vec::new();
         for number in wanted {
-            let Some(rules) = &self.sets[&number].rules else { continue };
-            match rules.compile(&postings, &self.lists, &mut self.profiles) {
-                Err(found) => full.push((number, found)),
-                Ok((any, table)) => match room.checked_sub(table.len() + 1) {
-                    None => full.push((number, VERDICTS_FULL)),
-                    Some(left) => {
-                        room = left;
-                        plan.tables.push(Table { set: number, any, table });
-                    }
-                },
+            let set = &self.sets[&number];
+            let Some(rules) = &set.rules else { continue };
+            let (owner, mark) = (set.owner, self.profiles.mark());
+            let own = |owner| entries.get(&Some(owner)).copied().unwrap_or(0);
+            let found = rules.compile(&postings, &self.lists, &mut self.profiles, owner);
+            let found = found.and_then(|(any, table)| {
+                let more = table.len() + 1;
+                let fits = fits(capacity::VERDICTS as usize, used, more, owner, own);
+                if fits { Ok((any, table)) } else { Err(VERDICTS_FULL) }
+            });
+            match found {
+                Err(found) => {
+                    self.profiles.withdraw(mark);
+                    full.push((number, found));
+                }
+                Ok((any, table)) => {
+                    used += table.len() + 1;
+                    *entries.entry(owner).or_default() += table.len() + 1;
+                    plan.tables.push(Table { set: number, any, table });
+                }
             }
         }
         if full.is_empty() { Ok(()) } else { Err(full) }
     }
 
-    /// Pods that were to get this set keep what they have.
+    /// Pods that were to get this set keep what they have, as far as that closes what this is there to close.
     pub(super) fn withdraw(&mut self, targets: &mut Targets, set: u32, full: Full) -> Refusal {
-        let mut direction = Direction::Ingress;
-        if let Some(rules) = &self.sets[&set].rules {
-            direction = rules.content.direction;
-        }
+        let content = &self.sets[&set].rules.as_ref().expect("it was compiled").content;
+        let (direction, closes) = (content.direction, Closes::of(content));
         let mut pods = Vec::new();
         for (key, target) in targets.iter_mut() {
             let Some(wanted) = target.filter(|sets| sets.of(direction) == set) else { continue };
             let local = &self.locals[key];
-            let kept = local.sets.map_or(CLOSED_SET, |sets| sets.of(direction));
+            let kept = kept(local.sets, direction, closes, &self.sets, &self.profiles);
             *target = Some(match direction {
                 Direction::Ingress => PodSets::new(kept, wanted.egress),
                 Direction::Egress => PodSets::new(wanted.ingress, kept),

@@ -1,6 +1,7 @@
 //! Which sets pods are to have.
 //!
-//! A pod whose security groups are not known yet keeps its sets, or, where its policies change, gets the sets of the
+//! A pod whose set finds no room keeps the one that it has, but never one that is open to what the new one is there to
+//! close. A pod whose security groups are not known yet keeps its sets, or, where its policies change, gets the sets of the
 //! groups that it had; without sets it stays without.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -17,13 +18,35 @@ use super::{
 };
 use crate::{
     change::{CLOSED_SET, Direction, PodKey, PodSets},
-    compile::{content::Content, flatten::Flattener, profile::Full},
+    compile::{
+        AtomId,
+        content::{Content, Groups, Stage},
+        flatten::Flattener,
+        profile::{Full, Owner, Profiles, fits},
+        set::Set,
+    },
     intern::{FastMap, FastSet},
     object::ClusterNetworkPolicy,
 };
 
-/// The sets of both directions, or what is full.
-type Found = [Result<u32, Full>; 2];
+/// The sets of both directions, or what found no room.
+type Found = [Result<u32, Refused>; 2];
+
+/// A set that found no room.
+#[derive(Debug, Clone, Copy)]
+struct Refused {
+    full: Full,
+    closes: Closes,
+}
+
+/// What a set closes by being there, whatever its rules say.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Closes {
+    /// All that no policy allows.
+    isolates: bool,
+    /// All that no security group allows.
+    groups: bool,
+}
 
 /// What pods are to have, as far as they are to be looked at.
 #[derive(Debug, Default)]
@@ -41,6 +64,28 @@ struct Batch {
     policies: Vec<Arc<ClusterNetworkPolicy>>,
     /// Prefixes that sets made in this batch bring.
     fresh: FastSet<IpNet>,
+}
+
+impl Closes {
+    pub(super) fn of(content: &Content) -> Self {
+        Self { isolates: content.isolates(), groups: content.groups != Groups::Absent }
+    }
+}
+
+/// What a pod has in a direction when its new set finds no room.
+pub(super) fn kept(
+    had: Option<PodSets>,
+    direction: Direction,
+    closes: Closes,
+    sets: &BTreeMap<u32, Set>,
+    profiles: &Profiles,
+) -> u32 {
+    let had = had.map(|had| had.of(direction));
+    let closed_enough = |set: &Set| {
+        (!closes.isolates || set.isolates(profiles)) && !(closes.groups && set.lacks_groups())
+    };
+    // OPEN_SET has no table.
+    had.filter(|had| sets.get(had).is_some_and(closed_enough)).unwrap_or(CLOSED_SET)
 }
 
 impl Index {
@@ -112,10 +157,10 @@ impl Index {
             let Some(found) = found else { continue };
             let mut of = |direction: Direction| match found[direction as usize] {
                 Ok(set) => set,
-                Err(full) => {
+                Err(Refused { full, closes }) => {
                     let entry = without.entry((direction, full.map));
                     entry.or_insert((full, Vec::new())).1.push(key.clone());
-                    local.sets.map_or(CLOSED_SET, |sets| sets.of(direction))
+                    kept(local.sets, direction, closes, &self.sets, &self.profiles)
                 }
             };
             let target = PodSets::new(of(Direction::Ingress), of(Direction::Egress));
@@ -147,52 +192,88 @@ impl Index {
             };
             flattener.content(direction, namespace, identity, chosen)
         });
-        let found = contents.map(|content| self.set_of(content, &mut batch.fresh));
+        let namespace = self.cluster.identity(id).key.namespace;
+        let found = contents.map(|content| {
+            let closes = Closes::of(&content);
+            let set = self.set_of(content, namespace, &mut batch.fresh);
+            set.map_err(|full| Refused { full, closes })
+        });
         if found.iter().any(Result::is_err) {
             self.dirty.rules.insert(id);
         }
         found
     }
 
-    fn set_of(&mut self, content: Content, fresh: &mut FastSet<IpNet>) -> Result<u32, Full> {
+    fn set_of(
+        &mut self,
+        content: Content,
+        namespace: u32,
+        fresh: &mut FastSet<IpNet>,
+    ) -> Result<u32, Full> {
         if content.is_open() {
             return Ok(OPEN_SET);
         }
         if let Some(set) = self.set_ids.get(&content) {
             return Ok(*set);
         }
-        self.make_room(&content, fresh)?;
+        // Contents without a NetworkPolicy's rules are the cluster's.
+        let owner = content.isolated.map(|_| namespace);
+        self.make_room(&content, owner, fresh)?;
         let content = Arc::new(content);
-        let number = self.new_set(&content);
+        let number = self.new_set(&content, owner);
         self.set_ids.insert(content, number);
         Ok(number)
     }
 
     /// The prefixes that a set brings, if the maps have room for them beside all others: those of sets that go are in
     /// the maps until the new ones are in force.
-    fn make_room(&self, content: &Content, fresh: &mut FastSet<IpNet>) -> Result<(), Full> {
-        let mut more: FastSet<IpNet> = FastSet::default();
-        for atom in content.atoms() {
-            let (cidr, except) = match self.atoms.question(atom) {
-                Some(Question::Block { cidr, except }) => (*cidr, except.as_slice()),
-                Some(Question::Unlisted { v6 }) => (region::whole(*v6), [].as_slice()),
-                _ => continue,
-            };
-            let unknown =
-                |net: &IpNet| !self.regions.by_net.contains_key(net) && !fresh.contains(net);
-            more.extend(std::iter::once(cidr).chain(except.iter().copied()).filter(unknown));
-        }
+    fn make_room(
+        &self,
+        content: &Content,
+        owner: Owner,
+        fresh: &mut FastSet<IpNet>,
+    ) -> Result<(), Full> {
+        let named = self.prefixes(content.atoms());
+        let more: FastSet<IpNet> = named
+            .into_iter()
+            .filter(|net| !self.regions.by_net.contains_key(net) && !fresh.contains(net))
+            .collect();
         for (v6, map) in [(false, "CIDR_V4"), (true, "CIDR_V6")] {
             let of_family = |nets: &FastSet<IpNet>| {
                 nets.iter().filter(|net| net.addr().is_ipv6() == v6).count()
             };
-            let brought = of_family(&more);
-            let all = self.regions.count(v6) + of_family(fresh) + brought;
-            if brought > 0 && all > capacity::CIDR as usize {
+            let used = self.regions.count(v6) + of_family(fresh);
+            let own = |owner| of_family(&self.prefixes_of(owner));
+            if !fits(capacity::CIDR as usize, used, of_family(&more), owner, own) {
                 return Err(Full { map, capacity: capacity::CIDR });
             }
         }
         fresh.extend(more);
         Ok(())
+    }
+
+    /// The prefixes that the NetworkPolicies of a namespace have in the maps.
+    fn prefixes_of(&self, owner: u32) -> FastSet<IpNet> {
+        let own = self.sets.values().filter(|set| set.owner == Some(owner));
+        let rules = own.filter_map(|set| set.rules.as_ref()).flat_map(|own| &own.content.rules);
+        let rules = rules.filter(|rule| rule.stage == Stage::NetworkPolicy);
+        self.prefixes(rules.filter_map(|rule| rule.peers.as_deref()).flatten().copied())
+    }
+
+    /// The prefixes that these ask for.
+    fn prefixes(&self, atoms: impl Iterator<Item = AtomId>) -> FastSet<IpNet> {
+        let mut prefixes = FastSet::default();
+        for atom in atoms {
+            match self.atoms.question(atom) {
+                Some(Question::Block { cidr, except }) => {
+                    prefixes.extend(std::iter::once(cidr).chain(except).copied());
+                }
+                Some(Question::Unlisted { v6 }) => {
+                    prefixes.insert(region::whole(*v6));
+                }
+                _ => {}
+            }
+        }
+        prefixes
     }
 }
