@@ -37,7 +37,7 @@ tier_docs() {
 }
 
 tier_kernel() {
-    tests --test bpf_attach --test bpf_flows --test bpf_packets --test bpf_policy --test bpf_random --test bpf_restart --test bpf_services --test bpf_traffic --test bpf_translation --test bpf_verifier --test conntrack --test host_repair --test nft_table --test plugin --test pod_wiring \
+    tests --test bpf_attach --test bpf_flows --test bpf_overwrite --test bpf_packets --test bpf_policy --test bpf_random --test bpf_restart --test bpf_services --test bpf_traffic --test bpf_translation --test bpf_verifier --test conntrack --test host_repair --test nft_table --test plugin --test pod_wiring \
         --test routing
 }
 

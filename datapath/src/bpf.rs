@@ -16,7 +16,7 @@ use std::{
     net::IpAddr,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, atomic::AtomicU32},
 };
 
 use veni_core::{marks::EniMarkMask, wire::FilterBlocks};
@@ -33,6 +33,7 @@ use crate::{
 mod attach;
 pub mod bare;
 mod bpffs;
+mod earlier;
 mod events;
 mod foreign;
 mod layout;
@@ -67,6 +68,8 @@ pub struct Filter {
     mask: EniMarkMask,
     /// Serialises changes of pods' entries and of the settings, which are read, changed and written.
     lock: Mutex<()>,
+    /// The number of the next write of a pod's entry; it begins anywhere, so that an earlier daemon's were others.
+    writes: AtomicU32,
     blocks: FilterBlocks,
     bpf_dir: PathBuf,
     adopted: bool,
@@ -113,6 +116,7 @@ impl Filter {
             maps,
             mask,
             lock: Mutex::default(),
+            writes: AtomicU32::new(pods::random()?),
             blocks,
             bpf_dir: bpf_dir.to_owned(),
             adopted,

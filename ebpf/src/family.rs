@@ -48,8 +48,6 @@ pub(crate) trait Family: Sized + 'static {
     fn in_service_range(settings: &Settings, address: &Self::Address) -> bool;
     fn is_metadata(address: &Self::Address) -> bool;
     fn of_pod(pod: &PodValue) -> Self::Address;
-    /// As [`Family::of_pod`], read anew.
-    fn of_pod_now(pod: &PodValue) -> Self::Address;
     fn hairpin(settings: &Settings) -> Self::Address;
     fn wide(address: &Self::Address) -> [u8; 16];
     fn narrow(address: &[u8; 16]) -> Self::Address;
@@ -178,12 +176,6 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn of_pod_now(pod: &PodValue) -> [u8; 4] {
-        // SAFETY: a valid field, aligned for one word as the struct is.
-        unsafe { core::ptr::read_volatile((&raw const pod.address).cast::<u32>()) }.to_ne_bytes()
-    }
-
-    #[inline(always)]
     fn hairpin(settings: &Settings) -> [u8; 4] {
         settings.hairpin_v4
     }
@@ -303,21 +295,6 @@ impl Family for V6 {
     #[inline(always)]
     fn of_pod(pod: &PodValue) -> [u8; 16] {
         pod.address_v6
-    }
-
-    #[inline(always)]
-    fn of_pod_now(pod: &PodValue) -> [u8; 16] {
-        let words = (&raw const pod.address_v6).cast::<u32>();
-        // SAFETY: four words of a valid field, aligned for one word as the struct is.
-        let words = unsafe {
-            [
-                core::ptr::read_volatile(words),
-                core::ptr::read_volatile(words.add(1)),
-                core::ptr::read_volatile(words.add(2)),
-                core::ptr::read_volatile(words.add(3)),
-            ]
-        };
-        packet::join(words[0], words[1], words[2], words[3])
     }
 
     #[inline(always)]

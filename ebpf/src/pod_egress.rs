@@ -5,6 +5,8 @@
 //!
 //! Returns `TC_ACT_UNSPEC` for what passes: "use the default", so that later filters of the same block still run.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
 use veni_ebpf_common::{
     Direction, DropReason, FlowKind, PodValue,
@@ -39,7 +41,11 @@ pub(crate) fn pod_egress(ctx: TcContext) -> i32 {
         count_drop(DropReason::UnknownInterface);
         return TC_ACT_SHOT;
     };
-    finish(&ctx, skb, pod, judge(&Env { skb, pod, settings, epoch }), true)
+    let Some(write) = write_of(pod, skb.ifindex()) else {
+        count_drop(DropReason::UnknownInterface);
+        return TC_ACT_SHOT;
+    };
+    finish(&ctx, skb, pod, judge(&Env { skb, pod, settings, epoch, write }), true)
 }
 
 #[inline(always)]
@@ -145,14 +151,33 @@ fn u128_of(words: &[u32; 4]) -> u128 {
     u128::from(low) | u128::from(high) << 64
 }
 
-/// Whether the entry is still the pod's whose address this is. One that was replaced is overwritten by the next write of
-/// any pod's entry, address first (`copy_map_value` copies upwards); so what was read before this is of one pod, unless both
-/// have the address. A copy that is in the middle of being written can pass: 8 of 20 million packets beside a writer that does
-/// nothing else. (Copying again where a count of writes had moved closes that, and was refused by the verifier of 6.1.)
+/// The number of the write that wrote the entry; none while it is written over, or when it is another's by now. The fences
+/// here and in [`is_still`] bind the compiler; that a CPU reads in this order is x86's, and elsewhere a window of some
+/// instructions is left.
 #[inline(always)]
-fn is_still<F: Family>(env: &Env, own: &F::Address) -> bool {
-    // SAFETY: a valid, aligned entry. Volatile, so that it is read again.
-    F::same(&F::of_pod_now(env.pod), own)
+pub(crate) fn write_of(pod: &PodValue, ifindex: u32) -> Option<u32> {
+    let (first, last) = ends_now(pod);
+    compiler_fence(Ordering::SeqCst);
+    if first == last && pod.ifindex == ifindex { Some(first) } else { None }
+}
+
+/// Whether all that was read of the entry is of one write: it may have been replaced meanwhile, and written over.
+#[inline(always)]
+fn is_still(env: &Env) -> bool {
+    compiler_fence(Ordering::SeqCst);
+    let (first, last) = ends_now(env.pod);
+    first == env.write && last == env.write
+}
+
+#[inline(always)]
+fn ends_now(pod: &PodValue) -> (u32, u32) {
+    // SAFETY: valid, aligned fields. Volatile, so that they are read at this point.
+    unsafe {
+        (
+            core::ptr::read_volatile(&raw const pod.first),
+            core::ptr::read_volatile(&raw const pod.last),
+        )
+    }
 }
 
 /// The hot path, and what else there is.
@@ -161,16 +186,15 @@ pub(crate) fn step<F: Family>(env: &Env, packet: Packet<F::Address>, direction: 
     let now = events::now();
     let egress = direction as u8 == Direction::Egress as u8;
     let seen = glance::<F>(env, &packet, now, egress);
-    let own = if egress { packet.source } else { packet.destination };
     if seen == glance::PLAIN {
-        return if is_still::<F>(env, &own) { PASS } else { refuse(DropReason::UnknownInterface) };
+        return if is_still(env) { PASS } else { refuse(DropReason::UnknownInterface) };
     }
     let (Some(work), Some(pod)) = (F::scratch(), SCRATCH_POD.get_ptr_mut(0)) else {
         return refuse(DropReason::Settings);
     };
     // SAFETY: this CPU's own.
     unsafe { *pod = *env.pod };
-    if !is_still::<F>(env, &own) {
+    if !is_still(env) {
         return refuse(DropReason::UnknownInterface);
     }
     // SAFETY: this CPU's own, and of plain numbers; every field that is read below was written for this packet.

@@ -13,7 +13,7 @@ use crate::{
     end::finish,
     family::{V4, V6, is_unspecified, same16},
     maps::{PODS, SETTINGS, count_drop, epoch},
-    pod_egress::{is_local, step},
+    pod_egress::{is_local, step, write_of},
     skb::Skb,
     work::{End, Env, PASS, refuse},
 };
@@ -34,7 +34,11 @@ pub(crate) fn pod_ingress(ctx: TcContext) -> i32 {
         count_drop(DropReason::UnknownInterface);
         return TC_ACT_SHOT;
     };
-    finish(&ctx, skb, pod, judge(&Env { skb, pod, settings, epoch }), false)
+    let Some(write) = write_of(pod, skb.ifindex()) else {
+        count_drop(DropReason::UnknownInterface);
+        return TC_ACT_SHOT;
+    };
+    finish(&ctx, skb, pod, judge(&Env { skb, pod, settings, epoch, write }), false)
 }
 
 #[inline(always)]

@@ -41,7 +41,7 @@ fn start<F: Family>(ctx: &TcContext) -> i32 {
     };
     // SAFETY: this CPU's own; every field that is read was written for this packet.
     let work = unsafe { &mut *work };
-    let end = follow(&Env { skb, pod, settings, epoch: work.epoch }, work);
+    let end = follow(&Env { skb, pod, settings, epoch: work.epoch, write: pod.first }, work);
     finish(ctx, skb, pod, end, work.is_egress())
 }
 

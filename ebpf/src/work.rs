@@ -51,6 +51,8 @@ pub(crate) struct Env {
     /// The policy's epoch, read before the pod's entry was looked up: what is judged by an older entry or older tables
     /// is then never taken for judged by newer ones.
     pub(crate) epoch: u32,
+    /// The entry's [`PodValue::first`] and [`PodValue::last`] before all else of it was read.
+    pub(crate) write: u32,
 }
 
 /// What is known about a packet.

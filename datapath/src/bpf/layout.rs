@@ -107,7 +107,7 @@ impl Filter {
         }
         copy(old, &maps.service_v4)?;
         copy(old, &maps.service_v6)?;
-        copy(old, &maps.pods)?;
+        maps.pods.set_all(&self.pods_of(old)?)?;
         let settings = maps.settings.same_in(old)?.map(|from| from.get(&0)).transpose()?.flatten();
         Ok(settings.filter(|settings| settings.half_open_cap != 0))
     }

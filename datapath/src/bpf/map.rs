@@ -139,19 +139,24 @@ impl<K: Plain, V: Plain> Map<K, V> {
 
     /// The map pinned in `dir` under this one's name, if there is one with the same keys and values.
     pub(super) fn same_in(&self, dir: &Path) -> Result<Option<Self>> {
+        self.earlier_in(dir)
+    }
+
+    /// As [`Map::same_in`], with the values that an earlier layout had.
+    pub(super) fn earlier_in<W: Plain>(&self, dir: &Path) -> Result<Option<Map<K, W>>> {
         let path = dir.join(self.name);
         if !path.exists() {
             return Ok(None);
         }
         let failed = |source| Error::bpf(format!("map {}", path.display()), source);
         let fd = syscall::get_pinned(&path).map_err(failed)?;
-        let (theirs, ours) = (syscall::shape(fd.as_fd()), syscall::shape(self.fd()));
-        let (theirs, ours) = (theirs.map_err(failed)?, ours.map_err(failed)?);
-        if (theirs.key_size, theirs.value_size) != (ours.key_size, ours.value_size) {
-            tracing::warn!(path = %path.display(), "an older map of another shape: not carried over");
+        let theirs = syscall::shape(fd.as_fd()).map_err(failed)?;
+        let sizes = (theirs.key_size as usize, theirs.value_size as usize);
+        if sizes != (size_of::<K>(), size_of::<W>()) {
+            tracing::warn!(path = %path.display(), "an older map of another shape");
             return Ok(None);
         }
-        Self::new(self.name, fd, theirs).map(Some)
+        Map::new(self.name, fd, theirs).map(Some)
     }
 
     /// Adds an element unless there is one.

@@ -1,13 +1,15 @@
 //! Pods' entries: who may send what from which veth, and which sets judge it.
 //!
 //! Invariants: no two entries have the same slot; an entry that is replaced for the same pod keeps slot and
-//! incarnation (its flows go on), one for another pod gets an incarnation that the slot did not have before.
+//! incarnation (its flows go on), one for another pod gets an incarnation that the slot did not have before;
+//! each write has a number of its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io::Read as _,
     net::{Ipv4Addr, Ipv6Addr},
+    sync::atomic::Ordering,
 };
 
 use veni_core::net::Mac;
@@ -213,12 +215,15 @@ impl Filter {
             Some(had) => pod(had).identity,
             None => self.new_identity()?,
         };
-        self.maps.pods.set(&ifindex, &self.value(&Pod { entry, policy, identity }))?;
+        self.maps.pods.set(&ifindex, &self.value(ifindex, &Pod { entry, policy, identity }))?;
         Ok(identity)
     }
 
-    fn value(&self, pod: &Pod) -> PodValue {
+    fn value(&self, ifindex: u32, pod: &Pod) -> PodValue {
+        let number = self.next_write();
         PodValue {
+            first: number,
+            ifindex,
             address: pod.entry.address.octets(),
             mac: pod.entry.mac.0,
             reserved: [0; 2],
@@ -230,7 +235,13 @@ impl Filter {
             ingress_set: pod.policy.ingress_set,
             egress_set: pod.policy.egress_set,
             flags: pod.policy.flags,
+            last: number,
         }
+    }
+
+    /// The number of one write of an entry.
+    pub(super) fn next_write(&self) -> u32 {
+        self.writes.fetch_add(1, Ordering::Relaxed)
     }
 
     /// A slot that no entry has, its state cleared.
@@ -247,7 +258,7 @@ impl Filter {
 
 /// An incarnation: a number that the slot's earlier pods, whose flows may still be in the tables, are not likely to
 /// have had. Nothing has to be remembered for it across restarts.
-fn random() -> Result<u32> {
+pub(super) fn random() -> Result<u32> {
     let mut bytes = [0; 4];
     File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))

@@ -1,7 +1,8 @@
 //! A change of layout as a node meets it: daemons in processes of their own, killed, the next one over pins of another
 //! layout, under traffic that nothing may be lost of and that nothing may be added to.
 //!
-//! The older layout is today's under another number: its programs and maps are not the next daemon's.
+//! The older layout is today's under another number: its programs and maps are not the next daemon's. Under the flood its
+//! pods' entries are pinned in the shape that they had until layout 4.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -16,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya::maps::{HashMap, Map, MapData};
 use veni_core::{marks::EniMarkMask, wire::Wiring};
 use veni_datapath::{
     bpf::{
@@ -145,6 +147,36 @@ fn age(pins: &Path, number: u32) -> PathBuf {
     }
     std::fs::remove_dir(&layout).unwrap();
     old
+}
+
+/// bpf(2) with the words of its attribute.
+#[expect(unsafe_code, reason = "bpf(2)")]
+fn bpf(command: libc::c_long, words: &[u64]) -> i64 {
+    let mut attribute = [0_u64; 16];
+    attribute[..words.len()].copy_from_slice(words);
+    // SAFETY: a live attribute of the stated size; what it points to outlives the call in each caller.
+    let done = unsafe {
+        libc::syscall(libc::SYS_bpf, command, attribute.as_mut_ptr(), size_of_val(&attribute))
+    };
+    assert!(done >= 0, "bpf({command}): {}", std::io::Error::last_os_error());
+    done
+}
+
+/// Puts a map of layout 4's shape in the place of today's pods': without the number of the write at either end, and
+/// without the key.
+fn pin_as_v4(path: &Path) {
+    let pods = MapData::from_pin(path).unwrap();
+    let pods: HashMap<MapData, u32, [u8; 68]> = Map::HashMap(pods).try_into().unwrap();
+    // Hash; key and value sizes; 8,192 elements.
+    let v4 = bpf(0, &[1 | 4 << 32, 56 | 8192 << 32]);
+    for (key, value) in pods.iter().map(Result::unwrap) {
+        let had: [u8; 56] = value[8..64].try_into().unwrap();
+        let (key, had) = (&raw const key as u64, &raw const had as u64);
+        bpf(2, &[v4.cast_unsigned(), key, had]);
+    }
+    std::fs::remove_file(path).unwrap();
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+    bpf(6, &[path.as_ptr() as u64, v4.cast_unsigned()]);
 }
 
 /// Exchanges that go on until they are told to stop.
@@ -291,6 +323,7 @@ fn changes_of_layout_under_a_flood_lose_no_flow_and_let_nothing_through() {
             }
             daemon.kill();
             let old = age(&pins, 1000 + change);
+            pin_as_v4(&old.join("PODS"));
             daemon = Daemon::start(&pins);
             assert!(!old.exists(), "the old pins are gone");
         }

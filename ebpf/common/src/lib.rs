@@ -28,7 +28,7 @@ pub use settings::{SettingFlags, Settings};
 pub use write::{Remove, Write};
 
 /// The version of everything that is pinned. Maps of another version are not adopted.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Pods that the map can hold: above the densest instance type (15 ENIs × 49 secondary addresses) with room for
 /// entries of veths that are being deleted.
@@ -40,9 +40,18 @@ pub const DROP_SLOTS: u32 = 64;
 pub const COUNTER_SLOTS: u32 = 64;
 
 /// What the filter knows about a pod. The key is the interface index of its host-side veth (`u32`).
+///
+/// The kernel may write over a value that a program still reads, with any pod's: over an entry that was replaced. It copies
+/// from one end to the other (which is first depends on the CPU, `memcpy` in arch/x86/lib/memcpy_64.S). A program that finds
+/// one number at both ends before it reads and after it has read what one write wrote, and by
+/// [`PodValue::ifindex`] it knows whose it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct PodValue {
+    /// The number of this write, another for each.
+    pub first: u32,
+    /// The key.
+    pub ifindex: u32,
     /// Its only IPv4 source address, network order.
     pub address: [u8; 4],
     /// The MAC of the interface inside the pod.
@@ -65,6 +74,8 @@ pub struct PodValue {
     pub egress_set: u32,
     /// [`PodFlags`].
     pub flags: u32,
+    /// [`PodValue::first`] once more.
+    pub last: u32,
 }
 
 /// Bits of [`PodValue::flags`].
@@ -77,7 +88,7 @@ impl PodFlags {
 }
 
 const _: () = assert!(
-    size_of::<PodValue>() == 56
+    size_of::<PodValue>() == 68
         && DropReason::ALL.len() <= DROP_SLOTS as usize
         && Counter::ALL.len() <= COUNTER_SLOTS as usize
 );
