@@ -115,15 +115,16 @@ pub struct DelRequest {
     pub reason: DelReason,
 }
 
-/// Why an address comes back.
+/// Why an address comes back. Unknown reasons (of a newer plugin) read as [`DelReason::PodDeleted`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DelReason {
+    /// An ADD failed after the allocation and has undone its wiring: what is wired all the same, by another ADD, stays.
+    AddFailed,
     /// The runtime called DEL.
     #[default]
+    #[serde(other)]
     PodDeleted,
-    /// An ADD failed after the allocation and has undone its wiring.
-    AddFailed,
 }
 
 /// See [`RequestBody::Check`].
@@ -311,5 +312,9 @@ mod tests {
             reply.body,
             ReplyBody::Error(WireError { code: ErrorCode::Internal, message: "m".into() })
         );
+        let reason = |text: &str| serde_json::from_str::<DelReason>(text).unwrap();
+        assert_eq!(reason(r#""from_the_future""#), DelReason::PodDeleted);
+        assert_eq!(reason(r#""add_failed""#), DelReason::AddFailed);
+        assert_eq!(serde_json::to_string(&DelReason::PodDeleted).unwrap(), r#""pod_deleted""#);
     }
 }
