@@ -1,5 +1,7 @@
 //! What is written to the API server.
 
+#![expect(clippy::unwrap_used, reason = "what cannot be so ends the test")]
+
 use veni_watch::{About, Followed, Happening, Network};
 
 use super::{double::Write, *};
@@ -85,6 +87,31 @@ async fn a_node_keeps_its_own_entry_of_the_objects_that_it_follows_and_no_other(
     let written = double.writes().len();
     tokio::time::sleep(QUIET).await;
     assert_eq!(double.writes().len(), written, "nothing is written twice");
+}
+
+#[tokio::test]
+async fn the_same_settings_again_are_another_generation_and_a_status_is_none() {
+    let double = Double::start().await;
+    double.put(Resource::NodeNetworkConfigs, config("large", 1));
+    let watch = watching(&double);
+    let mut changed = watch.configuration.clone();
+    let is_of = |generation: i64| {
+        move |now: &std::sync::Arc<veni_watch::Configuration>| {
+            let known = now.node_network_configs.as_ref().and_then(|all| all.get("large"));
+            known.is_some_and(|known| {
+                let in_force = known.value.as_ref().map(|value| value.generation);
+                (known.generation, in_force) == (generation, Some(generation))
+            })
+        }
+    };
+    drop(timeout(LONG, changed.wait_for(is_of(1))).await.expect("told within 20 s").unwrap());
+    double.put(Resource::NodeNetworkConfigs, config("large", 2));
+    drop(timeout(LONG, changed.wait_for(is_of(2))).await.expect("told within 20 s").unwrap());
+    let mut reported = config("large", 2);
+    reported["status"] = json!({"nodes": [{"name": "node-b", "generation": 2}]});
+    double.put(Resource::NodeNetworkConfigs, reported);
+    let news = timeout(QUIET, changed.changed()).await;
+    assert!(news.is_err(), "a status changes nothing");
 }
 
 #[tokio::test]
