@@ -52,7 +52,8 @@ mod serve;
 mod view;
 
 /// How long a refill for waiting ADDs is held back, so that those that come together are served together.
-pub const COALESCE: Duration = Duration::from_millis(4);
+/// Timers round up to a whole millisecond and more: the refill has left within 5 ms.
+pub const COALESCE: Duration = Duration::from_millis(3);
 /// The same for a refill that nobody waits for: a burst of ADDs asks once.
 const QUIET: Duration = Duration::from_millis(60);
 /// How often instance metadata is compared.
