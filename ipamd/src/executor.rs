@@ -98,6 +98,9 @@ async fn run<C: Cloud>(cloud: &C, naming: &Naming, step: &Step) -> Result<Outcom
         Step::ProtectEni { eni, attachment, .. } => {
             cloud.set_delete_on_termination(eni, attachment).await.map(|()| Outcome::Done)
         }
+        Step::SetGroups { eni, groups, .. } => {
+            cloud.set_security_groups(eni, groups).await.map(|()| Outcome::Done)
+        }
         Step::Assign { eni, count, .. } => {
             cloud.assign_addresses(eni, *count).await.map(Outcome::Assigned)
         }

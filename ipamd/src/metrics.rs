@@ -360,7 +360,7 @@ pub fn action(step: &Step) -> &'static str {
     match step {
         Step::CreateEni { .. } => "CreateNetworkInterface",
         Step::AttachEni { .. } => "AttachNetworkInterface",
-        Step::ProtectEni { .. } => "ModifyNetworkInterfaceAttribute",
+        Step::ProtectEni { .. } | Step::SetGroups { .. } => "ModifyNetworkInterfaceAttribute",
         Step::Assign { .. } => "AssignPrivateIpAddresses",
         Step::Unassign { .. } => "UnassignPrivateIpAddresses",
         Step::DetachEni { .. } => "DetachNetworkInterface",

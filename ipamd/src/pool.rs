@@ -27,6 +27,8 @@ mod adopt;
 mod confirm;
 mod explain;
 mod fit;
+mod groups;
+mod late;
 mod orphans;
 mod placing;
 mod settle;
@@ -147,7 +149,8 @@ impl<S: Store> Pool<S> {
         veth_prefix: String,
         now: BootTime,
     ) -> Self {
-        let activity = Activity { unheard: ledger.unconfirmed(), ..Activity::default() };
+        let unheard = ledger.unconfirmed();
+        let activity = Activity { unheard, began: now, ..Activity::default() };
         Self {
             ledger,
             activity,
@@ -233,6 +236,7 @@ impl<S: Store> Pool<S> {
         self.forget_fit(now);
         self.forget_full(now);
         self.place_orphans(now);
+        self.keep_with_pods(now);
         let mut plan = plan::plan(&self.snapshot(now));
         let shrinkable =
             plan.excess > 0 || plan.steps.iter().any(|s| matches!(s, Step::DetachEni { .. }));
@@ -246,7 +250,9 @@ impl<S: Store> Pool<S> {
                 break;
             }
             fault::point("step-before-intent");
+            let late = self.never_came(&step);
             if self.announce(&step, now) {
+                self.hold_new_enis(late, now);
                 fault::point("step-after-intent");
                 self.activity.in_flight.insert(step.slot(), step.clone());
                 self.began.insert(step.slot(), now);

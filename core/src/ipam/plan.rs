@@ -13,20 +13,23 @@ use std::{
 };
 
 use super::{
-    BootTime, Counts, Eni, Ledger, Phase,
+    BootTime, Counts, Eni, Ledger,
     placement::{EniPlace, Networking},
     targets::{Grow, PoolState},
 };
 use crate::{
     config::Targets,
-    id::{AttachmentId, EniId, SubnetId},
+    id::{AttachmentId, EniId, SecurityGroupId, SubnetId},
     marks::EniSlot,
 };
 
 mod grow;
+mod late;
+mod life;
 mod place;
 mod shrink;
 
+pub use late::{LINK_GIVE_UP, LINK_PATIENCE, NO_LINK};
 pub use place::Leaving;
 
 /// An ENI is not freed before this age (the peer's `minENILifeTime`).
@@ -119,6 +122,10 @@ pub struct Activity {
     pub quarantined: BTreeSet<Ipv4Addr>,
     /// How many pods have addresses that no answer of EC2 has shown yet: any ENI may carry them.
     pub unclaimed: usize,
+    /// Security groups of the ENIs, as EC2 last showed them.
+    pub groups: BTreeMap<EniId, BTreeSet<SecurityGroupId>>,
+    /// Since when this daemon looks: no link is late before it has had time to see it.
+    pub began: BootTime,
 }
 
 /// What a block keeps from happening.
@@ -136,6 +143,8 @@ pub enum Blocked {
     Room(EniSlot),
     /// Setting `DeleteOnTermination`.
     Protect,
+    /// Changing security groups.
+    Groups,
     /// Asking EC2 for all ENIs of the instance.
     Survey,
     /// Asking EC2 for the ENIs that were left behind.
@@ -190,6 +199,15 @@ pub enum Step {
         eni: EniId,
         /// Its attachment.
         attachment: AttachmentId,
+    },
+    /// Other security groups.
+    SetGroups {
+        /// Its place.
+        slot: EniSlot,
+        /// Which.
+        eni: EniId,
+        /// The groups, all of them.
+        groups: Vec<SecurityGroupId>,
     },
     /// More addresses.
     Assign {
@@ -298,7 +316,7 @@ impl Snapshot<'_> {
             if !self.serves(eni) {
                 // Nothing of it comes to new pods; those that it has are pods all the same.
                 counts.assigned += eni.counts().assigned;
-            } else if eni.arriving() {
+            } else if eni.arriving() && !self.is_late(eni) {
                 incoming += eni.promised();
             } else if eni.in_use() {
                 // What nobody can get is not warm.
@@ -391,6 +409,7 @@ impl Step {
             Self::CreateEni { slot, .. }
             | Self::AttachEni { slot, .. }
             | Self::ProtectEni { slot, .. }
+            | Self::SetGroups { slot, .. }
             | Self::Assign { slot, .. }
             | Self::Unassign { slot, .. }
             | Self::DetachEni { slot, .. }
@@ -420,6 +439,7 @@ impl std::fmt::Display for Step {
                 write!(f, "attach {eni} as device {}", slot.device_index())
             }
             Self::ProtectEni { eni, .. } => write!(f, "let {eni} go when the instance goes"),
+            Self::SetGroups { eni, .. } => write!(f, "set the security groups of {eni}"),
             Self::Assign { eni, count, .. } => {
                 write!(f, "assign {} to {eni}", Addresses(*count))
             }
@@ -467,115 +487,6 @@ impl Plan {
         if !self.waiting_for.contains(&what) {
             self.waiting_for.push(what);
         }
-    }
-
-    /// Moves every ENI on that is between two phases, and settles doubts.
-    fn lifecycle(&mut self, snapshot: &Snapshot<'_>) {
-        for eni in snapshot.ledger.enis() {
-            if snapshot.activity.in_flight.contains_key(&eni.slot) {
-                continue;
-            }
-            if let Some(block) = snapshot.blocked(Blocked::Slot(eni.slot)) {
-                self.wait(block.until, block.reason.clone());
-                continue;
-            }
-            if let Some(step) = self.next_step(snapshot, eni) {
-                self.steps.push(step);
-            }
-        }
-    }
-
-    fn next_step(&mut self, snapshot: &Snapshot<'_>, eni: &Eni) -> Option<Step> {
-        let slot = eni.slot;
-        if let Phase::Creating { token, addresses, place } = &eni.phase {
-            let (token, addresses) = (token.clone(), *addresses);
-            let primary = || snapshot.settings.networking.primary.clone();
-            let place = place.clone().unwrap_or_else(primary);
-            return self.unless_blocked(snapshot, Blocked::NewEni).then_some(Step::CreateEni {
-                slot,
-                token,
-                addresses,
-                place,
-                planned: true,
-            });
-        }
-        let id = eni.facts.as_ref()?.id.clone();
-        if snapshot.activity.doubts.contains(&slot) {
-            self.reasons
-                .push(format!("{id}: the outcome of a call is unknown, EC2 is asked first"));
-            return Some(Step::Observe { slot, eni: id });
-        }
-        let attachment = eni.attachment.clone();
-        match eni.phase {
-            Phase::Created => Some(Step::AttachEni { slot, eni: id }),
-            Phase::Attaching => self.await_transition(snapshot, eni, id, "attached"),
-            Phase::InUse => self.tend(snapshot, eni, id),
-            Phase::Draining => {
-                attachment.map(|attachment| Step::DetachEni { slot, attachment, draining: true })
-            }
-            Phase::Detaching => self.await_transition(snapshot, eni, id, "detached"),
-            Phase::Detached => self.delete(snapshot, eni, id),
-            Phase::Creating { .. } => None,
-        }
-    }
-
-    fn unless_blocked(&mut self, snapshot: &Snapshot<'_>, what: Blocked) -> bool {
-        match snapshot.blocked(what) {
-            Some(block) => {
-                self.wait(block.until, block.reason.clone());
-                false
-            }
-            None => true,
-        }
-    }
-
-    fn await_transition(
-        &mut self,
-        snapshot: &Snapshot<'_>,
-        eni: &Eni,
-        id: EniId,
-        what: &str,
-    ) -> Option<Step> {
-        let patience = eni.since.after(TRANSITION_PATIENCE);
-        if patience <= snapshot.now {
-            self.reasons
-                .push(format!("{id}: not {what} after {TRANSITION_PATIENCE:?}, EC2 is asked"));
-            return Some(Step::Observe { slot: eni.slot, eni: id });
-        }
-        self.wait(patience, format!("{id} is being {what}"));
-        None
-    }
-
-    fn delete(&mut self, snapshot: &Snapshot<'_>, eni: &Eni, id: EniId) -> Option<Step> {
-        let settled = eni.since.after(DETACH_SETTLE);
-        if eni.attachment.is_some() && settled > snapshot.now {
-            self.wait(settled, format!("{id} is being detached"));
-            return None;
-        }
-        Some(Step::DeleteEni { slot: eni.slot, eni: id })
-    }
-
-    /// An ENI in use: finishes an announced return of addresses, then protects it from outliving the instance.
-    fn tend(&mut self, snapshot: &Snapshot<'_>, eni: &Eni, id: EniId) -> Option<Step> {
-        let slot = eni.slot;
-        if eni.counts().releasing > 0 && snapshot.blocked(Blocked::Shrink).is_none() {
-            let mut addresses: Vec<_> = snapshot
-                .ledger
-                .addresses()
-                .filter(|(_, s, state)| *s == slot && **state == super::AddressState::Releasing)
-                .map(|(address, ..)| address)
-                .filter(|address| !snapshot.quarantined(*address))
-                .collect();
-            addresses.sort_unstable();
-            if !addresses.is_empty() {
-                return Some(Step::Unassign { slot, eni: id, addresses, announced: true });
-            }
-        }
-        let attachment = eni.attachment.clone().filter(|_| !eni.protected)?;
-        if snapshot.blocked(Blocked::Protect).is_some() {
-            return None;
-        }
-        Some(Step::ProtectEni { slot, eni: id, attachment })
     }
 }
 

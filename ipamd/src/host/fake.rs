@@ -1,7 +1,7 @@
 //! A host without a kernel, for tests of the pool: ENIs that are wanted are there at once, or when the test says so.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -23,9 +23,9 @@ pub struct FakeState {
     /// The last wanted state.
     pub wanted: Wanted,
     /// Pods in the filter's map, by interface index.
-    pub admitted: HashMap<u32, Allocation>,
+    pub admitted: BTreeMap<u32, Allocation>,
     /// Links of pods.
-    pub links: HashSet<u32>,
+    pub links: BTreeSet<u32>,
     /// MACs of ENIs that are plugged; `None` plugs every wanted one.
     pub plugged: Option<HashSet<Mac>>,
     /// Addresses whose conntrack entries were flushed.
@@ -34,6 +34,8 @@ pub struct FakeState {
     pub kept: HashSet<u32>,
     /// What the node leads to links of nobody.
     pub strays: Strays,
+    /// Devices whose links do not come, whatever EC2 says.
+    pub withheld: BTreeSet<u8>,
     /// From now on the kernel does not list its routes and links.
     pub unreadable: bool,
     /// From now on it is not told what is configured, as by a kernel that is slow.
@@ -117,8 +119,10 @@ impl FakeHost {
     /// ENIs with these MACs are plugged now, and no others.
     pub fn plug(&self, macs: HashSet<Mac>) {
         let mut state = self.state();
-        let gone: Vec<_> =
+        let mut gone: Vec<_> =
             state.plugged.iter().flatten().filter(|mac| !macs.contains(*mac)).copied().collect();
+        // In the same order each time: a seed is to be run again.
+        gone.sort_unstable();
         state.plugged = Some(macs);
         for mac in gone {
             state.send(HostEvent::EniUnplugged(mac));
@@ -159,7 +163,7 @@ impl FakeState {
             .wanted
             .enis
             .iter()
-            .filter(|(_, eni)| there(eni.mac))
+            .filter(|(slot, eni)| there(eni.mac) && !self.withheld.contains(&slot.device_index()))
             .map(|(slot, _)| (*slot, format!("eth{}", slot.device_index())))
             .collect();
         self.send(HostEvent::Configured { ready, problems: Vec::new() });

@@ -204,6 +204,7 @@ impl<S: Store> Pool<S> {
             self.unblock(Blocked::Slot(slot));
             self.activity.doubts.remove(&slot);
             self.note(vec![Record::EniReady { slot, at: now }]);
+            self.enis_come(true);
         }
     }
 
@@ -239,6 +240,7 @@ impl<S: Store> Pool<S> {
         let Some(interface) = seen else {
             return self.absent(slot, now);
         };
+        self.see_groups(&interface);
         self.absent.remove(&slot);
         self.activity.doubts.remove(&slot);
         if phase == Phase::Detached && self.moved(slot, &interface, now) {
@@ -479,6 +481,7 @@ impl<S: Store> Pool<S> {
     }
 
     fn adopt(&mut self, slot: EniSlot, primary: bool, interface: &Interface, now: BootTime) {
+        self.see_groups(interface);
         let attachment = interface.attachment.as_ref();
         let addresses: Vec<_> = self
             .unknown(&interface.secondary_addresses)

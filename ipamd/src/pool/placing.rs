@@ -92,7 +92,7 @@ impl<S: Store> Pool<S> {
         let snapshot = self.snapshot(now);
         let leaving = snapshot.leaving();
         let leaving = leaving.map(|l| ("eni_leaves", l.eni.to_string(), l.to_string()));
-        waits.map(told).into_iter().chain(leaving).collect()
+        waits.map(told).into_iter().chain(leaving).chain(self.late_problems(now)).collect()
     }
 
     /// One of the placement's subnets, or its only one, has no address left.

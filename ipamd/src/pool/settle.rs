@@ -15,15 +15,15 @@ use veni_provider::{CloudError, ErrorClass, Interface, TAG_CREATED_AT};
 use super::{Failing, LONGEST, Pool};
 use crate::{fault, journal::Store, metrics::action};
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 const THROTTLE: Duration = Duration::from_millis(500);
 const TOKEN_REUSED: &str = "IdempotentParameterMismatch";
 /// What to do when the instance takes no further ENI.
 const ENIS_NEXT: &str =
     "see which ENIs the instance has beside veni's, and set MAX_ENI to what it takes";
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 /// The longest wait between two ENIs that EC2 does not attach.
-const ATTACH_LONGEST: Duration = Duration::from_secs(900);
+pub(super) const ATTACH_LONGEST: Duration = Duration::from_secs(900);
 
 /// What came of a step.
 #[derive(Debug)]
@@ -82,6 +82,7 @@ impl<S: Store> Pool<S> {
                 self.subnet_works(subnet.as_ref());
                 self.unblock(Blocked::Slot(slot));
                 self.refused.remove(&slot);
+                self.see_groups(&interface);
                 let eni = self.facts(&interface);
                 let addresses = self.unknown(&interface.secondary_addresses);
                 self.note(vec![Record::EniCreated { slot, eni, addresses, at: now }]);
@@ -89,7 +90,7 @@ impl<S: Store> Pool<S> {
             (Step::AttachEni { .. }, Outcome::Attached(attachment)) => {
                 self.attach_refusals.remove(&slot);
                 // Not before: an ENI that can be made and not attached would be made and deleted for ever.
-                self.unblock(Blocked::NewEni);
+                self.enis_come(false);
                 self.unblock(Blocked::Slot(slot));
                 self.note(vec![Record::EniAttaching { slot, attachment, at: now }]);
             }
@@ -106,6 +107,7 @@ impl<S: Store> Pool<S> {
                 self.subnet_has_room(subnet.as_ref(), addresses.len());
                 self.note(vec![Record::Unassigned { slot, addresses: addresses.clone(), at: now }]);
             }
+            (Step::SetGroups { eni, groups, .. }, _) => self.groups_set(eni, groups),
             (Step::ProtectEni { .. }, _) => self.note(vec![Record::EniProtected { slot }]),
             (Step::DetachEni { .. }, _) => {
                 self.note(vec![Record::EniDetaching { slot, at: now }]);
@@ -304,6 +306,9 @@ impl<S: Store> Pool<S> {
             self.block(Blocked::Protect, "transient", now, SECOND, reason);
             return;
         }
+        if matches!(step, Step::SetGroups { .. }) {
+            return self.groups_not_set(error, now);
+        }
         self.activity.doubts.insert(step.slot());
         let key = (step.slot(), action(step));
         let first = error.effect_unknown() && !self.failing.contains_key(&key);
@@ -341,6 +346,7 @@ impl<S: Store> Pool<S> {
                 self.hold_growth(step, "denied", MINUTE, &reason, now)
             }
             Step::ProtectEni { .. } => self.block(Blocked::Protect, "denied", now, MINUTE, reason),
+            Step::SetGroups { .. } => self.block(Blocked::Groups, "denied", now, MINUTE, reason),
             Step::Unassign { slot, addresses, .. } => {
                 self.note(vec![Record::UnassignRefused {
                     slot: *slot,
@@ -475,6 +481,7 @@ impl<S: Store> Pool<S> {
         }
         self.activity.doubts.remove(&slot);
         self.activity.links.remove(&slot);
+        self.forget_groups(slot);
         self.refused.remove(&slot);
         self.absent.remove(&slot);
         self.forget_failures(slot);
@@ -519,7 +526,7 @@ pub(super) fn unanswered(what: &str, error: &CloudError) -> (&'static str, Durat
     (kind(&error.class), base, reason)
 }
 
-fn kind(class: &ErrorClass) -> &'static str {
+pub(super) fn kind(class: &ErrorClass) -> &'static str {
     match class {
         ErrorClass::Throttled { .. } => "throttled",
         ErrorClass::SubnetExhausted { .. } => "subnet_full",

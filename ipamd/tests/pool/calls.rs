@@ -1,5 +1,7 @@
 //! How many calls to EC2 the pool costs, and how fast it grows.
 
+use veni_provider::Cloud;
+
 use super::*;
 
 /// 30 up, 30 down, cooldown passed, 56 up: EC2 calls and idle addresses at each step.
@@ -114,4 +116,44 @@ async fn an_eni_costs_three_calls_to_make_and_two_to_free() {
     assert_eq!(node.sim().calls().of("DetachNetworkInterface").calls, 1);
     assert_eq!(node.sim().calls().of("DeleteNetworkInterface").calls, 1);
     assert_eq!(node.sim().calls().of("DescribeNetworkInterfaces").calls, 2, "at the start only");
+}
+
+/// In real time: the shortest of several, because the machine is the tests' too.
+#[tokio::test]
+async fn a_waiting_add_has_its_refill_within_5_ms_of_real_time() {
+    let targets = Targets { warm_eni: 0, ..Targets::default() };
+    let node = Node::start(NodeSpec::instant(Config { targets, ..Config::default() })).await;
+    node.view().await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut shortest = Duration::MAX;
+    for pod in 0..12 {
+        let began = Instant::now();
+        node.add(pod).await;
+        shortest = shortest.min(began.elapsed());
+    }
+    println!("a refill for a waiting ADD, asked for and there: {shortest:?}");
+    assert!(shortest <= Duration::from_millis(5), "{shortest:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_security_groups_of_the_primary_eni_are_the_other_enis_too() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    assert_all_wired(&add_all(&node, 0..30).await);
+    node.settle().await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let calls = |node: &Node| node.sim().calls().of("ModifyNetworkInterfaceAttribute").calls;
+    let (before, enis) = (calls(&node), node.view().await.enis);
+    let groups: Vec<veni_core::id::SecurityGroupId> =
+        ["sg-new1", "sg-new2"].map(|id| id.parse().unwrap()).into();
+    for group in &groups {
+        node.sim().add_security_group(group.clone(), "vpc-1".parse().unwrap()).unwrap();
+    }
+    let primary = enis[0].id.clone().unwrap();
+    node.cloud().set_security_groups(&primary, &groups).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(130)).await;
+    for interface in node.sim().interfaces() {
+        assert_eq!(interface.security_groups, groups, "{}", interface.id);
+    }
+    assert_eq!(enis.len(), 3);
+    assert_eq!(calls(&node) - before, 3, "one by this test, one for each further ENI");
 }

@@ -102,3 +102,42 @@ async fn addresses_of_an_eni_without_its_link_are_not_counted_as_available() {
     assert!(error.message.contains("the link of eni-"), "{}", error.message);
     assert!(error.message.contains("is not configured"), "{}", error.message);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_eni_whose_link_never_comes_starves_nobody_while_another_can_be_made() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    node.host.state().withheld.insert(2);
+    let mut wired = std::collections::BTreeSet::new();
+    for _ in 0..6 {
+        let missing: Vec<_> = (0..30).filter(|pod| !wired.contains(pod)).collect();
+        let adds: Vec<_> =
+            missing.iter().map(|pod| (*pod, tokio::spawn(node.begin_add(*pod)))).collect();
+        for (pod, add) in adds {
+            if let Some(ReplyBody::Wiring(_)) = add.await.unwrap() {
+                wired.insert(pod);
+            }
+        }
+        // The kubelet's back-off.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    assert_eq!(wired.len(), 30, "{:?}", node.view().await.enis);
+    let told = |view: &veni_core::wire::inspect::View| {
+        view.problems.iter().find(|p| p.kind == "no_link").map(|p| p.message.clone())
+    };
+    let view = node.view().await;
+    let problem = told(&view).expect("it is told");
+    assert!(problem.contains("device 2") && problem.contains("dmesg"), "{problem}");
+    // It goes, and what comes in its place has the same trouble: fewer and fewer attempts.
+    let calls = |node: &Node| node.sim().calls().of("CreateNetworkInterface").calls;
+    tokio::time::sleep(Duration::from_secs(1800)).await;
+    let before = calls(&node);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(calls(&node) - before <= 6, "{} ENIs made in an hour", calls(&node) - before);
+    node.host.state().withheld.clear();
+    tokio::time::sleep(Duration::from_secs(1800)).await;
+    let view = node.settle().await;
+    assert_eq!(told(&view), None, "{:?}", view.problems);
+    assert_nothing_leaked(&node).await;
+    node.assert_sound();
+}

@@ -23,6 +23,8 @@ impl Ledger {
                 // One that was thought to be detached is attached after all.
                 let fits = |p: &Phase| matches!(p, Phase::Created | Phase::Detached);
                 let eni = self.in_phase("eni_attaching", *slot, fits)?;
+                // `DeleteOnTermination` is the attachment's, not the ENI's.
+                eni.protected &= eni.attachment.as_ref() == Some(attachment);
                 eni.attachment = Some(attachment.clone());
                 eni.enter(Phase::Attaching, *at);
                 Ok(())

@@ -367,3 +367,162 @@ fn what_blocks_several_things_is_waited_for_once() {
     assert_eq!(plan.waiting_for, ["subnet-1 is full"]);
     assert_eq!(plan.wake_at, Some(BootTime(5_000)), "the earlier one");
 }
+
+/// The world's second ENI, attached at `now` and without a link, with 11 addresses.
+fn attach_second(world: &mut World) {
+    world.apply(Record::EniAdopted {
+        slot: slot(1),
+        primary: false,
+        eni: EniFacts {
+            id: "eni-1".parse().unwrap(),
+            mac: crate::net::Mac::local(1),
+            subnet: "subnet-1".parse().unwrap(),
+            subnet_prefix: None,
+            primary_address: Ipv4Addr::new(10, 0, 1, 4),
+        },
+        addresses: (0..11).map(|i| Ipv4Addr::new(10, 0, 1, 10 + i)).collect(),
+        attachment: Some("eni-attach-1".parse().unwrap()),
+        protected: true,
+        at: world.now,
+    });
+}
+
+fn fill_primary(world: &mut World, pods: u32) {
+    let addresses = (0..14).map(|i| Ipv4Addr::new(10, 0, 0, 10 + i)).collect();
+    world.apply(Record::Gained { slot: slot(0), addresses, at: world.now });
+    (0..pods).for_each(|n| world.allocate(n));
+}
+
+#[test]
+fn an_eni_without_a_link_is_not_counted_on_for_ever_and_goes() {
+    let mut world = World::new(by_addresses());
+    fill_primary(&mut world, 14);
+    attach_second(&mut world);
+    world.waiting = 6;
+    assert!(world.steps().is_empty(), "it brings what is missing: {:?}", world.steps());
+    let observe = "ask EC2 how it stands with eni-1";
+    world.now = BootTime(59_999);
+    assert_eq!(world.steps(), [observe]);
+    let wait = |until: u64| Block {
+        until: BootTime(until),
+        attempts: 3,
+        kind: "attaching",
+        reason: "no link yet".into(),
+        since: BootTime(0),
+    };
+    world.activity.blocks.insert(Blocked::Slot(slot(1)), wait(300_000));
+    assert_eq!(world.plan().wake_at, Some(BootTime(60_000)));
+    world.now = BootTime(60_000);
+    let create = "create an ENI with 11 addresses for device 2";
+    assert_eq!(world.steps(), [create]);
+    // A daemon that has just begun has not seen its links yet.
+    world.activity.began = BootTime(50_000);
+    assert!(world.steps().is_empty(), "{:?}", world.steps());
+    world.activity.began = BootTime(0);
+    world.waiting = 0;
+    world.now = BootTime(180_000);
+    let detach = "detach the ENI at device 1";
+    assert_eq!(world.steps()[0], detach);
+    for keep in [
+        |world: &mut World| world.settings.provisioning = false,
+        |world: &mut World| world.activity.unclaimed = 1,
+        |world: &mut World| world.activity.doubts.extend([slot(1)]),
+        |world: &mut World| {
+            let allocation = Allocation {
+                attachment: World::attachment(99),
+                pod: PodRef::default(),
+                netns: "/x".into(),
+                address: Ipv4Addr::new(10, 0, 1, 10),
+                slot: slot(1),
+                host_ifname: "eni99".parse().unwrap(),
+                host_ifindex: world.ledger.next_ifindex(),
+                at: world.now,
+            };
+            world.apply(Record::Assigned(allocation));
+        },
+    ] {
+        let mut world = World {
+            ledger: world.ledger.clone(),
+            activity: world.activity.clone(),
+            settings: world.settings.clone(),
+            ..world
+        };
+        keep(&mut world);
+        assert!(!world.steps().contains(&detach.to_owned()), "{:?}", world.steps());
+    }
+}
+
+#[test]
+fn an_eni_is_protected_as_soon_as_it_has_an_attachment() {
+    let mut world = World::new(by_addresses());
+    let at = BootTime(0);
+    let (token, place) = ("t".to_owned(), None);
+    world.apply(Record::EniPlanned { slot: slot(1), token, addresses: 2, place, at });
+    let eni = world.ledger.eni(slot(0)).unwrap().facts.clone().unwrap();
+    let eni = EniFacts { id: "eni-1".parse().unwrap(), ..eni };
+    let addresses = vec![Ipv4Addr::new(10, 0, 1, 1), Ipv4Addr::new(10, 0, 1, 2)];
+    world.apply(Record::EniCreated { slot: slot(1), eni, addresses, at });
+    assert_eq!(world.steps()[0], "attach eni-1 as device 1");
+    let attachment: AttachmentId = "eni-attach-1".parse().unwrap();
+    world.apply(Record::EniAttaching { slot: slot(1), attachment: attachment.clone(), at });
+    assert_eq!(world.steps()[0], "let eni-1 go when the instance goes");
+    world.apply(Record::EniProtected { slot: slot(1) });
+    assert!(!world.steps().iter().any(|s| s.starts_with("let")), "once: {:?}", world.steps());
+    world.apply(Record::EniReady { slot: slot(1), at });
+    assert!(!world.steps().iter().any(|s| s.starts_with("let")), "once: {:?}", world.steps());
+    for (again, protected) in [(attachment, true), ("eni-attach-2".parse().unwrap(), false)] {
+        for record in [
+            Record::EniDraining { slot: slot(1), at },
+            Record::EniDetached { slot: slot(1), at },
+            Record::EniAttaching { slot: slot(1), attachment: again, at },
+        ] {
+            world.apply(record);
+        }
+        assert_eq!(world.ledger.eni(slot(1)).unwrap().protected, protected);
+    }
+}
+
+#[test]
+fn an_eni_that_is_to_go_stays_while_a_pod_has_an_address_of_it() {
+    let mut world = World::new(by_addresses());
+    world.adopt(1, 2);
+    world.apply(Record::EniDraining { slot: slot(1), at: BootTime(0) });
+    let detach = || "detach the ENI at device 1".to_owned();
+    assert!(world.steps().contains(&detach()), "{:?}", world.steps());
+    world.apply(Record::Assigned(Allocation {
+        attachment: World::attachment(0),
+        pod: PodRef::default(),
+        netns: "/x".into(),
+        address: Ipv4Addr::new(10, 0, 1, 10),
+        slot: slot(1),
+        host_ifname: "eni0".parse().unwrap(),
+        host_ifindex: world.ledger.next_ifindex(),
+        at: world.now,
+    }));
+    assert!(!world.steps().contains(&detach()), "{:?}", world.steps());
+    world.release(0);
+    assert!(world.steps().contains(&detach()), "{:?}", world.steps());
+}
+
+#[test]
+fn enis_get_the_primarys_security_groups_where_ec2_shows_others() {
+    let mut world = World::new(by_addresses());
+    world.adopt(1, 10);
+    let set = "set the security groups of eni-1".to_owned();
+    let groups = |ids: &[&str]| ids.iter().map(|id| id.parse().unwrap()).collect::<Vec<_>>();
+    world.settings.networking.primary.security_groups = groups(&["sg-b", "sg-a"]);
+    assert!(!world.steps().contains(&set), "it is not known which they are");
+    let shown = |world: &mut World, ids: &[&str]| {
+        let shown = groups(ids).into_iter().collect();
+        world.activity.groups.insert("eni-1".parse().unwrap(), shown);
+    };
+    shown(&mut world, &["sg-a", "sg-b"]);
+    assert!(!world.steps().contains(&set), "the same in another order");
+    shown(&mut world, &["sg-a"]);
+    assert!(world.steps().contains(&set), "{:?}", world.steps());
+    world.settings.networking.primary.security_groups.clear();
+    assert!(!world.steps().contains(&set), "metadata that shows none is not believed");
+    world.settings.networking.primary.security_groups = groups(&["sg-b"]);
+    world.settings.networking.custom = Some(crate::ipam::placement::Custom::default());
+    assert!(!world.steps().contains(&set), "an ENIConfig's ENIs keep theirs");
+}
