@@ -1,6 +1,7 @@
 //! Whether ADDs are served: for readiness, and for the plugin's STATUS.
 //!
-//! Two questions. *Ready* (`/readyz`, `veni_ready`, `venictl status`): the next ADD has its address at once. *STATUS*: is
+//! Two questions. *Ready* (`/readyz`, `veni_ready`, `venictl status`): the next ADD has its address at once, or the instance
+//! holds no more pods and ipamd has nothing left to do for one. *STATUS*: is
 //! there a defect for which ADDs end in an error? Runtimes pass STATUS on as the node's `NetworkReady`, and a node that is
 //! not ready is tainted and loses its healthy pods. So STATUS does not fail because ADDs wait or the pool is empty while it
 //! can grow, nor for want of addresses on a node that has pods: a full node or a full subnet is the scheduler's
@@ -16,12 +17,13 @@ use super::Owner;
 use crate::{host::Host, journal::Store};
 
 impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
-    /// Whether an ADD would be served now, without a wait.
+    /// Whether an ADD would be served now, without a wait, or could not be on this instance by whatever ipamd.
     pub(super) fn ready(&self) -> bool {
-        self.waiters.is_empty()
-            && self.unfiltered.is_none()
+        let at_once =
+            self.waiters.is_empty() && self.parts.pool.snapshot(self.now()).available() > 0;
+        self.unfiltered.is_none()
             && self.parts.pool.storage_trouble().is_none()
-            && self.parts.pool.snapshot(self.now()).available() > 0
+            && (at_once || self.parts.pool.holds_no_more())
     }
 
     /// The node has been seen able to take pods: with an address at hand, or full of pods that it has taken.

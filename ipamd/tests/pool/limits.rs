@@ -169,3 +169,36 @@ async fn a_problem_is_as_old_as_its_cause() {
     let denied = problems.iter().find(|p| p.kind == "denied").unwrap();
     assert!(denied.age_secs >= 100, "nobody has looked before: {denied:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_full_of_pods_is_ready_and_an_empty_pool_that_can_grow_is_not() {
+    let mut spec = NodeSpec::instant(by_addresses());
+    spec.instance_type = "t3.small";
+    let mut node = Node::start(spec).await;
+    assert_all_wired(&add_all(&node, 0..9).await);
+    let full = node.settle_full().await;
+    assert_eq!((full.pool.available, full.pool.assigned, full.daemon.ready), (0, 9, true));
+    // One too many waits, and is refused: the instance's affair, not this daemon's.
+    drop(node.begin_add(9).await);
+    assert!(node.view().await.daemon.ready);
+    node.kill().await;
+    node.boot().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(node.view().await.daemon.ready, "a restart of a full node comes to its end");
+    node.store().set_full(true);
+    drop(node.begin_add(10).await);
+    node.del(0).await;
+    assert!(!node.view().await.daemon.ready, "the journal takes nothing");
+    node.store().set_full(false);
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    node.sim().inject(Fault::deny("CreateNetworkInterface").times(u32::MAX));
+    node.sim().inject(Fault::deny("AssignPrivateIpAddresses").times(u32::MAX));
+    del_all(&node, 1..5).await;
+    let cooling = node.view().await;
+    assert_eq!((cooling.pool.assigned, cooling.daemon.ready), (4, true), "{:?}", cooling.pool);
+    let mut spec = NodeSpec::instant(by_addresses());
+    spec.sim.latency = Latency::fixed(3000, 3000);
+    let empty = Node::start(spec).await;
+    let view = empty.view().await;
+    assert_eq!((view.pool.available, view.daemon.ready), (0, false), "it has not grown yet");
+}
