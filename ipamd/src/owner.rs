@@ -4,7 +4,7 @@
 //! an ADD that finds no address waits, bounded, and the refill that it triggers starts within [`COALESCE`].
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -60,7 +60,7 @@ const QUIET: Duration = Duration::from_millis(60);
 const METADATA_PERIOD: Duration = Duration::from_secs(60);
 /// The same while an attached ENI waits for its subnet's CIDR.
 const PREFIX_PERIOD: Duration = Duration::from_secs(10);
-/// How long a plugin may keep its attachment to itself.
+/// How long a plugin that a former daemon answered may be at work still: it keeps to that itself once its connection has closed.
 const HOLD: Duration = Duration::from_secs(60);
 /// How often a disk that took nothing is tried again.
 const STORAGE_RETRY: Duration = Duration::from_secs(1);
@@ -124,7 +124,7 @@ pub struct Owner<C, H, S> {
     naming: Arc<Naming>,
     waiters: VecDeque<Waiter>,
     /// Attachments that a plugin works on, with what waits behind it.
-    held: HashMap<Attachment, Held>,
+    held: BTreeMap<Attachment, Held>,
     calls: JoinSet<Done>,
     surveying: bool,
     /// Whether EC2 is being asked what was left behind.
@@ -146,9 +146,9 @@ pub struct Owner<C, H, S> {
     started: Instant,
     /// The same as the ledger's time.
     began: BootTime,
-    repairs: std::collections::BTreeMap<String, u64>,
+    repairs: BTreeMap<String, u64>,
     host_problems: Vec<String>,
-    links: std::collections::BTreeMap<EniSlot, String>,
+    links: BTreeMap<EniSlot, String>,
     wanted: Wanted,
     problem_since: HashMap<(String, String), BootTime>,
     /// What was asked during the start and not answered.
@@ -166,7 +166,7 @@ pub struct Owner<C, H, S> {
     /// Pods that were released while their link was there.
     left: Vec<Allocation>,
     /// ADDs that the former daemon answered and whose plugin may be at work still, until it cannot be any more.
-    resuming: HashMap<Attachment, Instant>,
+    resuming: BTreeMap<Attachment, Instant>,
 }
 
 #[derive(Debug)]
@@ -181,7 +181,6 @@ struct Waiter {
 #[derive(Debug)]
 struct Held {
     by: ConnectionId,
-    until: Instant,
     queue: VecDeque<Command>,
 }
 
@@ -213,7 +212,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         Self {
             naming,
             waiters: VecDeque::new(),
-            held: HashMap::new(),
+            held: BTreeMap::new(),
             calls: JoinSet::new(),
             surveying: false,
             looking: false,
@@ -229,9 +228,9 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             last_plan: Plan::default(),
             started: now,
             began: parts.clock.now(),
-            repairs: std::collections::BTreeMap::new(),
+            repairs: BTreeMap::new(),
             host_problems: Vec::new(),
-            links: std::collections::BTreeMap::new(),
+            links: BTreeMap::new(),
             wanted: Wanted::default(),
             problem_since: HashMap::new(),
             early: VecDeque::new(),
@@ -241,7 +240,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             able: None,
             strays: Strays::new(),
             left: Vec::new(),
-            resuming: HashMap::new(),
+            resuming: BTreeMap::new(),
             parts,
         }
     }
@@ -568,13 +567,11 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     fn wake_at(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(600);
         let deadlines = self.waiters.iter().map(|w| w.deadline);
-        let holds = self.held.values().filter(|h| !h.queue.is_empty()).map(|h| h.until);
         let comparison = (!self.comparing).then_some(self.compare_at);
         [self.plan_at, self.storage_at, self.filter_at, comparison]
             .into_iter()
             .flatten()
             .chain(deadlines)
-            .chain(holds)
             .chain(self.resuming.values().copied())
             .fold(far, Instant::min)
     }

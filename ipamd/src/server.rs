@@ -26,7 +26,7 @@ use crate::{
 
 /// How long a client may take to say what it wants, or to take its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the connection of an ADD may stay open after its answer.
+/// After how long the connection of an ADD that is open still is worth a word.
 const WIRING: Duration = Duration::from_secs(60);
 
 /// Binds `path`, mode 0600: nobody but root allocates or frees. A former daemon's socket is replaced atomically, so
@@ -84,7 +84,10 @@ async fn converse(mut stream: UnixStream, requests: Requests, metrics: Arc<Metri
             if answered {
                 metrics.answered("add", read_at.elapsed());
                 if timeout(WIRING, hung_up(&mut stream)).await.is_err() {
-                    tracing::warn!("a plugin kept its ADD open for 60 s");
+                    // Its address is kept for it: the connection closes when it is done, and when it dies. There are no more such
+                    // connections than addresses.
+                    tracing::warn!("a plugin keeps its ADD open for more than 60 s");
+                    hung_up(&mut stream).await;
                 }
             }
             requests.tell(Command::AddClosed(connection, attachment)).await;

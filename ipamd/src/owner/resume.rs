@@ -92,7 +92,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     /// Plugins of the former daemon that had their time: what has a link is a pod, the rest is for `sweep`.
     pub(super) fn end_resuming(&mut self) {
         let now = Instant::now();
-        let over: Vec<_> = self.resuming.extract_if(|_, until| *until <= now).collect();
+        let over: Vec<_> = self.resuming.extract_if(.., |_, until| *until <= now).collect();
         for (attachment, _) in over {
             let Some(pod) = self.parts.pool.ledger.allocation(&attachment) else { continue };
             if self.parts.host.has_link(&pod.host_ifname, pod.host_ifindex) {

@@ -16,7 +16,7 @@ use veni_core::{
 };
 use veni_provider::Cloud;
 
-use super::{Command, ConnectionId, HOLD, Held, Owner, Waiter};
+use super::{Command, ConnectionId, Held, Owner, Waiter};
 use crate::{
     fault,
     host::Host,
@@ -75,7 +75,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         let now = Instant::now();
         // Its plugin tells when it is done.
         self.resuming.remove(&request.attachment);
-        let held = Held { by: connection, until: now + HOLD, queue: VecDeque::new() };
+        let held = Held { by: connection, queue: VecDeque::new() };
         self.held.insert(request.attachment.clone(), held);
         // First come, first served: who comes later does not overtake those that wait.
         if (self.waiters.is_empty()
@@ -191,7 +191,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         }
     }
 
-    /// Ends waits that are over, and holds of plugins that hang.
+    /// Ends waits that are over. A plugin that hangs keeps its attachment: what it wires when it goes on must be its own still,
+    /// and the kernel tells of its end.
     pub(super) fn expire(&mut self) {
         let now = Instant::now();
         self.end_resuming();
@@ -203,15 +204,6 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             tracing::warn!(ns = pod.namespace, pod = pod.name, why, "no address within the wait");
             self.tell_starved(pod, &why);
             answer(waiter.reply, no_address(format!("no address: {why}")));
-        }
-        let hanging: Vec<_> = self
-            .held
-            .iter()
-            .filter(|(_, h)| h.until <= now)
-            .map(|(attachment, _)| attachment.clone())
-            .collect();
-        for attachment in hanging {
-            self.let_go(&attachment);
         }
     }
 
@@ -246,6 +238,14 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     }
 
     fn del(&mut self, attachment: &Attachment, reason: DelReason) -> ReplyBody {
+        // An ADD that failed has undone its wiring. A link that is there is another ADD's, and its pod runs.
+        let host = &self.parts.host;
+        let wired = |pod: &Allocation| host.link_remains(&pod.host_ifname, pod.host_ifindex);
+        let known = self.parts.pool.ledger.allocation(attachment);
+        if reason == DelReason::AddFailed && known.is_some_and(wired) {
+            tracing::warn!(container = %attachment.container_id, "an ADD failed for a pod that another one has wired: it keeps its address");
+            return ReplyBody::Released(Released::default());
+        }
         let released = self.release(attachment);
         self.parts.metrics.deleted(reason);
         self.plan_soon();

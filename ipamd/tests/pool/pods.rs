@@ -1,5 +1,7 @@
 //! ADDs, DELs, and pods that go without one.
 
+use veni_core::wire::DelReason;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -63,7 +65,7 @@ async fn a_pod_that_is_released_while_its_link_is_there_keeps_its_address_from_o
     node.settle().await;
     let requests = node.requests().unwrap();
     let attachment = Node::attachment(0);
-    requests.del(attachment, veni_core::wire::DelReason::PodDeleted).await.unwrap();
+    requests.del(attachment, DelReason::PodDeleted).await.unwrap();
     for n in 1..4 {
         assert_ne!(node.add(n).await.address, wiring.address, "its link may send from it");
     }
@@ -112,4 +114,46 @@ async fn adds_whose_plugins_have_died_are_no_demand() {
     node.view().await;
     assert_eq!(node.view().await.pool.waiting, 1);
     drop(living.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_plugin_holds_is_not_released_as_long_as_it_is_there() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    let (connection, request) = (ConnectionId::next(), Node::request(0));
+    let (requests, attachment) = (node.requests().unwrap(), request.attachment.clone());
+    let body = requests.ask(|reply| Command::Add(connection, request, reply)).await;
+    let Some(ReplyBody::Wiring(wiring)) = body else { panic!("{body:?}") };
+    // It is stopped: no link, no result.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(node.view().await.pool.assigned, 1, "its address is kept for it");
+    let del = tokio::spawn({
+        let (requests, attachment) = (requests.clone(), attachment.clone());
+        async move { requests.del(attachment, DelReason::PodDeleted).await }
+    });
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(!del.is_finished(), "DEL stands behind the ADD");
+    node.host.state().links.insert(wiring.host_ifindex);
+    requests.tell(Command::AddClosed(connection, attachment)).await;
+    assert!(matches!(del.await.unwrap(), Some(ReplyBody::Released(_))));
+    assert_eq!(node.view().await.pool.assigned, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_add_that_fails_takes_nothing_from_the_pod_that_the_first_has_wired() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    let wiring = node.add(0).await;
+    let requests = node.requests().unwrap();
+    let failed = |pod| requests.del(Node::attachment(pod), DelReason::AddFailed);
+    assert_eq!(node.add(0).await, wiring);
+    assert!(matches!(failed(0).await, Some(ReplyBody::Released(_))));
+    assert_eq!(node.view().await.pool.assigned, 1, "the pod runs");
+    assert!(node.host.state().admitted.contains_key(&wiring.host_ifindex));
+    // One that made the allocation, and has undone its link.
+    let (connection, request) = (ConnectionId::next(), Node::request(1));
+    let body = requests.ask(|reply| Command::Add(connection, request, reply)).await;
+    assert!(matches!(body, Some(ReplyBody::Wiring(_))));
+    requests.tell(Command::AddClosed(connection, Node::attachment(1))).await;
+    assert!(matches!(failed(1).await, Some(ReplyBody::Released(_))));
+    assert_eq!(node.view().await.pool.assigned, 1, "nothing of the failed ADD is left");
+    node.assert_sound();
 }
