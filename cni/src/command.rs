@@ -89,8 +89,13 @@ fn allocate_and_wire(
         return Err(ipamd::Error::Unexpected.into());
     };
     fault::point("add:allocated");
+    conversation.still_held()?;
     wiring.mtu = config.mtu.unwrap_or(wiring.mtu);
     pod::wire(&mut host, &mut inside, netns, &wiring, &target.ifname).map_err(Error::Wiring)?;
+    if let Err(lost) = conversation.still_held() {
+        remove(&mut host, &wiring.host_ifname).map_err(|problem| Error::Unwiring(vec![problem]))?;
+        return Err(lost.into());
+    }
     Ok(*wiring)
 }
 

@@ -114,6 +114,7 @@ impl Error {
                 ipamd::Error::Missing { .. }
                 | ipamd::Error::Refused { .. }
                 | ipamd::Error::Timeout { .. }
+                | ipamd::Error::Lost { .. }
                 | ipamd::Error::Closed => Code::TryAgainLater,
                 ipamd::Error::Connect { .. } | ipamd::Error::Exchange(_) => Code::Io,
                 ipamd::Error::Version { .. }

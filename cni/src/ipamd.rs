@@ -15,7 +15,8 @@ use nix::{
     errno::Errno,
     sys::{
         socket::{
-            AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
+            AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, setsockopt,
+            socket, sockopt,
         },
         time::TimeVal,
     },
@@ -76,6 +77,15 @@ pub enum Error {
         "ipamd closed the connection without an answer: it was restarted or refused the request"
     )]
     Closed,
+    /// The plugin was held up for so long that the daemon may have given the address to another pod.
+    #[error(
+        "this plugin was held up for more than {} s, and ipamd was replaced meanwhile: the address may be another pod's, the \
+         runtime tries again", after.as_secs()
+    )]
+    Lost {
+        /// How long it had.
+        after: Duration,
+    },
     /// Reading or writing failed.
     #[error("talking to ipamd")]
     Exchange(#[source] io::Error),
@@ -133,7 +143,14 @@ impl Conversation {
         let limit = timeval(patience);
         setsockopt(&fd, sockopt::SendTimeout, &limit).map_err(failed)?;
         setsockopt(&fd, sockopt::ReceiveTimeout, &limit).map_err(failed)?;
-        connect(fd.as_raw_fd(), &UnixAddr::new(path).map_err(failed)?).map_err(failed)?;
+        let address = UnixAddr::new(path).map_err(failed)?;
+        loop {
+            match connect(fd.as_raw_fd(), &address) {
+                // Stopped and continued (signal(7)): nothing has begun.
+                Err(Errno::EINTR) if Instant::now() < deadline => {}
+                connected => break connected.map_err(failed)?,
+            }
+        }
         Ok(Self { stream: UnixStream::from(fd), deadline, patience })
     }
 
@@ -169,7 +186,7 @@ impl Conversation {
         let mut line = Vec::with_capacity(2048);
         let mut chunk = [0; 2048];
         while line.last() != Some(&b'\n') {
-            match self.stream.read(&mut chunk).map_err(|error| self.failed(error))? {
+            match self.read(&mut chunk)? {
                 0 if line.is_empty() => return Err(Error::Closed),
                 0 => break,
                 length => line.extend_from_slice(&chunk[..length]),
@@ -192,6 +209,38 @@ impl Conversation {
                 Err(Error::ForeignVersion { version: reply.version })
             }
             body => Ok(body),
+        }
+    }
+
+    /// Reads some. A signal interrupts a read with a timeout, even one that is only stopped and continued (signal(7)).
+    fn read(&mut self, chunk: &mut [u8]) -> Result<usize, Error> {
+        loop {
+            match self.stream.read(chunk) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    let left = self.deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Err(Error::Timeout { after: self.patience });
+                    }
+                    self.stream.set_read_timeout(Some(left)).map_err(Error::Exchange)?;
+                }
+                read => return read.map_err(|error| self.failed(error)),
+            }
+        }
+    }
+
+    /// Whether ipamd may have taken back what it answered: the time is over and it has closed the connection, so that it does not
+    /// know of this plugin any more. Within the time it waits, whoever closed. (No system call then.)
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub fn still_held(&self) -> Result<(), Error> {
+        if Instant::now() <= self.deadline {
+            return Ok(());
+        }
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        match recv(self.stream.as_raw_fd(), &mut [0], flags) {
+            Err(Errno::EAGAIN) => Ok(()),
+            _ => Err(Error::Lost { after: self.patience }),
         }
     }
 
@@ -246,5 +295,24 @@ mod tests {
             opened
         });
         assert!(opened.is_ok(), "{opened:?}");
+    }
+
+    #[test]
+    fn an_answer_is_doubted_only_late_and_once_ipamd_has_hung_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let open = |patience| {
+            let conversation = Conversation::open(&path, patience).unwrap();
+            (conversation, listener.accept().unwrap().0)
+        };
+        let (early, daemon) = open(Duration::from_secs(60));
+        drop(daemon);
+        assert!(early.still_held().is_ok(), "ipamd may be replaced while a pod is wired");
+        let (late, daemon) = open(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(30));
+        assert!(late.still_held().is_ok(), "ipamd waits for this plugin");
+        drop(daemon);
+        assert!(matches!(late.still_held(), Err(Error::Lost { .. })));
     }
 }

@@ -404,3 +404,23 @@ fn bad_input_is_refused_with_the_specifications_code() {
         assert_eq!(node.state(), before);
     });
 }
+
+/// A read with a timeout is interrupted by being stopped and continued, as a debugger or a freezer does (signal(7)).
+#[test]
+fn a_plugin_that_is_stopped_and_continued_goes_on_waiting() {
+    on_a_node(|mut node| {
+        node.ipamd.with(|state| state.thinks = std::time::Duration::from_millis(600));
+        let config = node.config().to_string();
+        let call = start(&node.environment("ADD"), config.as_bytes());
+        for signal in ["-STOP", "-CONT"] {
+            std::thread::sleep(std::time::Duration::from_millis(150));
+            let kill = ["kill", signal, &call.id().to_string()].join(" ");
+            assert!(
+                std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success()
+            );
+        }
+        let outcome = finish(call);
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        node.assert_wired();
+    });
+}

@@ -68,6 +68,8 @@ pub(crate) struct State {
     pub(crate) allocated: bool,
     /// Whether connections are closed without an answer.
     pub(crate) hangs_up: bool,
+    /// How long an answer takes.
+    pub(crate) thinks: std::time::Duration,
     /// The version that answers are in.
     pub(crate) version: u32,
     /// Every request, in order.
@@ -168,6 +170,7 @@ impl FakeIpamd {
             wiring: Some(wiring()),
             allocated: false,
             hangs_up: false,
+            thinks: std::time::Duration::ZERO,
             version: 1,
             asked: Vec::new(),
         };
@@ -219,6 +222,7 @@ impl FakeIpamd {
             *changed.wait_while(adding, |adding| *adding).unwrap() =
                 matches!(request.body, RequestBody::Add(_));
         }
+        thread::sleep(self.with(|state| state.thinks));
         let reply = self.with(|state| state.answer(&request.body));
         let mut reply = serde_json::to_vec(&reply).unwrap();
         reply.push(b'\n');
