@@ -1,7 +1,7 @@
 //! The ledger: a fold of [`Record`]s.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
     time::Duration,
 };
@@ -18,11 +18,11 @@ pub const TOMBSTONE: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
     enis: BTreeMap<EniSlot, Eni>,
-    addresses: HashMap<Ipv4Addr, AddressEntry>,
-    allocations: HashMap<Attachment, Allocation>,
+    addresses: BTreeMap<Ipv4Addr, AddressEntry>,
+    allocations: BTreeMap<Attachment, Allocation>,
     cooling: BTreeSet<(BootTime, Ipv4Addr)>,
     /// What was given back, of which ENI and when.
-    tombstones: HashMap<Ipv4Addr, (EniSlot, BootTime)>,
+    tombstones: BTreeMap<Ipv4Addr, (EniSlot, BootTime)>,
     last_ifindex: u32,
     unconfirmed: bool,
 }
@@ -244,12 +244,12 @@ impl Ledger {
         self.allocations.get(attachment)
     }
 
-    /// All allocations, in no order.
+    /// All allocations, by attachment: whoever goes through them does so in the same order each time.
     pub fn allocations(&self) -> impl Iterator<Item = &Allocation> {
         self.allocations.values()
     }
 
-    /// All addresses with their ENI's slot and state, in no order.
+    /// All addresses with their ENI's slot and state, in their order.
     pub fn addresses(&self) -> impl Iterator<Item = (Ipv4Addr, EniSlot, &AddressState)> {
         self.addresses.iter().map(|(address, entry)| (*address, entry.slot, &entry.state))
     }

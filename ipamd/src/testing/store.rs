@@ -117,14 +117,17 @@ impl Store for MemoryStore {
     }
 
     fn compact(&mut self, ledger: &Ledger) {
-        let mut written = lock(&self.records);
-        if written.len() > 512 {
-            *written = ledger.to_records();
+        if self.len() > 512 {
+            self.rewrite(ledger);
         }
     }
 
     fn rewrite(&mut self, ledger: &Ledger) {
-        *lock(&self.records) = ledger.to_records();
+        // As the journal: a full disk takes no new file, and what waited for the disk is in the ledger.
+        if !self.full.load(Ordering::Relaxed) {
+            *lock(&self.records) = ledger.to_records();
+            self.backlog.clear();
+        }
     }
 
     fn keep_whereabouts(&mut self, whereabouts: &Whereabouts) {
