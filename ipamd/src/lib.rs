@@ -10,6 +10,7 @@
 
 pub mod clock;
 pub mod enforcer;
+pub mod environment;
 pub mod evidence;
 pub mod executor;
 pub mod fault;

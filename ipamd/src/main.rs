@@ -17,6 +17,7 @@ use veni_core::config::{Build, Config, Provider};
 use veni_ipamd::{
     clock::BootClock,
     enforcer::Handle,
+    environment,
     host::{HostEvent, kernel::Kernel},
     http, install,
     journal::{self, Journal},
@@ -55,29 +56,7 @@ fn main() -> ExitCode {
     }
     // What is left on the node goes without a cloud.
     let build = if argument.is_some() { Build::WHOLE } else { BUILD };
-    let config = match Config::for_build(std::env::vars(), build) {
-        Ok((config, warnings)) => {
-            init_logs(&config);
-            for warning in warnings {
-                tracing::warn!(%warning, "setting");
-            }
-            config
-        }
-        Err(errors) => {
-            init_logs(&Config::default());
-            for warning in Config::warnings(std::env::vars()) {
-                tracing::warn!(%warning, "setting");
-            }
-            for error in &errors {
-                tracing::error!(%error, "setting");
-            }
-            tracing::error!(
-                errors = errors.len(),
-                "ipamd does not start with wrong settings: correct them all"
-            );
-            return ExitCode::from(2);
-        }
-    };
+    let Some(config) = configuration(build) else { return ExitCode::from(2) };
     let job = match argument.as_deref() {
         Some("--install") => Some(install::plugin(&config)),
         Some(_) => Some(uninstall::uninstall(&config)),
@@ -104,6 +83,35 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Reads the settings and begins the log; `None` when they are wrong, all of which is told.
+fn configuration(build: Build) -> Option<Config> {
+    let (vars, illegible) = environment::read(std::env::vars_os());
+    let mut errors = illegible;
+    match Config::for_build(vars.iter().cloned(), build) {
+        Ok((config, warnings)) if errors.is_empty() => {
+            init_logs(&config);
+            for warning in warnings {
+                tracing::warn!(%warning, "setting");
+            }
+            return Some(config);
+        }
+        Ok(_) => {}
+        Err(others) => errors.extend(others),
+    }
+    init_logs(&Config::default());
+    for warning in Config::warnings(vars.into_iter()) {
+        tracing::warn!(%warning, "setting");
+    }
+    for error in &errors {
+        tracing::error!(%error, "setting");
+    }
+    tracing::error!(
+        errors = errors.len(),
+        "ipamd does not start with wrong settings: correct them all"
+    );
+    None
 }
 
 #[expect(clippy::print_stdout, reason = "asked for by the caller")]
