@@ -215,8 +215,7 @@ mod tests {
 
     #[test]
     fn an_object_takes_the_place_of_what_it_sets_and_of_nothing_else() {
-        let mut own = Config::default();
-        own.max_eni = Some(3);
+        let own = Config { max_eni: Some(3), ..Config::default() };
         let chosen = heard(&[("a", spec(&json!({}), 0, 7))]).choose(None);
         let settings = settings(&own, chosen.as_ref());
         assert_eq!((settings.targets.warm_ip, settings.max_eni), (7, Some(3)));
