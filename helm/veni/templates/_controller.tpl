@@ -25,11 +25,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $own := dict "VENI_LEASE_NAME" (printf "%s-controller" (include "veni.fullname" .)) -}}
 {{- $env := dict -}}
 {{- range $name := $shared -}}
-{{- with get $.Values.env $name -}}{{- $_ := set $env $name (toString .) -}}{{- end -}}
+{{- with get $.Values.env $name -}}{{- $_ := set $env $name (include "veni.text" .) -}}{{- end -}}
 {{- end -}}
 {{- range $name, $value := .Values.controller.env -}}
 {{- if hasKey $own $name -}}{{- fail (printf "controller.env.%s: it follows from the release" $name) -}}{{- end -}}
-{{- if kindIs "invalid" $value -}}{{- $_ := unset $env $name -}}{{- else -}}{{- $_ := set $env $name (toString $value) -}}{{- end -}}
+{{- if kindIs "invalid" $value -}}{{- $_ := unset $env $name -}}{{- else -}}{{- $_ := set $env $name (include "veni.text" $value) -}}{{- end -}}
 {{- end -}}
 {{- range $name, $value := merge $env $own }}
 - name: {{ $name }}
