@@ -22,7 +22,7 @@ tier_lint() {
     else echo "NOTE: cargo-deny is not installed: licences and bans are checked by the tier house, advisories by nobody"; fi
 }
 
-tier_house() { tests --test house --test runner; }
+tier_house() { tests --test house --test runner --test chart; }
 
 tier_unit() {
     tests --lib --test api_server --test binary --test conformance --test crds --test custom_networking --test pool --test results --test sim --test sim_properties \

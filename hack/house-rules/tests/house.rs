@@ -138,3 +138,28 @@ fn every_test_target_is_in_a_tier() {
         }
     }
 }
+
+#[test]
+fn the_controllers_page_has_its_variables_and_metrics() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let (page, settings, metrics) = (
+        read("docs/controller.md"),
+        read("controller/src/settings.rs"),
+        read("controller/src/metrics.rs"),
+    );
+    let table = settings.split("pub const VARIABLES").nth(1).unwrap().split("];").next().unwrap();
+    let quoted = |text: &str| text.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+    let in_the_table: Vec<String> = quoted(table);
+    let variables: Vec<_> = in_the_table.chunks(3).map(|row| &row[0]).collect();
+    assert!(variables.contains(&&"CLUSTER_NAME".to_owned()), "{variables:?}");
+    for name in variables {
+        assert!(page.contains(&format!("\n| `{name}` |")), "docs/controller.md lacks {name}");
+    }
+    let in_metrics: Vec<String> = quoted(&metrics);
+    let names: Vec<_> =
+        in_metrics.iter().filter(|text| text.starts_with("veni_controller_")).collect();
+    assert!(!names.is_empty());
+    for name in names {
+        assert!(page.contains(&format!("\n| `{name}")), "docs/controller.md lacks {name}");
+    }
+}
