@@ -42,9 +42,9 @@ pub const COUNTER_SLOTS: u32 = 64;
 /// What the filter knows about a pod. The key is the interface index of its host-side veth (`u32`).
 ///
 /// The kernel may write over a value that a program still reads, with any pod's: over an entry that was replaced. It copies
-/// from one end to the other (which is first depends on the CPU, `memcpy` in arch/x86/lib/memcpy_64.S). A program that finds
-/// one number at both ends before it reads and after it has read what one write wrote, and by
-/// [`PodValue::ifindex`] it knows whose it is.
+/// from one end to the other; which is first depends on the CPU (`memcpy` in arch/x86/lib/memcpy_64.S), and where that is one
+/// `rep movsb`, Intel promises no order within it. A program that finds one number at both ends before it reads and
+/// after it has read what one write wrote, as far as the copy is in order; by [`PodValue::ifindex`] it knows whose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct PodValue {

@@ -143,18 +143,17 @@ impl<S: Store> Pool<S> {
         enis.map(|eni| eni.counts().held()).sum()
     }
 
-    /// Whether all addresses that the instance, `MAX_ENI` or `VENI_MAX_PODS` allows are on pods, but for some that cool: there is
-    /// nothing to grow, and nothing wrong.
+    /// Whether all addresses that the instance, `MAX_ENI` or `VENI_MAX_PODS` allows are on pods: there is nothing to grow, and
+    /// nothing wrong. One that cools is not on a pod: the next pod waits for it, and may wait in vain.
     pub fn holds_no_more(&self) -> bool {
         let custom = self.settings.networking.custom.is_some();
         let enis = self.ledger.enis().filter(|eni| !(custom && eni.primary));
-        let used = |counts: Counts| counts.assigned + counts.cooling;
-        let taken: u32 = enis.map(|eni| used(eni.counts())).sum();
+        let taken: u32 = enis.map(|eni| eni.counts().assigned).sum();
         let foreign = u32::try_from(self.activity.foreign.len()).unwrap_or(u32::MAX);
         let elsewhere = foreign.saturating_mul(self.limits.per_eni);
         let most = self.capacity().saturating_sub(elsewhere);
         let most = self.settings.max_pods.map_or(most, |max| max.min(most));
-        self.ledger.counts().assigned > 0 && taken >= most
+        taken > 0 && taken >= most
     }
 
     /// How many addresses there can be; which limit that is, and how to raise it.

@@ -193,9 +193,11 @@ async fn a_node_that_is_full_of_pods_is_ready_and_an_empty_pool_that_can_grow_is
     tokio::time::sleep(Duration::from_secs(40)).await;
     node.sim().inject(Fault::deny("CreateNetworkInterface").times(u32::MAX));
     node.sim().inject(Fault::deny("AssignPrivateIpAddresses").times(u32::MAX));
+    assert_all_wired(&add_all(&node, 11..12).await);
     del_all(&node, 1..5).await;
-    let cooling = node.view().await;
-    assert_eq!((cooling.pool.assigned, cooling.daemon.ready), (4, true), "{:?}", cooling.pool);
+    let pool = node.view().await.pool;
+    let cooling = (pool.assigned, pool.available, node.view().await.daemon.ready);
+    assert_eq!(cooling, (5, 0, false), "the next pod would wait: {pool:?}");
     let mut spec = NodeSpec::instant(by_addresses());
     spec.sim.latency = Latency::fixed(3000, 3000);
     let empty = Node::start(spec).await;
