@@ -131,6 +131,8 @@ pub struct Enforcer<P> {
     denials: Option<tokio::sync::mpsc::Sender<crate::report::denied::Denial>>,
     wirings: Wirings,
     waiting: Vec<Waiting>,
+    /// Pods whose objects are there, but are told later, and what each waits for.
+    held: BTreeMap<PodKey, String>,
     /// Pods as their objects say, for views and to know a pod of this name again.
     pods: BTreeMap<PodKey, Pod>,
     diagnostics: Vec<Diagnostic>,
@@ -216,6 +218,7 @@ impl<P: Plane> Enforcer<P> {
             denials: None,
             wirings: Wirings::found(&found.interfaces),
             waiting: Vec::new(),
+            held: BTreeMap::new(),
             pods: BTreeMap::new(),
             diagnostics: Vec::new(),
             refused: Vec::new(),
@@ -241,6 +244,17 @@ impl<P: Plane> Enforcer<P> {
     /// The programs know them to be others now.
     pub const fn set_ranges(&mut self, ranges: ServiceRanges) {
         self.ranges = ranges;
+    }
+
+    /// Takes which pods are held back, with what each waits for: before the objects that come with that.
+    pub fn hold(&mut self, held: BTreeMap<PodKey, String>) {
+        let before = std::mem::replace(&mut self.held, held);
+        for pod in before.keys().filter(|pod| !self.held.contains_key(*pod)) {
+            self.index.let_go(pod);
+        }
+        for (pod, waits) in &self.held {
+            self.unlabelled.explain(pod, waits);
+        }
     }
 
     /// Takes objects and what is wrong with others; `complete` once all that exist were among them.
@@ -336,7 +350,7 @@ impl<P: Plane> Enforcer<P> {
         if !self.complete || !self.adopted {
             return;
         }
-        self.index.complete();
+        self.index.complete_but(|pod| self.held.contains_key(pod));
         if std::mem::replace(&mut self.concluded, true) {
             return;
         }

@@ -308,8 +308,8 @@ async fn objects(mut source: Source, handle: Handle) {
 }
 
 fn take(handle: &Handle, batch: Batch) {
-    let Batch { apply, delete, diagnostics, complete } = batch;
-    handle.tell(Input::Objects { apply, delete, diagnostics, complete });
+    let Batch { apply, delete, diagnostics, complete, held } = batch;
+    handle.tell(Input::Objects { apply, delete, diagnostics, complete, held });
 }
 
 async fn groups(resolver: Resolver, handle: Handle) {

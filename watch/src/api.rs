@@ -1,6 +1,6 @@
 //! Requests and what can become of them.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use http::{
     Method, Request, StatusCode,
@@ -91,6 +91,21 @@ impl Failure {
         match self {
             Self::Refused { status, .. } => Some(*status),
             _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(reason) => write!(f, "the API server cannot be reached ({reason})"),
+            Self::Refused { status, message, .. } => {
+                write!(f, "the API server answered {status} ({message})")
+            }
+            Self::Expired => f.write_str("the API server answered 410"),
+            Self::Garbled(reason) => {
+                write!(f, "what the API server answers is not understood ({reason})")
+            }
         }
     }
 }

@@ -115,7 +115,7 @@ async fn ask(api: &Api, settings: &Settings, question: &Question) -> Option<Valu
     }
 }
 
-/// Asks for a part of a resource until there is an answer, or the API server does not have the resource.
+/// Asks for a part of a resource, and goes on until it is stopped: an answer may be too old for who asks, and a failure ends.
 pub(crate) async fn part(
     api: Api,
     settings: Settings,
@@ -124,27 +124,31 @@ pub(crate) async fn part(
     told: mpsc::Sender<Told>,
 ) {
     let mut backoff = Backoff::new(settings.ask_again, settings.retry_most);
-    let answer = loop {
+    loop {
         let Ok(place) = places.acquire().await else { return };
         let answer = list(&api, &part).await;
         drop(place);
-        match answer {
-            Ok((version, objects)) => break Told::Part(part, version, objects),
+        let mut wait = backoff.next();
+        let answer = match answer {
+            Ok((version, objects)) => Told::Part(part.clone(), version, objects),
             Err(failure) => {
-                tracing::debug!(resource = %part.resource, part.namespace, ?failure, "asking for what decides about a pod");
-                tokio::select! {
-                    () = told.closed() => return,
-                    () = sleep(backoff.next()) => {}
+                tracing::debug!(%part, ?failure, "asking for what decides about a pod");
+                if let Failure::Refused { retry_after: Some(asked), .. } = &failure {
+                    let asked = (*asked).min(settings.retry_most);
+                    // The API server names one time to everybody.
+                    wait = wait.max(asked + backoff.between(asked));
                 }
-                // Whether there is such a resource at all its watch finds out.
-                if failure.status() == Some(404) {
-                    break Told::NoPart(part);
-                }
+                Told::NoPart(part.clone(), failure.to_string())
             }
+        };
+        if told.send(answer).await.is_err() {
+            return;
         }
-    };
-    // Nobody listens: nobody waits.
-    drop(told.send(answer).await);
+        tokio::select! {
+            () = told.closed() => return,
+            () = sleep(wait) => {}
+        }
+    }
 }
 
 /// All of it as it is now: without a resource version a list is never older than the question (Kubernetes API concepts, "The

@@ -51,12 +51,14 @@ pub(crate) enum Told {
     Absent(Resource),
     /// A part of a resource that was asked for, all of it, as of this version.
     Part(Part, u64, Vec<Value>),
-    /// It could not be read, for now.
-    NoPart(Part),
+    /// It could not be read, for now, and why.
+    NoPart(Part, String),
     /// An object that was asked for by its name.
     Answer(Resource, Value),
     /// It cannot be read at the moment, and why. What was told stays.
     Trouble(Resource, String),
+    /// It is there in other versions only, and which. What was told stays.
+    Otherwise(Resource, String),
     /// It can be read again.
     Well(Resource),
 }
@@ -372,15 +374,7 @@ impl Follower {
                     "may not be read: the API server does not take the daemon's credentials ({message})"
                 )
             }
-            Failure::Refused { status, message, .. } => {
-                format!("cannot be read: the API server answered {status} ({message})")
-            }
-            Failure::Unreachable(reason) => {
-                format!("cannot be read: the API server cannot be reached ({reason})")
-            }
-            Failure::Garbled(reason) => {
-                format!("cannot be read: what the API server answers is not understood ({reason})")
-            }
+            other => format!("cannot be read: {other}"),
         })
     }
 
@@ -399,11 +393,15 @@ impl Follower {
             }
             Ok(Served::Here) => return Ok(None),
             Ok(Served::Not) => "cannot be read: the API server does not have it".to_owned(),
-            Ok(Served::Otherwise(versions)) => format!(
-                "cannot be read: the API server has it as {}, and veni reads {}",
-                versions.join(", "),
-                resource.api_version()
-            ),
+            Ok(Served::Otherwise(versions)) => {
+                let (versions, own) = (versions.join(", "), resource.api_version());
+                let trouble = format!(
+                    "cannot be read: the API server has it as {versions}, and veni reads {own}"
+                );
+                place.troubled = true;
+                self.tell(Told::Otherwise(resource, trouble)).await?;
+                return Ok(Some(backoff.between(self.settings.unread)));
+            }
             Err(failure) => match self.trouble("get", &failure) {
                 Some(trouble) => trouble,
                 None => return Ok(None),

@@ -2,7 +2,8 @@
 //!
 //! Invariants: nothing reaches policy before each of its resources was listed to its end, so that no pod is open for want of a
 //! policy that was not read yet; a resource that may not be read therefore keeps policy from beginning, and says so. After
-//! that nothing is taken away because it could not be read. A ClusterNetworkPolicy that selects nodes waits for them, and a pod
+//! that nothing is taken away because it could not be read; the first batch waits for pods that are held, for some seconds,
+//! and names those that it lacks. A ClusterNetworkPolicy that selects nodes waits for them, and a pod
 //! that is new on this node for policies as new as it ([`Holds`]).
 
 use std::{
@@ -10,6 +11,7 @@ use std::{
     fmt::{self, Write as _},
     hash::{BuildHasher as _, DefaultHasher, Hasher as _, RandomState},
     sync::Arc,
+    time::Instant,
 };
 
 use serde_json::Value;
@@ -18,9 +20,10 @@ use veni_eniconfig_crd::{EniConfig, NodeNetworkConfig};
 use veni_policy::object::{self, ClusterPeer, Key, Kind, Object};
 
 use crate::{
+    Settings,
     configuration::{Configuration, Known, NodeMetadata},
     follow::Told,
-    hold::{Holds, Part},
+    hold::{Holds, Part, Questions},
     resource::Resource,
     store::{Seen, Store},
 };
@@ -40,6 +43,9 @@ pub struct Batch {
     /// Whether every resource was listed to its end: before that there are no objects, and one that is not known may well
     /// exist.
     pub complete: bool,
+    /// All pods of this node that are held back for long, or were when this became complete, and what each waits for: their
+    /// objects are there, and are told later.
+    pub held: BTreeMap<Key, String>,
 }
 
 #[derive(Default)]
@@ -62,8 +68,15 @@ pub(crate) struct Hub {
     reconfigured: bool,
     /// Pods that are held back.
     holds: Holds,
+    /// What was told of them.
+    held: BTreeMap<Key, String>,
+    /// When all was listed, and pods were held still.
+    listed_at: Option<Instant>,
+    settings: Settings,
     /// Resources that the API server does not have.
     absent: BTreeSet<Resource>,
+    /// Resources that it has in versions only that are not read here.
+    otherwise: BTreeSet<Resource>,
     /// By name; `None` before it was read.
     service_cidrs: Option<ServiceCidrs>,
     recidred: bool,
@@ -75,15 +88,15 @@ pub type ServiceCidrs = BTreeMap<String, Vec<String>>;
 
 impl Hub {
     /// A hub for the node of this name.
-    pub(crate) fn new(node: Arc<str>) -> Self {
-        Self { holds: Holds::new(node), ..Self::default() }
+    pub(crate) fn new(node: Arc<str>, settings: Settings) -> Self {
+        Self { holds: Holds::new(node), settings, ..Self::default() }
     }
 
-    pub(crate) fn take(&mut self, told: Told) {
+    pub(crate) fn take(&mut self, told: Told, now: Instant) {
         match told {
             Told::Begun(resource) => self.store(resource).begin(),
-            Told::Object(resource, object) => self.object(resource, object, Store::apply),
-            Told::Answer(resource, object) => self.object(resource, object, Store::answer),
+            Told::Object(resource, object) => self.object(resource, object, Store::apply, now),
+            Told::Answer(resource, object) => self.object(resource, object, Store::answer, now),
             Told::Gone(resource, object) => {
                 let (name, seen) = (name(&object), self.seen(&object));
                 if self.store(resource).delete(&name, seen) {
@@ -94,18 +107,24 @@ impl Hub {
             Told::Reached(resource, version) => self.store(resource).reach(version),
             Told::Listed(resource, version) => {
                 self.absent.remove(&resource);
+                self.otherwise.remove(&resource);
                 self.listed(resource, version);
             }
-            Told::Part(part, version, objects) => self.part(part, version, objects),
-            Told::NoPart(part) => self.holds.unread(&part),
+            Told::Part(part, version, objects) => self.part(part, version, objects, now),
+            Told::NoPart(part, why) => self.holds.unread(&part, why, now),
             Told::Absent(resource) => {
                 self.absent.insert(resource);
+                self.otherwise.remove(&resource);
                 if self.listed.insert(resource) {
                     let next = resource.where_missing();
                     tracing::warn!(%resource, next, "the API server does not have it: taken as none");
                 }
                 self.store(resource).begin();
                 self.listed(resource, 0);
+            }
+            Told::Otherwise(resource, trouble) => {
+                self.restated |= self.otherwise.insert(resource);
+                self.take(Told::Trouble(resource, trouble), now);
             }
             Told::Trouble(resource, trouble) => {
                 if self.troubles.get(&resource) != Some(&trouble) {
@@ -115,6 +134,7 @@ impl Hub {
                 }
             }
             Told::Well(resource) => {
+                self.otherwise.remove(&resource);
                 if self.troubles.remove(&resource).is_some() {
                     tracing::info!(%resource, "watched again");
                     self.restated = true;
@@ -124,36 +144,42 @@ impl Hub {
     }
 
     /// A part of a resource, all of it, as of this version.
-    fn part(&mut self, part: Part, version: u64, objects: Vec<Value>) {
+    fn part(&mut self, part: Part, version: u64, objects: Vec<Value>, now: Instant) {
         let there: BTreeSet<String> = objects.iter().map(name).collect();
         for object in objects {
-            self.object(part.resource, object, Store::answer);
+            self.object(part.resource, object, Store::answer, now);
         }
         let resource = part.resource;
         for name in self.store(resource).gone_from(|name| part.has(name), &there, version) {
             self.gone(resource, &name);
             self.state(resource, &name, Vec::new());
         }
-        self.holds.read(part, version);
+        self.holds.read(part, version, now);
     }
 
-    /// How far a resource's watch has come. Of one that there is not, nothing is older than anything.
-    fn watched(
-        stores: &BTreeMap<Resource, Store>,
-        absent: &BTreeSet<Resource>,
-    ) -> impl Fn(Resource) -> u64 {
-        |resource| {
+    /// How far a resource's watch has come. Of one that there is not, nothing is older than anything; of one that nobody
+    /// here can read, nothing newer will be known, however long a pod waits.
+    fn watched<'a>(
+        stores: &'a BTreeMap<Resource, Store>,
+        [absent, otherwise]: [&'a BTreeSet<Resource>; 2],
+    ) -> impl Fn(Resource) -> u64 + 'a {
+        move |resource| {
             let come = || stores.get(&resource).map_or(0, Store::version);
-            if absent.contains(&resource) { u64::MAX } else { come() }
+            let never = absent.contains(&resource) || otherwise.contains(&resource);
+            if never { u64::MAX } else { come() }
         }
     }
 
-    /// What has to be asked for before pods that are held back can be let go.
-    pub(crate) fn questions(&mut self) -> Vec<Part> {
-        if !self.complete {
-            return Vec::new();
+    /// What has to be asked for before pods that are held back can be let go: also those that the first batch waits for.
+    pub(crate) fn questions(&mut self) -> Questions {
+        if !self.complete && !self.all_listed() {
+            return Questions::default();
         }
-        self.holds.questions(Self::watched(&self.stores, &self.absent))
+        self.holds.questions(Self::watched(&self.stores, [&self.absent, &self.otherwise]))
+    }
+
+    fn all_listed(&self) -> bool {
+        Resource::OF_POLICY.iter().all(|resource| self.listed.contains(resource))
     }
 
     fn store(&mut self, resource: Resource) -> &mut Store {
@@ -198,6 +224,7 @@ impl Hub {
         resource: Resource,
         mut object: Value,
         take: fn(&mut Store, &str, Seen, Option<u64>) -> bool,
+        now: Instant,
     ) {
         let (name, seen) = (name(&object), self.seen(&object));
         if resource == Resource::OwnNode {
@@ -219,7 +246,7 @@ impl Hub {
         match object::parse(&object) {
             Ok(Some(object)) => {
                 if let Object::Pod(pod) = &object {
-                    self.holds.take(&name, pod.node.as_deref(), seen.uid, seen.version);
+                    self.holds.take(&name, pod.node.as_deref(), seen.uid, seen.version, now);
                 }
                 let fingerprint = Some(self.fingerprint(&object));
                 let is_new = take(self.store(resource), &name, seen, fingerprint);
@@ -346,17 +373,16 @@ impl Hub {
     }
 
     /// What policy was not told yet, if there is anything.
-    pub(crate) fn batch(&mut self) -> Option<Batch> {
-        let all = Resource::OF_POLICY.iter().all(|resource| self.listed.contains(resource));
+    pub(crate) fn batch(&mut self, now: Instant) -> Option<Batch> {
         let nodes = !self.wants_nodes() || self.nodes_known();
-        let completed = !self.complete && all && nodes;
+        if nodes && (self.complete || self.all_listed()) {
+            self.holds.release(Self::watched(&self.stores, [&self.absent, &self.otherwise]));
+        }
+        let completed = !self.complete && self.is_to_complete(nodes, now);
         self.complete |= completed;
         let diagnostics = self.diagnostics();
         let mut batch = Batch { complete: self.complete, ..Batch::default() };
         if self.complete {
-            if nodes {
-                self.holds.release(Self::watched(&self.stores, &self.absent));
-            }
             let waits = |key: &Key| match key.kind {
                 Kind::ClusterNetworkPolicy => !nodes && self.of_nodes.contains(&key.name),
                 Kind::Pod => self.holds.is_held(&key.namespace, &key.name),
@@ -372,13 +398,61 @@ impl Hub {
                 }
             }
         }
-        if batch.apply.is_empty() && batch.delete.is_empty() && !completed && diagnostics.is_none()
-        {
+        let reheld = self.hold(completed, now);
+        let is_same = batch.apply.is_empty() && batch.delete.is_empty() && !completed && !reheld;
+        if is_same && diagnostics.is_none() {
             return None;
         }
+        batch.held.clone_from(&self.held);
         self.stated = diagnostics.unwrap_or_else(|| std::mem::take(&mut self.stated));
         batch.diagnostics.clone_from(&self.stated);
         Some(batch)
+    }
+
+    /// Whether all is there for the first batch: a running pod whose object it lacks would be closed. What cannot be read
+    /// for long does not keep policy from beginning; what is in force for pods that are held then stays.
+    fn is_to_complete(&mut self, nodes: bool, now: Instant) -> bool {
+        if !nodes || !self.all_listed() {
+            self.listed_at = None;
+            return false;
+        }
+        let since = *self.listed_at.get_or_insert(now);
+        self.holds.is_empty() || now.duration_since(since) >= self.settings.held_most
+    }
+
+    /// When [`Hub::batch`] has something to say by the time alone.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        if self.complete {
+            return self.holds.due(self.settings.explain);
+        }
+        self.listed_at.map(|at| at + self.settings.held_most)
+    }
+
+    /// Looks after pods that are held. Whether there is something to be told of them.
+    fn hold(&mut self, completed: bool, now: Instant) -> bool {
+        let explain = self.settings.explain;
+        for (part, failure) in self.holds.failing(explain * 2, now) {
+            tracing::warn!(%part, failure, "new pods of this node wait for it");
+        }
+        if !self.complete {
+            return false;
+        }
+        let watched = Self::watched(&self.stores, [&self.absent, &self.otherwise]);
+        let long = (!completed).then_some(explain);
+        let waiting = self.holds.waiting(watched, long, now);
+        let key = |name: String| {
+            let (namespace, name) = name.split_once('/').unwrap_or(("", &name));
+            Key::new(Kind::Pod, namespace, name)
+        };
+        let held = waiting.into_iter().map(|(name, waits)| (key(name), waits)).collect();
+        let is_new = self.held != held;
+        self.held = held;
+        if completed {
+            for (pod, waits) in &self.held {
+                tracing::warn!(%pod, waits, "policy begins without this pod: what is in force for it stays");
+            }
+        }
+        is_new
     }
 
     /// Everything that is wrong, if that is something else than what was told.
@@ -387,7 +461,9 @@ impl Hub {
             return None;
         }
         let troubles = self.troubles.iter().map(|(resource, trouble)| {
-            let then = if self.complete {
+            let then = if self.complete && self.otherwise.contains(resource) {
+                "what was read of it stays in force, for new pods too, which do not wait for it"
+            } else if self.complete {
                 "what was read of it stays in force"
             } else {
                 "no policy is in force anew before all is read"

@@ -7,12 +7,18 @@
 //!
 //! Written is only what [`Reports`] says.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     runtime,
     sync::{Notify, Semaphore, mpsc, watch},
-    time::sleep,
+    task::AbortHandle,
+    time::{sleep, sleep_until},
 };
 use veni_core::chain::chain;
 
@@ -46,13 +52,15 @@ use api::Api;
 use ask::Question;
 use backoff::Backoff;
 use follow::{Follower, Told};
-use hold::Part;
+use hold::{Part, Questions};
 use hub::Hub;
 
 /// Batches that may wait for their reader; after that the API server keeps the events.
 const BATCHES: usize = 16;
 /// What may be heard before it is put together.
 const HEARD: usize = 1024;
+/// A permission that lacks must not keep policy from beginning for ever.
+const HELD_MOST: Duration = Duration::from_secs(10);
 
 /// Times.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +85,10 @@ pub struct Settings {
     pub missing: Duration,
     /// When a pod that there is not yet is asked for again.
     pub ask_again: Duration,
+    /// A new pod that is held back for longer is told, with what it waits for; a failure that lasts twice as long is logged.
+    pub explain: Duration,
+    /// How long the first batch waits for pods that are held back.
+    pub held_most: Duration,
     /// How far apart nodes begin to write the same.
     pub spread: Duration,
     /// How often a node looks after the one behind it in a status.
@@ -113,6 +125,8 @@ impl Default for Settings {
             unread: Duration::from_secs(30),
             missing: Duration::from_secs(120),
             ask_again: Duration::from_millis(200),
+            explain: Duration::from_secs(1),
+            held_most: HELD_MOST,
             spread: Duration::from_secs(10),
             tidy: Duration::from_secs(600),
         }
@@ -134,7 +148,7 @@ pub fn start(access: Access, node: &str, settings: Settings) -> io::Result<Watch
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let node: Arc<str> = node.into();
     std::thread::Builder::new().name("watch".to_owned()).spawn(move || {
-        let hub = Hub::new(node.clone());
+        let hub = Hub::new(node.clone(), settings);
         let reader = Reader { node, settings, batches, configured, cidrs, hub, costs: counted };
         runtime.block_on(reader.run(access, questions, told));
     })?;
@@ -198,23 +212,24 @@ impl Reader {
             questions,
             followers.told.clone(),
         ));
-        let (mut nodes, mut taken) = (false, Vec::new());
+        let (mut nodes, mut taken, mut parts) = (false, Vec::new(), BTreeMap::new());
         loop {
+            let wake_at = self.hub.wake_at();
             tokio::select! {
                 () = self.batches.closed() => return,
                 _ = heard.recv_many(&mut taken, HEARD) => {}
+                () = sleep_until(wake_at.unwrap_or_else(Instant::now).into()), if wake_at.is_some() => {}
             }
+            let now = Instant::now();
             for told in taken.drain(..) {
-                self.hub.take(told);
+                self.hub.take(told, now);
             }
+            followers.turn(&mut parts, self.hub.questions());
             if self.hub.wants_nodes() && !std::mem::replace(&mut nodes, true) {
                 followers.follow(Resource::OtherNodes);
             }
             if !self.publish().await {
                 return;
-            }
-            for part in self.hub.questions() {
-                followers.ask(part);
             }
         }
     }
@@ -233,7 +248,7 @@ impl Reader {
                         chain(&error)
                     );
                     for resource in Resource::OF_POLICY {
-                        self.hub.take(Told::Trouble(resource, trouble.clone()));
+                        self.hub.take(Told::Trouble(resource, trouble.clone()), Instant::now());
                     }
                 }
             }
@@ -255,7 +270,7 @@ impl Reader {
         if let Some(cidrs) = self.hub.service_cidrs() {
             self.cidrs.send_replace(Some(cidrs));
         }
-        let Some(batch) = self.hub.batch() else { return true };
+        let Some(batch) = self.hub.batch(Instant::now()) else { return true };
         if batch.complete && batch.apply.len() > HEARD {
             let objects: usize = self.hub.counts().map(|(_, count)| count).sum();
             tracing::info!(objects, new = batch.apply.len(), "objects of the cluster read");
@@ -265,9 +280,16 @@ impl Reader {
 }
 
 impl Followers {
-    fn ask(&self, part: Part) {
-        let (api, told, places) = (self.api.clone(), self.told.clone(), self.places.clone());
-        tokio::spawn(ask::part(api, self.settings, part, places, told));
+    /// Begins to ask for parts, and leaves others.
+    fn turn(&self, parts: &mut BTreeMap<Part, AbortHandle>, questions: Questions) {
+        for part in questions.leave {
+            parts.remove(&part).iter().for_each(AbortHandle::abort);
+        }
+        for part in questions.ask {
+            let (api, told, places) = (self.api.clone(), self.told.clone(), self.places.clone());
+            let asking = ask::part(api, self.settings, part.clone(), places, told);
+            parts.insert(part, tokio::spawn(asking).abort_handle());
+        }
     }
 
     fn follow(&self, resource: Resource) {

@@ -1,6 +1,9 @@
 //! The watch against an API server's double: what it does when things go well, and when they do not.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use double::{Double, Fault, pod};
 use serde_json::{Value, json};
@@ -437,6 +440,126 @@ async fn a_new_pod_of_the_node_waits_while_its_policies_cannot_be_read() {
     double.mend(None);
     let told = until(&mut watch, |batch| !batch.apply.is_empty()).await;
     assert_eq!(keys(&told), ["Pod x/a"]);
+}
+
+/// After a start all pods of the node are new. One that the first batch lacked would be closed, though it runs.
+#[tokio::test]
+async fn the_first_batch_waits_for_the_nodes_pods_that_are_newer_than_its_policies() {
+    for answers in [true, false] {
+        let double = Double::start().await;
+        double.fault(Some(Resource::Pods), Fault::Status(500));
+        let settings = Settings { held_most: Duration::from_millis(600), ..settings() };
+        let mut watch = watching_with(&double, settings);
+        for resource in [
+            Resource::Namespaces,
+            Resource::NetworkPolicies,
+            Resource::ClusterNetworkPolicies,
+            Resource::SecurityGroupPolicies,
+        ] {
+            let listed = || double.lists(resource) > 0;
+            double.until(listed, || format!("{resource} is not listed")).await;
+        }
+        double.put(Resource::Pods, pod("a", "u1", "web"));
+        if !answers {
+            double.fault(Some(Resource::NetworkPolicies), Fault::Status(403));
+        }
+        let since = Instant::now();
+        double.mend(Some(Resource::Pods));
+        let first = complete(&mut watch).await;
+        let key = Key::new(Kind::Pod, "x", "a");
+        if answers {
+            assert_eq!((keys(&first), first.held), (vec!["Pod x/a".to_owned()], BTreeMap::new()));
+            continue;
+        }
+        // What may not be read does not keep policy from beginning for ever.
+        assert!(since.elapsed() > Duration::from_millis(500), "{:?}", since.elapsed());
+        assert!(keys(&first).is_empty(), "{first:?}");
+        let waits = &first.held[&key];
+        let expected = "waits for networkpolicies.networking.k8s.io of namespace x as of version ";
+        assert!(waits.starts_with(expected) && waits.contains("403"), "{waits}");
+        double.mend(None);
+        let told = until(&mut watch, |batch| !batch.apply.is_empty()).await;
+        assert_eq!((keys(&told), told.held), (vec!["Pod x/a".to_owned()], BTreeMap::new()));
+    }
+}
+
+#[tokio::test]
+async fn a_new_pod_that_waits_for_long_says_for_what() {
+    let double = Double::start().await;
+    let settings = Settings { explain: Duration::from_millis(100), ..settings() };
+    let mut watch = watching_with(&double, settings);
+    complete(&mut watch).await;
+    double.fault(Some(Resource::NetworkPolicies), Fault::Status(503));
+    double.put(Resource::Pods, pod("a", "u1", "web"));
+    let told = until(&mut watch, |batch| !batch.held.is_empty()).await;
+    let waits = &told.held[&Key::new(Kind::Pod, "x", "a")];
+    assert!(waits.contains("networkpolicies") && waits.contains("503"), "{waits}");
+    quiet(&mut watch).await;
+    double.mend(None);
+    let told = until(&mut watch, |batch| !batch.apply.is_empty()).await;
+    assert!(told.held.is_empty(), "{told:?}");
+}
+
+#[tokio::test]
+async fn what_is_served_in_another_version_only_holds_no_new_pod() {
+    let double = Double::start().await;
+    let mut watch = watching(&double);
+    complete(&mut watch).await;
+    double.uninstall(Resource::ClusterNetworkPolicies, &["policy.networking.k8s.io/v1beta1"]);
+    double.cut();
+    let told = until(&mut watch, |batch| !batch.diagnostics.is_empty()).await;
+    let about = &told.diagnostics[0];
+    assert_eq!(about.object, "clusternetworkpolicies.policy.networking.k8s.io");
+    assert!(about.message.contains("policy.networking.k8s.io/v1beta1"), "{about:?}");
+    assert!(about.message.contains("new pods") && told.delete.is_empty(), "{told:?}");
+    double.put(Resource::Pods, pod("a", "u1", "web"));
+    let told = until(&mut watch, |batch| !batch.apply.is_empty()).await;
+    assert_eq!(keys(&told), ["Pod x/a"]);
+}
+
+#[tokio::test]
+async fn what_decides_about_a_new_pod_is_asked_for_ever_less_often() {
+    let double = Double::start().await;
+    let settings = Settings { retry_most: Duration::from_secs(5), ..settings() };
+    let mut watch = watching_with(&double, settings);
+    complete(&mut watch).await;
+    double.fault(Some(Resource::NetworkPolicies), Fault::Status(404));
+    double.put(Resource::Pods, pod("a", "u1", "web"));
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let asked = double.parts(Resource::NetworkPolicies);
+    // 25 to 50 ms after the first, and twice that each time.
+    assert!((2..=7).contains(&asked), "{asked} times in 1.5 s");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_old_is_asked_for_again_ever_less_often() {
+    let double = Double::start().await;
+    let settings = Settings { retry_most: Duration::from_secs(5), ..settings() };
+    let mut watch = watching_with(&double, settings);
+    complete(&mut watch).await;
+    double.fault(Some(Resource::NetworkPolicies), Fault::Old);
+    double.put(Resource::Pods, pod("a", "u1", "web"));
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let asked = double.parts(Resource::NetworkPolicies);
+    assert!((2..=7).contains(&asked), "{asked} times in 1.5 s");
+}
+
+#[tokio::test]
+async fn who_asks_for_what_decides_about_a_pod_leaves_a_busy_api_server_alone() {
+    let double = Double::start().await;
+    let settings = Settings { retry_most: Duration::from_secs(1), ..settings() };
+    let mut watch = watching_with(&double, settings);
+    complete(&mut watch).await;
+    double.fault(Some(Resource::NetworkPolicies), Fault::Busy);
+    double.put(Resource::Pods, pod("a", "u1", "web"));
+    let asked = |times| {
+        let double = &double;
+        move || double.parts(Resource::NetworkPolicies) >= times
+    };
+    double.until(asked(1), || "not asked".to_owned()).await;
+    let since = Instant::now();
+    double.until(asked(2), || "not asked again".to_owned()).await;
+    assert!(since.elapsed() > Duration::from_millis(900), "{:?}", since.elapsed());
 }
 
 #[tokio::test]

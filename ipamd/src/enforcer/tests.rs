@@ -23,6 +23,7 @@ use veni_policy::{
 use super::*;
 
 mod groups;
+mod held;
 mod interfaces;
 mod matrix;
 

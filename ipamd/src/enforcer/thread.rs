@@ -1,7 +1,7 @@
 //! The enforcer's thread, and the handle on it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     ops::ControlFlow,
     sync::{
@@ -19,6 +19,7 @@ use veni_core::{
 };
 use veni_ebpf_common::Event;
 use veni_policy::{
+    change::PodKey,
     object::{Key, Object},
     security_group::SecurityGroups,
     service::OwnNode,
@@ -53,6 +54,8 @@ pub enum Input {
         diagnostics: Vec<Diagnostic>,
         /// Whether all that exist have been told by now.
         complete: bool,
+        /// Pods whose objects are there, but are told later, and what each waits for.
+        held: BTreeMap<PodKey, String>,
     },
     /// Security groups as they are resolved now.
     Groups(SecurityGroups),
@@ -226,7 +229,8 @@ pub(super) fn turn<P: Plane>(
 fn take<P: Plane>(enforcer: &mut Enforcer<P>, matrices: &mut Matrices, input: Input) {
     let now = Instant::now();
     match input {
-        Input::Objects { apply, delete, diagnostics, complete } => {
+        Input::Objects { apply, delete, diagnostics, complete, held } => {
+            enforcer.hold(held);
             enforcer.objects(apply, &delete, diagnostics, complete, now);
         }
         Input::Groups(groups) => enforcer.groups(groups, now),

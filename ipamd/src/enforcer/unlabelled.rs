@@ -43,6 +43,13 @@ impl Unlabelled {
         }
     }
 
+    /// Why is known better.
+    pub(super) fn explain(&mut self, pod: &PodKey, reason: &str) {
+        if let Some(instead) = self.pods.get_mut(pod) {
+            reason.clone_into(&mut instead.reason);
+        }
+    }
+
     /// It is gone. Returns whether the index has it from memory.
     pub(super) fn forget(&mut self, pod: &PodKey) -> bool {
         self.pods.remove(pod).is_some_and(|instead| instead.judged_by == JudgedBy::Remembered)
@@ -112,6 +119,9 @@ impl<P: Plane> Enforcer<P> {
         }
         if let Some(failure) = &self.progress.write_failure {
             return format!("the tables cannot be written: {failure}");
+        }
+        if let Some(waits) = self.held.get(pod) {
+            return waits.clone();
         }
         let node = self.pods.get(pod).and_then(|object| object.node.as_deref());
         if let Some(node) = node.filter(|node| *node != self.node) {

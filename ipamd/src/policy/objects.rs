@@ -2,7 +2,7 @@
 //!
 //! `VENI_MANIFEST_DIR` comes first, because it is veni's own; then `KUBECONFIG`, then the cluster that the daemon runs in.
 
-use std::{fmt, path::Path, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, fmt, path::Path, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result};
 use tokio::sync::{mpsc, watch};
@@ -44,6 +44,8 @@ pub(super) struct Batch {
     pub(super) diagnostics: Vec<Diagnostic>,
     /// Whether all that there is was read once.
     pub(super) complete: bool,
+    /// Pods that are told later, and what each waits for.
+    pub(super) held: BTreeMap<PodKey, String>,
 }
 
 /// A source.
@@ -140,15 +142,17 @@ impl Source {
                 }
                 let diagnostics = batch.diagnostics.into_iter().map(Into::into).collect();
                 let (apply, delete, complete) = (batch.apply, batch.delete, batch.complete);
-                Batch { apply, delete, diagnostics, complete }
+                Batch { apply, delete, diagnostics, complete, held: BTreeMap::new() }
             }),
             #[cfg(feature = "kube")]
             Self::Cluster(watch) => watch.batches.recv().await.map(|batch| {
-                let veni_watch::Batch { apply, delete, diagnostics, complete } = batch;
+                let veni_watch::Batch { apply, delete, diagnostics, complete, held } = batch;
                 for Diagnostic { object, field, message, .. } in &diagnostics {
                     tracing::debug!(object, field, message, "object");
                 }
-                Batch { apply, delete, diagnostics, complete }
+                let pod = |key: Key| PodKey::new(&key.namespace, &key.name);
+                let held = held.into_iter().map(|(key, waits)| (pod(key), waits)).collect();
+                Batch { apply, delete, diagnostics, complete, held }
             }),
             Self::Nowhere { told } => {
                 if std::mem::replace(told, true) {

@@ -97,11 +97,27 @@ impl Index {
     /// Every object was applied once: pods that run and have none get [`PodSets::CLOSED`], and what only the earlier
     /// daemon knew goes with the last of its sets.
     pub fn complete(&mut self) {
+        self.complete_but(|_| false);
+    }
+
+    /// The same, but that the objects of these pods come later: they keep what they have until then, or until
+    /// [`Index::let_go`].
+    pub fn complete_but(&mut self, comes_later: impl Fn(&PodKey) -> bool) {
         if std::mem::replace(&mut self.complete, true) {
             return;
         }
-        self.locals.values_mut().for_each(|local| local.held = false);
+        self.locals.iter_mut().for_each(|(pod, local)| local.held &= comes_later(pod));
         self.forget_origins();
+    }
+
+    /// No object of the pod is to come any more: without one it keeps nothing. Until every object was seen the sets of an
+    /// earlier daemon are all that is known of a pod: it may be made anew in between.
+    pub fn let_go(&mut self, pod: &PodKey) {
+        if self.complete
+            && let Some(local) = self.locals.get_mut(pod)
+        {
+            local.held = false;
+        }
     }
 
     /// When no set of the earlier daemon is left (a pod keeps one while its security groups are awaited, or its own

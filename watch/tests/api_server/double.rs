@@ -45,6 +45,8 @@ pub(crate) enum Fault {
     CutAfter(usize),
     /// Writes are answered with this.
     Writes(u16),
+    /// Lists are as of version 0.
+    Old,
     /// Requests are taken, and not answered.
     Silent,
     /// 429, with `Retry-After: 1`.
@@ -437,7 +439,9 @@ impl Double {
             let items: Vec<Value> = all.iter().skip(from).take(PAGE).cloned().map(strip).collect();
             let more = from + items.len() < all.len();
             let next = if more { (from + PAGE).to_string() } else { String::new() };
-            json!({"metadata": {"resourceVersion": state.version.to_string(), "continue": next}, "items": items})
+            let is_old = matches!(state.faults.get(&Some(resource)), Some(Fault::Old));
+            let version = if is_old { 0 } else { state.version };
+            json!({"metadata": {"resourceVersion": version.to_string(), "continue": next}, "items": items})
         };
         respond(stream, 200, &answer.to_string()).await
     }

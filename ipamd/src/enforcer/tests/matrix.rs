@@ -126,6 +126,7 @@ fn a_matrix_says_that_policy_changed_under_it() {
         delete,
         diagnostics: Vec::new(),
         complete: true,
+        held: BTreeMap::new(),
     };
     thread.tell.send(objects(Vec::new(), vec![Key::new(Kind::Pod, "y", "b001")])).unwrap();
     let flows = thread.finish(&mut answer);
