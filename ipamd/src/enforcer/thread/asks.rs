@@ -46,10 +46,12 @@ impl Asks {
 }
 
 impl<P: Plane> Enforcer<P> {
-    /// Whether this very pod's object was not told yet.
+    /// Whether this very pod's object was not told yet, as bound to this node: a pod that is told of before it was bound is
+    /// still to be told as it is now.
     fn is_unheard(&self, pod: &PodKey, uid: Option<&str>) -> bool {
         let Some(known) = self.pods.get(pod) else { return true };
-        matches!((known.uid.as_deref(), uid), (Some(known), Some(asked)) if known != asked)
+        known.node.as_deref() != Some(&self.node)
+            || matches!((known.uid.as_deref(), uid), (Some(known), Some(asked)) if known != asked)
     }
 }
 
@@ -178,5 +180,21 @@ mod tests {
         bench.now += Duration::from_secs(1);
         bench.attach("new", "u5", 3);
         assert_eq!(bench.asked(), ["x/new u5"]);
+    }
+
+    #[test]
+    fn an_add_asks_for_a_pod_that_was_told_of_before_it_was_bound() {
+        let mut bench = Bench::new();
+        let unbound = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "x", "name": "a", "uid": "u1"}, "spec": {},
+        });
+        let objects = vec![parse(&unbound).unwrap().unwrap()];
+        bench.enforcer.objects(objects, &[], Vec::new(), true, bench.now);
+        bench.attach("a", "u1", 1);
+        assert_eq!(bench.asked(), ["x/a u1"]);
+        assert!(bench.asked().is_empty(), "once");
+        bench.objects(&[("a", "u1")], true);
+        assert!(bench.enforcer.waiting.is_empty());
     }
 }
