@@ -88,7 +88,7 @@ pub static VARIABLES: &[Variable] = &[
     v("ENABLE_PREFIX_DELEGATION", "false", Warned("prefix delegation is not supported yet: the pool uses single addresses, so fewer pods fit; keep the kubelet's maxPods at what `venictl pool steady` gives without it"), "give out addresses of delegated /28 prefixes"),
     v("IP_COOLDOWN_PERIOD", "30", Honoured, "seconds that a released address is not reused"),
     v("DISABLE_NETWORK_RESOURCE_PROVISIONING", "false", Honoured, "neither grow nor shrink the pool"),
-    v("DISABLE_LEAKED_ENI_CLEANUP", "false", Warned("ENIs that this instance's earlier daemons left behind are not looked for at start any more; those of instances that are gone veni does not look for yet, whatever this says: delete them by hand (available ENIs with the tag node.k8s.amazonaws.com/instance_id)"), "do not look for ENIs that this instance's earlier daemons left behind; there is no search for those of instances that are gone yet"),
+    v("DISABLE_LEAKED_ENI_CLEANUP", "false", Honoured, "leave leaked ENIs: the daemon does not look for those that its instance's earlier daemons left behind; the controller sweeps those of instances that are gone, unless it has this too (in the chart it does)"),
     v("MANAGE_UNTAGGED_ENI", "true", Honoured, "manage attached ENIs that do not carry this instance's tag too"),
     v("ENABLE_IMDS_ONLY_MODE", "false", Warned("the pool is neither grown nor shrunk and leaked ENIs are not looked for, but EC2 is still read at start: veni does not drop an address on the word of instance metadata alone"), "no EC2 calls"),
     v("AWS_MANAGE_ENIS_NON_SCHEDULABLE", "false", Ignored, "manage ENIs on a cordoned node too; veni always does"),
@@ -96,7 +96,7 @@ pub static VARIABLES: &[Variable] = &[
     v("ENABLE_SUBNET_DISCOVERY", "true", Ignored, "spread ENIs over tagged subnets; veni uses the primary ENI's subnet for now"),
     v("ENABLE_MULTI_NIC", "false", Warned("several network cards are not supported yet: every pod gets one interface, from card 0"), "one pool per network card"),
     v("ADDITIONAL_ENI_TAGS", "{}", Honoured, "JSON object of tags for new ENIs; keys containing k8s.amazonaws.com are dropped"),
-    v("CLUSTER_NAME", "", Warned("it is tagged on new ENIs, and bounds nothing yet: ENIs that instances which are gone left behind are not looked for; delete them by hand (available ENIs with the tag cluster.k8s.amazonaws.com/name)"), "the cluster: tagged on new ENIs; there is no search for the ENIs of its instances that are gone yet"),
+    v("CLUSTER_NAME", "", Honoured, "the cluster: tagged on new ENIs; by this tag the controller sweeps those of instances that are gone, and without the name none; ENIs from before it was set have to be deleted by hand"),
     // Addresses, SNAT and links.
     v("AWS_VPC_K8S_CNI_EXTERNALSNAT", "false", Honoured, "somebody else (a NAT gateway) translates what leaves the VPC"),
     v("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "prng", Honoured, "how source ports are chosen: prng, hashrandom or none"),
