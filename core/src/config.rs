@@ -168,6 +168,9 @@ pub enum RandomizeSnat {
     None,
 }
 
+/// The configuration list that ipamd writes, and `venictl doctor` looks for.
+pub const CONFLIST: &str = "05-veni.conflist";
+
 /// Where plugin and configuration list are put for the container runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HostCni {

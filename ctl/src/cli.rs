@@ -107,11 +107,11 @@ pub struct Question {
 /// Where things are on this node.
 #[derive(Debug, Clone, Args)]
 pub struct Paths {
-    /// Where the runtime looks for network configurations.
-    #[arg(long, env = "VENI_CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
+    /// Where the runtime looks for network configurations; default: where ipamd writes its own (`HOST_CNI_CONFDIR_PATH`).
+    #[arg(long, env = "VENI_CNI_CONF_DIR", default_value_os_t = host_dir("HOST_CNI_CONFDIR_PATH", "/etc/cni/net.d"))]
     pub cni_conf_dir: PathBuf,
-    /// Where the runtime looks for plugins.
-    #[arg(long, env = "VENI_CNI_BIN_DIR", default_value = "/opt/cni/bin")]
+    /// Where the runtime looks for plugins; default: where ipamd puts its own (`HOST_CNI_BIN_PATH`).
+    #[arg(long, env = "VENI_CNI_BIN_DIR", default_value_os_t = host_dir("HOST_CNI_BIN_PATH", "/opt/cni/bin"))]
     pub cni_bin_dir: PathBuf,
     /// Where the filter's maps are pinned.
     #[arg(long, env = "VENI_BPF_DIR", default_value = "/sys/fs/bpf/veni")]
@@ -119,4 +119,10 @@ pub struct Paths {
     /// Where ipamd answers over HTTP.
     #[command(flatten)]
     pub daemon: Daemon,
+}
+
+/// In the daemon's container a directory of the node is where the daemon's own variable says that it is mounted.
+fn host_dir(variable: &str, on_the_node: &str) -> PathBuf {
+    let set = std::env::var_os(variable).filter(|dir| !dir.is_empty());
+    set.map_or_else(|| on_the_node.into(), PathBuf::from)
 }

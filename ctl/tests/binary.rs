@@ -212,3 +212,34 @@ fn doctor_reads_a_real_kernel() {
         assert_eq!(spoilt.len(), 1, "{damage}: {spoilt:?}");
     }
 }
+
+/// As in the chart's container, where the node's directories are mounted elsewhere and the daemon's variables say where.
+#[test]
+fn doctor_looks_where_the_daemon_writes() {
+    let host = tempfile::tempdir().expect("a temporary directory");
+    let (conf, bin) = (host.path().join("net.d"), host.path().join("bin"));
+    for dir in [&conf, &bin] {
+        std::fs::create_dir(dir).expect("a directory");
+    }
+    std::fs::write(conf.join("05-veni.conflist"), r#"{"plugins":[{"type":"veni-cni"}]}"#).unwrap();
+    std::os::unix::fs::symlink("/bin/true", bin.join("veni-cni")).expect("a plugin");
+    let doctor = |set: &[(&str, &std::path::Path)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_venictl"));
+        for name in ["VENI_CNI_CONF_DIR", "VENI_CNI_BIN_DIR", "HOST_CNI_CONFDIR_PATH"] {
+            command.env_remove(name);
+        }
+        command.env_remove("HOST_CNI_BIN_PATH").envs(set.iter().copied());
+        command.args(["doctor", "-o", "json", "--socket", "/nonexistent/s"]);
+        let output = command.output().expect("cargo has built the binary");
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let checks = document["checks"].as_array().expect("a list");
+        let of = |name| checks.iter().find(|check| check["name"] == name).expect("a check");
+        ["conflist", "plugin"].map(|name| word(&of(name)["status"]))
+    };
+    let own = [("HOST_CNI_CONFDIR_PATH", conf.as_path()), ("HOST_CNI_BIN_PATH", bin.as_path())];
+    assert_eq!(doctor(&own), ["ok", "ok"]);
+    // What is meant for venictl itself goes first.
+    let elsewhere = std::path::Path::new("/nonexistent");
+    let named = [("VENI_CNI_CONF_DIR", elsewhere), ("VENI_CNI_BIN_DIR", elsewhere)];
+    assert_eq!(doctor(&[own, named].concat()), ["failed", "failed"]);
+}

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use veni_core::config::{CniVersion, Config, HostCni};
 
 /// The configuration list's name.
-pub const CONFLIST: &str = "05-veni.conflist";
+pub use veni_core::config::CONFLIST;
 
 const PLUGIN: &str = "veni-cni";
 

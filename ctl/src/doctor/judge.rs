@@ -1,7 +1,7 @@
 //! Deciding what is right. The priorities, tables and marks are those of `veni_core::marks` and ARCHITECTURE.md.
 
 use serde_json::Value;
-use veni_core::{marks::DEFAULT_TABLE_BASE, wire::inspect::View};
+use veni_core::{config::CONFLIST, marks::DEFAULT_TABLE_BASE, wire::inspect::View};
 
 use super::{
     Check, Status,
@@ -426,14 +426,16 @@ fn nft(facts: &Facts) -> Check {
 
 fn conflist(facts: &Facts) -> Check {
     let (name, dir) = ("conflist", facts.cni_conf_dir.display());
-    let step = "put veni's there as 10-veni.conflist (in the sources: cni/install/), the first by name; \
-                --cni-conf-dir names another directory";
+    let step = format!(
+        "ipamd writes it there as {CONFLIST}, the first by name, once it can give addresses: see its log, and that \
+         HOST_CNI_CONFDIR_PATH is set; --cni-conf-dir names another directory"
+    );
     let files = match &facts.conflists {
         Ok(files) => files,
-        Err(error) => return Check::failed(name, error, step),
+        Err(error) => return Check::failed(name, error, &step),
     };
     match files.iter().position(|(_, text)| chain(text).iter().any(|name| name == PLUGIN)) {
-        None => Check::failed(name, format!("no configuration in {dir} names veni-cni"), step),
+        None => Check::failed(name, format!("no configuration in {dir} names veni-cni"), &step),
         Some(0) => Check::ok(name, format!("{dir}/{}", files[0].0)),
         Some(index) => Check::failed(
             name,

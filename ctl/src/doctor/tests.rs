@@ -4,8 +4,11 @@ use super::{
     facts::{Facts, Route, Rule},
     *,
 };
-use veni_core::wire::inspect::policy::{
-    Diagnostic, FlowTable, ForeignView, GroupStanding, JudgedBy, Standing, Unlabelled,
+use veni_core::{
+    config::CONFLIST,
+    wire::inspect::policy::{
+        Diagnostic, FlowTable, ForeignView, GroupStanding, JudgedBy, Standing, Unlabelled,
+    },
 };
 
 use crate::{
@@ -62,7 +65,7 @@ fn healthy() -> Facts {
         ]),
         cni_conf_dir: "/etc/cni/net.d".into(),
         conflists: Ok(vec![(
-            "10-veni.conflist".to_owned(),
+            CONFLIST.to_owned(),
             r#"{"name":"veni","plugins":[{"type":"veni-cni"},{"type":"portmap"}]}"#.to_owned(),
         )]),
         cni_bin_dir: "/opt/cni/bin".into(),
@@ -231,6 +234,17 @@ fn objects_that_are_wrong_are_told_and_groups_that_are_none_fail() {
             assert!(check.status == status && check.found.contains(words), "{check:?}");
         }
     }
+}
+
+/// Beside another name of it, by which the runtime would have two of veni's.
+#[test]
+fn the_advice_names_the_list_that_the_daemon_writes() {
+    let mut facts = healthy();
+    facts.conflists = Ok(Vec::new());
+    let checks = judge::all(&facts);
+    let check = checks.iter().find(|check| check.name == "conflist").unwrap();
+    let step = check.next_step.as_deref().unwrap_or_default();
+    assert!(step.contains(CONFLIST) && step.matches(".conflist").count() == 1, "{step}");
 }
 
 #[test]
