@@ -21,6 +21,8 @@ mod objects;
 #[cfg(feature = "kube")]
 mod paths;
 #[cfg(feature = "kube")]
+mod place;
+#[cfg(feature = "kube")]
 mod policies;
 mod probe;
 #[cfg(feature = "kube")]
@@ -67,7 +69,7 @@ pub struct Test {
     /// The pods' image, which has /usr/bin/venictl; default: that of the cluster's veni DaemonSet
     #[arg(long)]
     pub image: Option<String>,
-    /// The nodes to test, by name; default: two that are ready and take any pod
+    /// The nodes to test, by name; default: two that are ready, take any pod and have a ready veni
     #[arg(long, value_delimiter = ',')]
     pub nodes: Vec<String>,
     /// What pods connect to outside of the cluster, HOST:PORT over TCP; `none` leaves it out

@@ -1,6 +1,6 @@
 //! What the test asks of a cluster: objects as JSON, and a program run in a pod.
 
-use std::{path::Path, time::Duration};
+use std::{fmt, path::Path, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use http::Request;
@@ -38,6 +38,18 @@ pub(super) trait Cluster {
     /// Asks questions in a pod of the test, all at once.
     async fn ask(&self, pod: &str, questions: &[Question]) -> anyhow::Result<Vec<Answer>>;
 }
+
+/// The user's rights do not reach so far: what the API server says of it.
+#[derive(Debug)]
+pub(super) struct Forbidden(pub(super) String);
+
+impl fmt::Display for Forbidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Forbidden {}
 
 /// One that is reached by a kubeconfig.
 pub(super) struct Live {
@@ -169,6 +181,9 @@ fn code(error: &anyhow::Error) -> Option<u16> {
 /// The API server's own sentence, without what kube wraps around it.
 fn plain(error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref::<kube::Error>() {
+        Some(kube::Error::Api(status)) if status.code == 403 => {
+            Forbidden(status.message.clone()).into()
+        }
         Some(kube::Error::Api(status)) => anyhow::anyhow!("{}", status.message),
         _ => error,
     }

@@ -57,7 +57,7 @@ pub(super) async fn run(
     outcome.say("cleaning up");
     let cleaned = tokio::select! {
         biased;
-        cleaned = timeout(CLEANUP, stage::release(cluster, &run)) => match cleaned {
+        cleaned = timeout(CLEANUP, stage::release(cluster, &run, test)) => match cleaned {
             Ok(cleaned) => cleaned,
             Err(_) => Err(anyhow::anyhow!("it takes longer than {CLEANUP:?}")),
         },
@@ -75,7 +75,7 @@ async fn checks(
     run: &str,
     outcome: &mut Outcome,
 ) -> anyhow::Result<()> {
-    stage::claim(cluster, run, outcome).await?;
+    stage::claim(cluster, run, test, outcome).await?;
     tokio::select! {
         done = all(cluster, test, outcome) => done,
         () = stage::beat(cluster) => Ok(()),
@@ -83,10 +83,11 @@ async fn checks(
 }
 
 async fn all(cluster: &impl Cluster, test: &Test, outcome: &mut Outcome) -> anyhow::Result<()> {
-    let (stage, took) = stage::up(cluster, test).await.context("bringing pods up")?;
+    let (stage, took) = stage::up(cluster, test, outcome).await.context("bringing pods up")?;
     let nodes: Vec<_> = stage.nodes.iter().map(|node| node.name.as_str()).collect();
-    let seen =
-        format!("{} on {} after {}", 2 * nodes.len(), nodes.join(", "), paths::seconds(took));
+    let short = stage.short.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
+    let (pods, took) = (2 * nodes.len(), paths::seconds(took));
+    let seen = format!("{pods} on {} after {took}{short}", nodes.join(", "));
     outcome.record("pods run", Ok(seen));
     paths::check(cluster, &stage, test, outcome).await;
     policies::check(cluster, &stage, test, outcome).await;

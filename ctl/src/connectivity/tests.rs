@@ -13,9 +13,10 @@ use tokio::time::sleep;
 
 use super::{
     Part, Test,
-    api::Cluster,
+    api::{Cluster, Forbidden},
     judge::{Outcome, Verdict},
     objects::{self, CLUSTER_POLICIES, CLUSTER_POLICY, NAMESPACE_PATH, NAMESPACES},
+    place::DAEMON_SETS,
     probe::{Answer, Identity, Question, What},
     run::run,
 };
@@ -26,6 +27,10 @@ struct Fake {
     /// Whether policies do anything.
     enforces: bool,
     cluster_policies: bool,
+    /// Whether the user may do anything with ClusterNetworkPolicies.
+    cluster_rights: bool,
+    /// The nodes with a ready pod of veni's.
+    veni: &'static [&'static str],
     /// Whether another test beats in the namespace.
     beats: bool,
     /// How often pods were asked.
@@ -40,6 +45,8 @@ impl Default for Fake {
             objects: RefCell::default(),
             enforces: true,
             cluster_policies: true,
+            cluster_rights: true,
+            veni: &["a", "b", "c"],
             beats: false,
             asked: Cell::new(0),
             broken: None,
@@ -54,6 +61,23 @@ impl Fake {
 
     fn has(&self, collection: &str, name: &str) -> Option<Value> {
         self.objects.borrow().get(&format!("{collection}/{name}")).cloned()
+    }
+
+    /// Veni's pods, one of which is not ready, and another's.
+    fn daemons(&self) -> Vec<Value> {
+        let pod = |set: &str, node: &str, ready: bool| {
+            json!({
+                "metadata": {"ownerReferences": [{"kind": "DaemonSet", "name": set}]},
+                "spec": {"nodeName": node},
+                "status": {
+                    "podIP": "192.168.0.1",
+                    "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
+                },
+            })
+        };
+        let of_node =
+            |node: &&str| [pod("veni", node, self.veni.contains(node)), pod("x", node, true)];
+        ["a", "b", "c"].iter().flat_map(of_node).collect()
     }
 
     fn pod(&self, name: &str) -> Value {
@@ -126,6 +150,9 @@ impl Cluster for Fake {
             "/api/v1/nodes" => {
                 list(vec![node("a", closed), node("b", json!([])), node("c", json!([]))])
             }
+            DAEMON_SETS => list(vec![json!({"metadata": {"name": "veni", "namespace": "net"}})]),
+            "/api/v1/namespaces/net/pods" => list(self.daemons()),
+            CLUSTER_POLICIES if !self.cluster_rights => Err(Forbidden("no".to_owned()).into()),
             CLUSTER_POLICIES => Ok(self.cluster_policies.then(|| json!({"items": []}))),
             NAMESPACE_PATH if self.beats => {
                 sleep(Duration::from_secs(1)).await;
@@ -166,6 +193,9 @@ impl Cluster for Fake {
 
     /// A namespace goes with all that is in it.
     async fn delete(&self, path: &str) -> anyhow::Result<()> {
+        if path.starts_with(CLUSTER_POLICIES) && !self.cluster_rights {
+            return Err(Forbidden("no".to_owned()).into());
+        }
         let within = "/namespaces/veni-connectivity-test/";
         self.objects
             .borrow_mut()
@@ -338,5 +368,38 @@ async fn a_test_that_goes_on_and_a_namespace_of_somebody_else_are_left_alone() {
         assert!(outcome.ended.as_ref().is_some_and(|why| why.contains(words)), "{outcome:#?}");
         assert_eq!(outcome.left, None);
         assert_eq!(cluster.paths(), [NAMESPACE_PATH]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_nodes_with_a_ready_veni_are_tested_and_too_few_are_said() {
+    let cluster = Fake { veni: &["a", "c"], ..Fake::default() };
+    // Of one server a Service's answers cannot come by turns.
+    let test = Test { skip: vec![Part::Service], ..options() };
+    let outcome = tested(&cluster, &test).await;
+    assert!(outcome.held(), "{outcome:#?}");
+    let seen = &outcome.checks[0].seen;
+    let counts = "veni is ready on 1 of 2 nodes that take any pod, of 3 in all";
+    assert!(seen.starts_with("2 on c ") && seen.contains(counts), "{seen}");
+
+    let wanted = Test { nodes: vec!["b".to_owned()], ..options() };
+    for (cluster, test, words) in [
+        (Fake { veni: &["a"], ..Fake::default() }, options(), "veni is ready on 0 of 2 nodes"),
+        (cluster, wanted, "--nodes b: veni has no ready pod there"),
+    ] {
+        let outcome = tested(&cluster, &test).await;
+        assert!(outcome.ended.as_ref().is_some_and(|why| why.contains(words)), "{outcome:#?}");
+        assert!(cluster.paths().is_empty(), "{:?}", cluster.paths());
+    }
+}
+
+/// The API server refuses before it looks whether it has such a kind at all.
+#[tokio::test(start_paused = true)]
+async fn without_rights_on_cluster_policies_all_else_is_tested_and_nothing_is_left() {
+    let cluster = Fake { cluster_rights: false, cluster_policies: false, ..Fake::default() };
+    for skip in [Vec::new(), vec![Part::Policy]] {
+        let outcome = tested(&cluster, &Test { skip, ..options() }).await;
+        assert!(outcome.held(), "{outcome:#?}");
+        assert!(cluster.paths().is_empty(), "{:?}", cluster.paths());
     }
 }
