@@ -1,6 +1,7 @@
 //! The controller: reads its settings, puts the parts together, and runs until it is told to end.
 
 use std::{
+    ffi::OsString,
     future::pending,
     hash::{BuildHasher as _, RandomState},
     process::ExitCode,
@@ -42,7 +43,10 @@ fn main() -> ExitCode {
         }
         Some(_) => return say(&help(), ExitCode::from(2)),
     }
-    let settings = match Settings::read(std::env::vars(), cfg!(feature = "aws")) {
+    // `vars` would panic at a variable of anybody's that is not UTF-8; ours are refused by their own rules then.
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
+    let settings = match Settings::read(variables, cfg!(feature = "aws")) {
         Ok(settings) => settings,
         Err(wrong) => {
             init_logs("info");
