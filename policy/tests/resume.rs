@@ -195,3 +195,32 @@ fn a_pod_that_is_made_anew_keeps_its_set_until_the_objects_are_complete() {
     index.change().steps.iter().for_each(|step| tables.apply(step));
     assert_eq!(index.pod_sets(&pod), None, "gone, and not among the objects");
 }
+
+/// Its object is there, and what decides about it is not known yet.
+#[test]
+fn a_pod_whose_object_comes_later_keeps_its_set_until_it_does_or_is_let_go() {
+    for comes in [true, false] {
+        let mut tables = tables_of(&before());
+        let (first, second) = (PodKey::new("x", "p1"), PodKey::new("x", "p2"));
+        let old = [tables.endpoints[&first], tables.endpoints[&second]];
+        let mut index = Index::resume(Scope::All, &tables.found());
+        parsed(&before()).split_off(2).into_iter().for_each(|object| index.apply(object));
+        index.complete_but(|pod| *pod == first);
+        for step in index.change().steps {
+            tables.apply(&step);
+            assert_eq!(index.pod_sets(&first), Some(old[0]), "after {step:?}");
+        }
+        assert_eq!(tables.endpoints[&first], old[0]);
+        assert_ne!(tables.endpoints.get(&second), Some(&old[1]), "it has no object");
+        index.let_go(&first);
+        if comes {
+            index.apply(parsed(&before()).remove(0));
+        }
+        index.change().steps.iter().for_each(|step| tables.apply(step));
+        let from = IpAddr::from([10, 0, 0, 3]);
+        let decision = tables.decide(&first, Direction::Ingress, from, 6, 8080);
+        let allowed = decision.is_some_and(|decision| decision.allowed());
+        let known = tables_of(&before()).decide(&first, Direction::Ingress, from, 6, 8080);
+        assert_eq!(allowed, comes && known.is_some_and(|known| known.allowed()));
+    }
+}
