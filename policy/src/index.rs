@@ -15,6 +15,7 @@ mod commit;
 mod explain;
 mod objects;
 mod plan;
+mod refusal;
 mod region;
 mod resume;
 mod target;
@@ -53,6 +54,7 @@ use crate::{
 };
 use class::{Classes, Numbers};
 use cluster::{Chosen, Cluster, IdentityId, PodId};
+use refusal::Refused;
 use region::Regions;
 
 /// Pods that a refusal names for people.
@@ -77,9 +79,10 @@ pub struct Change {
     pub refused: Vec<Refusal>,
 }
 
-/// Something that was refused because a map is full; every later change tries again. A rule set: the pods keep what
-/// they had ([`PodSets::CLOSED`] where that is nothing, or open to what the set was to close). A namespace's sets take at
-/// most seven times what they leave free of a map, so that another's find room. Addresses: rules know them only by the blocks that they lie in, and
+/// Something that was refused because a map is full. Every change says so until it fits: it is tried again when its content
+/// is another or something was freed. A rule set: the pods keep what they had ([`PodSets::CLOSED`] where that is nothing, or
+/// open to what the set was to close, or without room for addresses that are new to it). A namespace's sets take at most
+/// seven times what they leave free of a map, so that another's find room. Addresses: rules know them only by the blocks that they lie in, and
 /// those of ClusterNetworkPolicies that deny or pass on pods or nodes deny every address of which nothing is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -230,6 +233,9 @@ pub struct Index {
     /// Whether every object was seen once.
     complete: bool,
     dirty: Dirty,
+    refused: Refused,
+    /// Maps of prefixes that one has left since the last change.
+    freed_prefixes: BTreeSet<&'static str>,
     /// Steps that the first change starts with.
     first: Vec<Step>,
 }
@@ -293,6 +299,8 @@ impl Index {
             inherited: BTreeSet::new(),
             complete: true,
             dirty: Dirty::default(),
+            refused: Refused::default(),
+            freed_prefixes: BTreeSet::new(),
             first: vec![Step::Write(Write::Verdict { key, profile: any })],
         }
     }

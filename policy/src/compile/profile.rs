@@ -1,6 +1,6 @@
 //! Port profiles: numbered, shared by every (set, class) that has the same, in the form of the programs' maps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use veni_ebpf_common::table::{Decision, INLINE_RANGES, PortKey, PortRange, Profile, capacity};
 
@@ -50,6 +50,8 @@ pub(crate) struct Profiles {
     prefixes: usize,
     /// How many profiles there are.
     live: usize,
+    /// Maps that something in use has left since [`Profiles::freed`].
+    freed: BTreeSet<&'static str>,
 }
 
 /// The namespace whose NetworkPolicies a table's entry is for; `None`: what was written for the whole cluster.
@@ -86,6 +88,7 @@ pub(crate) fn fits(
 }
 
 const PROFILES_FULL: Full = Full { map: "PROFILES", capacity: capacity::PROFILES };
+const PORTS_FULL: Full = Full { map: "PORTS", capacity: capacity::PORTS };
 
 impl Body {
     pub(crate) fn decide(&self, protocol: u8, port: u16) -> Decision {
@@ -192,7 +195,7 @@ impl Profiles {
         let prefixes = body.prefixes(next).len();
         let own = |owner| self.owned(owner).map(|numbered| numbered.prefixes).sum();
         if !fits(capacity::PORTS as usize, self.prefixes, prefixes, owner, own) {
-            return Err(Full { map: "PORTS", capacity: capacity::PORTS });
+            return Err(PORTS_FULL);
         }
         let number = self.free.pop().unwrap_or_else(|| {
             self.profiles.push(None);
@@ -265,8 +268,15 @@ impl Profiles {
 
     /// A grace followed the last use of every number.
     pub(crate) fn rested(&mut self) {
-        self.starved = false;
+        if std::mem::take(&mut self.starved) {
+            self.freed.insert(PROFILES_FULL.map);
+        }
         self.free.append(&mut self.resting);
+    }
+
+    /// The maps that something in use has left since this was asked last.
+    pub(crate) fn freed(&mut self) -> BTreeSet<&'static str> {
+        std::mem::take(&mut self.freed)
     }
 
     /// Writes of profiles that came into use, and what to delete after the last grace. The idle ones' numbers rest until
@@ -289,7 +299,11 @@ impl Profiles {
             if self.numbered(number).users > 0 {
                 continue;
             }
-            let Numbered { body, used, written, .. } = self.take(number);
+            let Numbered { body, used, written, prefixes, .. } = self.take(number);
+            if used {
+                self.freed.insert(PROFILES_FULL.map);
+                self.freed.extend((prefixes > 0).then_some(PORTS_FULL.map));
+            }
             if written {
                 let prefixes = body.prefixes(number).into_iter();
                 deletes.extend(

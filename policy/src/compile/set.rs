@@ -285,6 +285,11 @@ impl Set {
         self.rules.as_ref().is_some_and(|rules| rules.content.groups == Groups::Absent)
     }
 
+    /// Whether such an entry is one more.
+    pub(crate) fn gains(&self, class: u32, profile: u32) -> bool {
+        profile != self.any && !self.table.contains_key(&class)
+    }
+
     /// What a class has now.
     pub(crate) fn profile(&self, class: u32) -> u32 {
         self.table.get(&class).copied().unwrap_or(self.any)

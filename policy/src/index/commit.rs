@@ -6,10 +6,11 @@ use ipnet::IpNet;
 use veni_ebpf_common::table::{ANY_CLASS, NO_CLASS, OPEN_SET, VerdictKey};
 
 use super::{
-    Change, Index, Refusal,
+    Change, Index,
     class::{Class, Move, Route, Slot},
     plan::{Copies, Patch, Plan, Targets},
     region::ABSENT,
+    target::prefixes_of,
 };
 use crate::{
     change::{CLOSED_SET, Direction, PodSets, Remove, Step, Write},
@@ -20,9 +21,10 @@ impl Index {
     /// The steps from the last change's state to the present one. The caller carries out all of them, in order.
     #[must_use]
     pub fn change(&mut self) -> Change {
-        let mut refused = Vec::new();
-        let (mut targets, mut moves) = self.wanted(&mut refused, false);
-        let left_out = self.withhold(&mut moves, &mut refused);
+        self.look_for_room();
+        let mut left_out_of = Vec::new();
+        let (mut targets, mut moves) = self.wanted(false);
+        let left_out = self.withhold(&mut moves, &mut left_out_of);
         if left_out != self.left_out {
             // Rules that deny or pass on pods say otherwise now: all is asked once more, with the moves of before.
             self.left_out = left_out;
@@ -31,9 +33,9 @@ impl Index {
                 Slot::Address(address) => Some(address),
                 Slot::Prefix(_) => None,
             }));
-            refused.clear();
-            (targets, moves) = self.wanted(&mut refused, true);
-            self.withhold(&mut moves, &mut refused);
+            left_out_of.clear();
+            (targets, moves) = self.wanted(true);
+            self.withhold(&mut moves, &mut left_out_of);
         }
         let mut copies = Copies::default();
         let plan = loop {
@@ -43,38 +45,36 @@ impl Index {
                     self.classes.numbers = numbers;
                     break plan;
                 }
-                Err(full) => {
-                    for (set, full) in full {
-                        match copies.iter_mut().find(|(_, copy)| **copy == set) {
+                Err(unfit) => {
+                    for unfit in unfit {
+                        match copies.iter_mut().find(|(_, copy)| **copy == unfit.set) {
                             // No room for a copy: the pods stay with the original.
                             Some((original, copy)) => *copy = *original,
-                            None => refused.push(self.withdraw(&mut targets, set, full)),
+                            None if self.sets[&unfit.set].users > 0 => {
+                                self.evict(&mut targets, unfit);
+                            }
+                            None => self.withdraw(&mut targets, unfit),
                         }
                     }
                 }
             }
         };
-        refused.extend(plan.full.iter().map(|(set, full)| Refusal {
-            pods: self.users_of(*set),
-            direction: self.sets[set].rules.as_ref().map(|rules| rules.content.direction),
-            map: full.map,
-            capacity: full.capacity,
-        }));
+        self.refused.classes.clone_from(&plan.closed);
         self.rename_copies(&copies);
         let steps = self.execute(&plan, &moves);
         self.sweep();
-        Change { steps, refused }
+        Change { steps, refused: self.all_refused(left_out_of) }
     }
 
     /// The sets that pods are to have, and every slot whose shape changes.
-    fn wanted(&mut self, refused: &mut Vec<Refusal>, again: bool) -> (Targets, Vec<Move>) {
-        let targets = self.targets(refused);
+    fn wanted(&mut self, again: bool) -> (Targets, Vec<Move>) {
+        let targets = self.targets();
         let regions = self.refresh_vectors() | std::mem::take(&mut self.dirty.regions);
         let moves = self.moves(regions || again);
         (targets, moves)
     }
 
-    fn users_of(&self, set: u32) -> Vec<crate::change::PodKey> {
+    pub(super) fn users_of(&self, set: u32) -> Vec<crate::change::PodKey> {
         let has = |sets: PodSets| sets.ingress == set || sets.egress == set;
         let users = self.locals.iter().filter(|(_, local)| local.sets.is_some_and(has));
         users.map(|(key, _)| key.clone()).collect()
@@ -93,6 +93,14 @@ impl Index {
         for flip in plan.flips.iter().filter(|flip| flip.new.is_none()) {
             if flip.old.is_some() {
                 steps.push(Step::Endpoint { pod: flip.pod.clone(), sets: PodSets::CLOSED });
+            }
+        }
+        for flip in &plan.flips {
+            if let (Some(old), Some(_)) = (flip.old, flip.new)
+                && self.without_evicted(old) != old
+            {
+                let (pod, sets) = (flip.pod.clone(), self.without_evicted(old));
+                steps.push(Step::Endpoint { pod, sets });
             }
         }
         self.write_tables(plan, &mut steps);
@@ -291,7 +299,10 @@ impl Index {
                     entry.class = route.last;
                 }
             }
-            Slot::Prefix(net) if step.goes => self.regions.remove(net),
+            Slot::Prefix(net) if step.goes => {
+                self.regions.remove(net);
+                self.freed_prefixes.insert(prefixes_of(net.addr().is_ipv6()));
+            }
             Slot::Prefix(net) => {
                 if let Some(region) = self.regions.by_net.get_mut(&net) {
                     debug_assert!(route.last != ABSENT);

@@ -10,7 +10,8 @@ use veni_ebpf_common::table::capacity;
 
 use super::{
     Index, Refusal,
-    class::{Move, NewClass, Numbering, Numbers, Slot},
+    class::{Move, NewClass, Numbering, Numbers, Slot, Taken},
+    refusal::Unfit,
     region::ABSENT,
     target::{Closes, kept},
 };
@@ -68,8 +69,25 @@ pub(super) struct Plan {
     pub(super) strict: bool,
     /// Some pod's set may judge an address otherwise now.
     pub(super) rejudged: bool,
-    /// Patches that found no room; the classes are denied there.
-    pub(super) full: Vec<(u32, Full)>,
+    /// (set, class) that found no room, in this change or an earlier one; the classes are denied there.
+    pub(super) closed: BTreeMap<(u32, u32), Full>,
+}
+
+/// What becomes of classes, and what that may change.
+#[derive(Debug)]
+struct Told {
+    new: Vec<(NewClass, Delta)>,
+    taken: Vec<(Taken, Delta)>,
+}
+
+/// What one set gets.
+#[derive(Debug, Default)]
+struct Patches {
+    before: Vec<Patch>,
+    in_place: Vec<Patch>,
+    closed: BTreeMap<(u32, u32), Full>,
+    /// Some class that was denied is not any more.
+    regained: bool,
 }
 
 /// Sets that are copied because some of their pods leave while their meaning changes for others.
@@ -220,7 +238,7 @@ impl Index {
         moves: &[Move],
         copies: &mut Copies,
         numbers: &mut Numbers,
-    ) -> Result<Plan, Vec<(u32, Full)>> {
+    ) -> Result<Plan, Vec<Unfit>> {
         let deltas = self.deltas(moves);
         let flips = self.flips(targets, &deltas, copies);
         let frozen = self.frozen(&flips, &deltas);
@@ -228,7 +246,7 @@ impl Index {
         let numbering = self.classes.number(moves, strict, numbers);
         let rejudged = self.rejudges(&deltas);
         let mut plan = Plan { flips, numbering, strict, rejudged, ..Plan::default() };
-        self.patch(&mut plan, &frozen);
+        self.patch(&mut plan, &frozen)?;
         self.compile(&mut plan)?;
         Ok(plan)
     }
@@ -326,62 +344,122 @@ impl Index {
         left
     }
 
-    /// What sets that exist get for classes that are new, or another shape's.
-    fn patch(&mut self, plan: &mut Plan, frozen: &FastSet<u32>) {
-        let closed = self.sets[&CLOSED_SET].any;
-        let deltas: Vec<(NewClass, Delta)> = plan
-            .numbering
-            .new
+    /// What sets that exist get for classes that are new, another shape's, or were refused. Those of whoever has most
+    /// entries come last: they are refused first. A namespace's share is no bound here, the map's size is.
+    fn patch(&mut self, plan: &mut Plan, frozen: &FastSet<u32>) -> Result<(), Vec<Unfit>> {
+        let told = self.told(&plan.numbering);
+        if told.new.is_empty() && told.taken.is_empty() && self.refused.classes.is_empty() {
+            return Ok(());
+        }
+        let entries = self.entries_by_owner();
+        let mut room = (capacity::VERDICTS as usize).saturating_sub(entries.values().sum());
+        let asked = self
+            .sets
             .iter()
-            .map(|class| {
-                let parent = self.classes.shape(class.parent).unwrap_or_default();
-                (*class, Delta::between(parent, class.shape, &self.lists))
-            })
+            .filter(|(number, set)| set.users > 0 && !self.refused.evicted.contains(number));
+        let mut asked: Vec<_> = asked
+            .map(|(number, set)| (set.owner.map_or(0, |owner| entries[&Some(owner)]), *number))
             .collect();
-        let taken: Vec<_> = plan
-            .numbering
+        asked.sort_unstable();
+        let mut unfit = Vec::new();
+        for (_, number) in asked {
+            let patches = self.patches(number, &told, frozen.contains(&number));
+            let set = &self.sets[&number];
+            let both = patches.before.iter().chain(&patches.in_place);
+            let more = both.filter(|patch| set.gains(patch.class, patch.profile)).count();
+            if more > room {
+                let entries = Some(set.entries() + more);
+                unfit.push(Unfit { set: number, full: VERDICTS_FULL, entries });
+                continue;
+            }
+            room -= more;
+            plan.before.extend(patches.before);
+            plan.in_place.extend(patches.in_place);
+            plan.closed.extend(patches.closed);
+            plan.rejudged |= patches.regained;
+        }
+        if unfit.is_empty() { Ok(()) } else { Err(unfit) }
+    }
+
+    fn told(&self, numbering: &Numbering) -> Told {
+        let new = numbering.new.iter().map(|class| {
+            let parent = self.classes.shape(class.parent).unwrap_or_default();
+            (*class, Delta::between(parent, class.shape, &self.lists))
+        });
+        let taken = numbering
             .taken
             .iter()
-            .map(|taken| (*taken, Delta::between(taken.old, taken.new, &self.lists)))
-            .collect();
-        for (number, set) in self.sets.iter().filter(|(_, set)| set.users > 0) {
-            let distinguishing = |delta: &Delta| {
-                set.rules
-                    .as_ref()
-                    .filter(|rules| !frozen.contains(number) && rules.distinguishes(delta))
-            };
-            for (class, delta) in &deltas {
-                let profile = match distinguishing(delta) {
-                    None if frozen.contains(number) => set.profile(class.old),
-                    None => set.profile(class.parent),
-                    Some(rules) => {
-                        let body = rules.evaluate(class.shape, &self.lists);
-                        self.profiles.number(body, set.owner).unwrap_or_else(|full| {
-                            plan.full.push((*number, full));
-                            closed
-                        })
-                    }
-                };
-                if profile != set.any {
-                    plan.before.push(Patch { set: *number, class: class.number, profile });
-                }
+            .map(|taken| (*taken, Delta::between(taken.old, taken.new, &self.lists)));
+        Told { new: new.collect(), taken: taken.collect() }
+    }
+
+    /// What one set gets. A class that finds no room is denied, and so is one that it is parted from, until there is.
+    fn patches(&mut self, number: u32, told: &Told, frozen: bool) -> Patches {
+        let Self { sets, profiles, lists, classes, refused, .. } = self;
+        let (set, closed) = (&sets[&number], sets[&CLOSED_SET].any);
+        let rules = set.rules.as_ref().filter(|_| !frozen);
+        let mut patches = Patches::default();
+        let mut retaken: FastSet<u32> = FastSet::default();
+        for (taken, delta) in &told.taken {
+            let Some(rules) = rules.filter(|rules| rules.distinguishes(delta)) else { continue };
+            let (class, body) = (taken.number, rules.evaluate(taken.new, lists));
+            retaken.insert(class);
+            let profile = profiles.number(body, set.owner).unwrap_or_else(|full| {
+                patches.closed.insert((number, class), full);
+                closed
+            });
+            if profile != set.profile(class) {
+                patches.in_place.push(Patch { set: number, class, profile });
             }
-            for (taken, delta) in &taken {
-                let Some(rules) = distinguishing(delta) else { continue };
-                let body = rules.evaluate(taken.new, &self.lists);
-                let profile = self.profiles.number(body, set.owner).unwrap_or_else(|full| {
-                    plan.full.push((*number, full));
-                    closed
-                });
-                if profile != set.profile(taken.number) {
-                    plan.in_place.push(Patch { set: *number, class: taken.number, profile });
+        }
+        let mut regained: FastMap<u32, u32> = FastMap::default();
+        for (key, full) in refused.classes.range((number, 0)..=(number, u32::MAX)) {
+            let class = key.1;
+            if retaken.contains(&class) {
+                continue;
+            }
+            let shape = classes.shape(class).filter(|_| refused.room.contains(full.map));
+            let found = rules.zip(shape).map_or(Err(*full), |(rules, shape)| {
+                profiles.number(rules.evaluate(shape, lists), set.owner)
+            });
+            match found {
+                Err(full) => {
+                    patches.closed.insert(*key, full);
+                }
+                Ok(profile) => {
+                    regained.insert(class, profile);
+                    if profile != set.profile(class) {
+                        patches.regained = true;
+                        patches.before.push(Patch { set: number, class, profile });
+                    }
                 }
             }
         }
+        for (class, delta) in &told.new {
+            let key = (number, class.number);
+            let profile = if let Some(rules) = rules.filter(|rules| rules.distinguishes(delta)) {
+                let body = rules.evaluate(class.shape, lists);
+                profiles.number(body, set.owner).unwrap_or_else(|full| {
+                    patches.closed.insert(key, full);
+                    closed
+                })
+            } else {
+                let like = if frozen { class.old } else { class.parent };
+                regained.get(&like).copied().unwrap_or_else(|| {
+                    let full = refused.classes.get(&(number, like));
+                    patches.closed.extend(full.map(|full| (key, *full)));
+                    set.profile(like)
+                })
+            };
+            if profile != set.any {
+                patches.before.push(Patch { set: number, class: class.number, profile });
+            }
+        }
+        patches
     }
 
     /// Tables of the sets that pods get and that have none yet.
-    fn compile(&mut self, plan: &mut Plan) -> Result<(), Vec<(u32, Full)>> {
+    fn compile(&mut self, plan: &mut Plan) -> Result<(), Vec<Unfit>> {
         let wanted: BTreeSet<u32> = plan
             .flips
             .iter()
@@ -403,10 +481,15 @@ impl Index {
         classes.extend(plan.numbering.new.iter().map(|class| (class.number, class.shape)));
         classes.sort_unstable();
         let postings = Postings::new(&classes, &self.lists);
-        let mut entries: FastMap<Owner, usize> = FastMap::default();
-        let counted = self.sets.values().map(|set| (set.owner, set.entries()));
-        let patched = plan.before.iter().map(|patch| (self.sets[&patch.set].owner, 1));
-        counted.chain(patched).for_each(|(owner, more)| *entries.entry(owner).or_default() += more);
+        let mut entries = self.entries_by_owner();
+        let mut patched = 0;
+        for patch in plan.before.iter().chain(&plan.in_place) {
+            let set = &self.sets[&patch.set];
+            if set.gains(patch.class, patch.profile) {
+                *entries.entry(set.owner).or_default() += 1;
+                patched += 1;
+            }
+        }
         let mut used: usize = entries.values().sum();
         let mut full = Vec::new();
         for number in wanted {
@@ -415,15 +498,18 @@ impl Index {
             let (owner, mark) = (set.owner, self.profiles.mark());
             let own = |owner| entries.get(&Some(owner)).copied().unwrap_or(0);
             let found = rules.compile(&postings, &self.lists, &mut self.profiles, owner);
+            let mut wants = None;
             let found = found.and_then(|(any, table)| {
                 let more = table.len() + 1;
+                // With what others get in the same change: its own blocks part classes anew.
+                wants = Some(more + patched);
                 let fits = fits(capacity::VERDICTS as usize, used, more, owner, own);
                 if fits { Ok((any, table)) } else { Err(VERDICTS_FULL) }
             });
             match found {
                 Err(found) => {
                     self.profiles.withdraw(mark);
-                    full.push((number, found));
+                    full.push(Unfit { set: number, full: found, entries: wants });
                 }
                 Ok((any, table)) => {
                     used += table.len() + 1;
@@ -436,23 +522,23 @@ impl Index {
     }
 
     /// Pods that were to get this set keep what they have, as far as that closes what this is there to close.
-    pub(super) fn withdraw(&mut self, targets: &mut Targets, set: u32, full: Full) -> Refusal {
+    pub(super) fn withdraw(&mut self, targets: &mut Targets, unfit: Unfit) {
+        let Unfit { set, full, entries } = unfit;
+        let owner = self.sets[&set].owner;
         let content = &self.sets[&set].rules.as_ref().expect("it was compiled").content;
         let (direction, closes) = (content.direction, Closes::of(content));
         let mut pods = Vec::new();
         for (key, target) in targets.iter_mut() {
             let Some(wanted) = target.filter(|sets| sets.of(direction) == set) else { continue };
             let local = &self.locals[key];
-            let kept = kept(local.sets, direction, closes, &self.sets, &self.profiles);
+            let had = local.sets.map(|sets| self.without_evicted(sets));
+            let kept = kept(had, direction, closes, &self.sets, &self.profiles);
             *target = Some(match direction {
                 Direction::Ingress => PodSets::new(kept, wanted.egress),
                 Direction::Egress => PodSets::new(wanted.ingress, kept),
             });
             pods.push(key.clone());
-            if let Some(pod) = local.pod {
-                self.dirty.rules.insert(self.cluster.pod(pod).identity);
-            }
         }
-        Refusal { pods, direction: Some(direction), map: full.map, capacity: full.capacity }
+        self.refuse(pods, direction, full, entries.map(|entries| (owner, entries)));
     }
 }

@@ -4,13 +4,16 @@
 //! close. A pod whose security groups are not known yet keeps its sets, or, where its policies change, gets the sets of the
 //! groups that it had; without sets it stays without.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use veni_ebpf_common::table::{OPEN_SET, capacity};
 
 use super::{
-    Index, Refusal,
+    Index,
     atom::Question,
     cluster::{Chosen, IdentityId},
     plan::Targets,
@@ -72,6 +75,11 @@ impl Closes {
     }
 }
 
+/// The map of a family's prefixes.
+pub(super) const fn prefixes_of(v6: bool) -> &'static str {
+    if v6 { "CIDR_V6" } else { "CIDR_V4" }
+}
+
 /// What a pod has in a direction when its new set finds no room.
 pub(super) fn kept(
     had: Option<PodSets>,
@@ -90,7 +98,7 @@ pub(super) fn kept(
 
 impl Index {
     /// The sets that local pods are to have, as far as they are to be looked at. Makes the sets that are new.
-    pub(super) fn targets(&mut self, refused: &mut Vec<Refusal>) -> Targets {
+    pub(super) fn targets(&mut self) -> Targets {
         let identities: Vec<IdentityId> = if std::mem::take(&mut self.dirty.all_rules) {
             self.cluster.live_identities().map(|(id, _)| id).collect()
         } else {
@@ -120,7 +128,7 @@ impl Index {
             wanted.of_pods.insert(key, found);
         }
         self.dirty.locals.clear();
-        self.choose(&wanted, refused)
+        self.choose(&wanted)
     }
 
     /// Pods of these identities that are judged by groups of which all is known. An earlier daemon did not say which
@@ -139,7 +147,8 @@ impl Index {
     }
 
     /// The targets; where a set was refused, what the pods have.
-    fn choose(&mut self, wanted: &Wanted, refused: &mut Vec<Refusal>) -> Targets {
+    fn choose(&mut self, wanted: &Wanted) -> Targets {
+        let mut looked_at = BTreeSet::new();
         let mut without: BTreeMap<(Direction, &'static str), (Full, Vec<PodKey>)> = BTreeMap::new();
         let mut targets = Targets::new();
         for (key, local) in &mut self.locals {
@@ -155,6 +164,7 @@ impl Index {
             }
             let found = of_identity.map(|(found, _)| found).or_else(|| wanted.of_pods.get(key));
             let Some(found) = found else { continue };
+            looked_at.insert(key.clone());
             let mut of = |direction: Direction| match found[direction as usize] {
                 Ok(set) => set,
                 Err(Refused { full, closes }) => {
@@ -168,12 +178,10 @@ impl Index {
                 targets.insert(key.clone(), Some(target));
             }
         }
-        refused.extend(without.into_iter().map(|((direction, map), (full, pods))| Refusal {
-            pods,
-            direction: Some(direction),
-            map,
-            capacity: full.capacity,
-        }));
+        self.forget_refused(&looked_at);
+        for ((direction, _), (full, pods)) in without {
+            self.refuse(pods, direction, full, None);
+        }
         targets
     }
 
@@ -193,15 +201,11 @@ impl Index {
             flattener.content(direction, namespace, identity, chosen)
         });
         let namespace = self.cluster.identity(id).key.namespace;
-        let found = contents.map(|content| {
+        contents.map(|content| {
             let closes = Closes::of(&content);
             let set = self.set_of(content, namespace, &mut batch.fresh);
             set.map_err(|full| Refused { full, closes })
-        });
-        if found.iter().any(Result::is_err) {
-            self.dirty.rules.insert(id);
-        }
-        found
+        })
     }
 
     fn set_of(
@@ -238,14 +242,14 @@ impl Index {
             .into_iter()
             .filter(|net| !self.regions.by_net.contains_key(net) && !fresh.contains(net))
             .collect();
-        for (v6, map) in [(false, "CIDR_V4"), (true, "CIDR_V6")] {
+        for v6 in [false, true] {
             let of_family = |nets: &FastSet<IpNet>| {
                 nets.iter().filter(|net| net.addr().is_ipv6() == v6).count()
             };
             let used = self.regions.count(v6) + of_family(fresh);
             let own = |owner| of_family(&self.prefixes_of(owner));
             if !fits(capacity::CIDR as usize, used, of_family(&more), owner, own) {
-                return Err(Full { map, capacity: capacity::CIDR });
+                return Err(Full { map: prefixes_of(v6), capacity: capacity::CIDR });
             }
         }
         fresh.extend(more);
