@@ -444,10 +444,12 @@ impl<P: Plane> Enforcer<P> {
         }
         self.unasked = true;
         let change = self.index.change();
-        self.refused = change.refused.iter().map(ToString::to_string).collect();
-        for refusal in &self.refused {
+        let refused: Vec<String> = change.refused.iter().map(ToString::to_string).collect();
+        // Once for each: the status goes on saying it.
+        for refusal in refused.iter().filter(|refusal| !self.refused.contains(refusal)) {
             tracing::error!(refusal, "rule set not in force");
         }
+        self.refused = refused;
         if !change.steps.is_empty() {
             self.progress.changed_at = Some(SystemTime::now());
         }
