@@ -28,9 +28,8 @@ for arg; do
     case $arg in --install|--reset-then-reuse-values) ;; *) args+=("$arg") ;; esac
 done
 case $command in
-    install|upgrade|template)
-        # Apart, because a pipe's next program may not wait for it.
-        "$HELM" template "${args[@]}" --kube-version 1.33 > "$RENDERED" && /usr/bin/cat "$RENDERED" ;;
+    install|upgrade) "$HELM" template "${args[@]}" --kube-version 1.33 ;;
+    template) "$HELM" template "${args[@]}" ;;
     get*) echo '{}' ;;
 esac
 "#;
@@ -144,7 +143,6 @@ fn the_documents_helm_lines_render() {
             .current_dir(&place)
             .env("PATH", &bin)
             .env("HELM", fs::canonicalize(&helm).unwrap())
-            .env("RENDERED", place.join("rendered"))
             .envs(
                 ["REGISTRY", "CLUSTER", "ACCOUNT", "NODE"].map(|name| (name, name.to_lowercase())),
             )
