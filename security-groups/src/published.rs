@@ -1,15 +1,18 @@
 //! Groups that a leader has resolved for all nodes, as objects: written in parts, read whole. Pure but for the time of day.
 //!
-//! A reader takes a group when it has all parts of one revision, and keeps what it had until then. What it does not
-//! understand it does not take: the node reads such a group itself.
+//! A reader takes a group when it has all parts of one revision, and keeps what it had until then; for some seconds, after
+//! which a part is lost and what it had is stale. What it does not understand it does not take, and does not keep what was
+//! before. The node reads such groups itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::Hasher as _,
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
+use tokio::time::Instant;
 use veni_core::id::SecurityGroupId;
 use veni_eniconfig_crd::resolved_security_group::{
     GroupPart, Heartbeat, PublishedRule, ResolvedSecurityGroupSpec, State,
@@ -18,6 +21,8 @@ use veni_policy::security_group::{GroupPeer, GroupProtocol, GroupRule, GroupStat
 
 /// Rules and addresses in one object: about 100 bytes each as JSON, and etcd takes 1.5 MiB.
 const ITEMS: usize = 4_000;
+/// How long a group counts as it was while parts lack. Those of a revision are written one after the other.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A group as a leader publishes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,12 +46,23 @@ pub struct Published {
     pub listed: bool,
 }
 
+/// Why parts are no group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unjoined {
+    /// Not all parts of a revision are there.
+    Torn,
+    /// They are, written by a version that this one does not understand.
+    NotUnderstood,
+}
+
 /// Puts objects together.
 #[derive(Debug, Default)]
 pub struct Board {
     /// By object's name.
     parts: BTreeMap<String, GroupPart>,
     published: Published,
+    /// Groups that are as they were because parts lack, and since when.
+    torn: BTreeMap<SecurityGroupId, Instant>,
 }
 
 impl Board {
@@ -83,20 +99,36 @@ impl Board {
         self.published.listed = true;
     }
 
-    /// What is whole.
+    /// What is whole, or was until just now.
     #[must_use]
     pub fn published(&self) -> Arc<Published> {
-        Arc::new(self.published.clone())
+        let mut published = self.published.clone();
+        for (id, since) in &self.torn {
+            if let Some(group) =
+                published.groups.get_mut(id).filter(|_| since.elapsed() >= PATIENCE)
+            {
+                Arc::make_mut(group).stale = true;
+            }
+        }
+        Arc::new(published)
     }
 
     fn assemble(&mut self, id: &str) -> bool {
         let Ok(key) = id.parse::<SecurityGroupId>() else { return false };
         let parts: Vec<_> = self.parts.values().filter(|part| part.id == id).collect();
-        if parts.is_empty() {
-            return self.published.groups.remove(&key).is_some();
-        }
-        // Between two revisions, or written by a version that this one does not understand: as it was.
-        let Some(whole) = join(&key, &parts) else { return false };
+        let whole = match join(&key, &parts) {
+            // Between two revisions.
+            Err(Unjoined::Torn) if !parts.is_empty() => {
+                self.torn.entry(key).or_insert_with(Instant::now);
+                return false;
+            }
+            Err(_) => {
+                self.torn.remove(&key);
+                return self.published.groups.remove(&key).is_some();
+            }
+            Ok(whole) => whole,
+        };
+        self.torn.remove(&key);
         let before = self.published.groups.insert(key.clone(), Arc::new(whole));
         before.as_ref() != self.published.groups.get(&key)
     }
@@ -203,8 +235,8 @@ fn read(rule: &PublishedRule) -> Option<GroupRule> {
 }
 
 /// The group, if these are all parts of one revision, and understood.
-fn join(id: &SecurityGroupId, parts: &[&GroupPart]) -> Option<PublishedGroup> {
-    let first = parts.iter().find(|part| part.part == 0)?;
+fn join(id: &SecurityGroupId, parts: &[&GroupPart]) -> Result<PublishedGroup, Unjoined> {
+    let first = parts.iter().find(|part| part.part == 0).ok_or(Unjoined::Torn)?;
     let numbers: BTreeSet<_> = parts
         .iter()
         .filter(|part| part.revision == first.revision && part.parts == first.parts)
@@ -212,8 +244,17 @@ fn join(id: &SecurityGroupId, parts: &[&GroupPart]) -> Option<PublishedGroup> {
         .collect();
     let same = numbers.iter().copied().eq(0..first.parts);
     if !same {
-        return None;
+        return Err(Unjoined::Torn);
     }
+    understand(id, first, parts).ok_or(Unjoined::NotUnderstood)
+}
+
+/// The group of all parts of this one's revision.
+fn understand(
+    id: &SecurityGroupId,
+    first: &GroupPart,
+    parts: &[&GroupPart],
+) -> Option<PublishedGroup> {
     let mut sorted: Vec<_> = parts.iter().filter(|part| part.revision == first.revision).collect();
     sorted.sort_by_key(|part| part.part);
     let (mut ingress, mut egress) = (Vec::new(), Vec::new());
@@ -333,9 +374,42 @@ mod tests {
             let (name, mut spec) = objects(&group(1, 1)).remove(0);
             spoil(&mut spec.group.as_mut().unwrap().rules[0]);
             let mut board = Board::default();
-            assert!(!board.apply(&name, spec));
+            assert!(!board.apply(&name, spec.clone()));
             assert!(board.published().groups.is_empty());
+            // Nor does what was before stay: it is not what holds now, and the leader vouches for what nobody here reads.
+            let (_, whole) = objects(&group(1, 1)).remove(0);
+            assert!(board.apply(&name, whole));
+            assert!(board.apply(&name, spec));
+            assert!(board.published().groups.is_empty() && board.torn.is_empty());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_that_lacks_a_part_for_long_is_stale() {
+        let (first, second) = (objects(&group(10, 9_000)), objects(&group(11, 9_000)));
+        let mut board = Board::default();
+        let stale = |board: &Board| board.published().groups[&id("sg-web")].stale;
+        for (name, spec) in first {
+            board.apply(&name, spec);
+        }
+        tokio::time::advance(PATIENCE).await;
+        assert!(!stale(&board));
+        // A part that nobody here can read says nothing.
+        board.apply("sg-web.1", ResolvedSecurityGroupSpec::default());
+        tokio::time::advance(PATIENCE / 2).await;
+        assert!(!stale(&board));
+        let (name, spec) = second[0].clone();
+        board.apply(&name, spec);
+        tokio::time::advance(PATIENCE / 2).await;
+        assert!(stale(&board), "since it was whole");
+        for (name, spec) in second {
+            board.apply(&name, spec);
+        }
+        assert!(!stale(&board));
+        board.remove("sg-web.1");
+        board.remove("sg-web.2");
+        assert!(board.remove("sg-web.0"));
+        assert!(board.torn.is_empty() && board.published().groups.is_empty());
     }
 
     #[test]
