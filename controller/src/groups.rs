@@ -1,7 +1,8 @@
 //! What is to be written of the security groups that were resolved: pure.
 //!
 //! Invariants: what is published as not stale is what the leader read itself, in this term, at most [`VOUCHED`] ago. A group
-//! that it cannot read stays published as it was, marked as stale; only EC2's word that it is gone makes it gone.
+//! that it cannot read stays published as it was, marked as stale; only EC2's word that it is gone makes it gone. One that it
+//! never could read is published as stale and without content: nodes need not wait for it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,20 +49,33 @@ pub fn desired(
             (Some(status), Some(group)) if group.state == GroupState::Resolved => {
                 Some(whole(group, snapshot, is_stale(status)))
             }
-            _ => before.get(id).map(|before| {
-                let before: PublishedGroup = Arc::unwrap_or_clone(before.clone());
-                PublishedGroup { stale: true, ..before }
-            }),
+            (status, _) => {
+                let before = before.get(id).map(|before| Arc::unwrap_or_clone(before.clone()));
+                let unread =
+                    || PublishedGroup { group: None, members: BTreeMap::new(), stale: true };
+                let failed = status.is_some_and(|status| has_failed(status));
+                let before = before.or_else(|| failed.then(unread));
+                before.map(|before| PublishedGroup { stale: true, ..before })
+            }
         };
         objects.extend(published.iter().flat_map(|published| split(id, published)));
     }
     objects
 }
 
-/// What of the groups' standing decides what is written, beside their content: who is gone, who is stale.
+/// What of the groups' standing decides what is written, beside their content: who is gone, who is stale, who could not be
+/// read.
 #[must_use]
-pub fn marks(statuses: &[GroupStatus]) -> BTreeSet<(SecurityGroupId, bool, bool)> {
-    statuses.iter().map(|status| (status.id.clone(), status.gone, is_stale(status))).collect()
+pub fn marks(statuses: &[GroupStatus]) -> BTreeSet<(SecurityGroupId, bool, bool, bool)> {
+    let marks = |status: &GroupStatus| {
+        (status.id.clone(), status.gone, is_stale(status), has_failed(status))
+    };
+    statuses.iter().map(marks).collect()
+}
+
+/// It was asked for, and not answered; before that nothing is known of it.
+const fn has_failed(status: &GroupStatus) -> bool {
+    status.reason.is_some() || status.last_error.is_some()
 }
 
 fn is_stale(status: &GroupStatus) -> bool {
@@ -154,6 +168,29 @@ mod tests {
         check(status("sg-1", Unresolved, None, false), denied.clone(), None);
         check(status("sg-1", Pending, None, false), GroupState::Pending { reason: reason() }, None);
         check(status("sg-1", Unresolved, None, true), denied, Some((false, false)));
+    }
+
+    /// Not what was not asked for yet: all nodes would ask for it.
+    #[test]
+    fn what_was_never_read_is_published_as_that_once_reading_it_has_failed() {
+        check(status("sg-1", GroupHealth::Pending, None, false), pending(), None);
+        for state in [GroupHealth::Pending, GroupHealth::Unresolved] {
+            let failed =
+                GroupStatus { reason: Some("denied".into()), ..status("sg-1", state, None, false) };
+            let wanted = [id("sg-1")].into();
+            let objects = desired(&wanted, &snapshot(pending()), &[failed], &Objects::new());
+            let mut board = Board::default();
+            for (name, spec) in objects {
+                board.apply(&name, spec);
+            }
+            let published = board.published();
+            let found = published.groups.get(&id("sg-1"));
+            assert!(found.is_some_and(|it| it.group.is_none() && it.stale), "{published:?}");
+        }
+    }
+
+    fn pending() -> GroupState {
+        GroupState::Pending { reason: "denied".to_owned() }
     }
 
     #[test]

@@ -203,6 +203,17 @@ async fn a_leader_that_cannot_read_a_group_leaves_it_as_it_was_and_does_not_vouc
     }
 }
 
+/// A node that waited for it would keep every pod with a new group waiting.
+#[tokio::test]
+async fn a_leader_that_may_read_nothing_says_so_of_each_group() {
+    let place = Place::new().await;
+    place.sim.lock().unwrap().inject(Fault::deny("DescribeSecurityGroupRules"));
+    let _leader = place.lead("a");
+    let published = place.until(|it| it.heartbeat.is_some()).await;
+    assert_eq!(names(&published), ["sg-app", "sg-web"]);
+    assert!(published.groups.values().all(|it| it.stale && it.group.is_none()), "{published:?}");
+}
+
 #[tokio::test]
 async fn a_group_that_does_not_exist_is_published_as_gone() {
     let place = Place::new().await;

@@ -29,6 +29,9 @@ const BEATS: u32 = 3;
 const OLD: u32 = 10;
 /// How long a group that is not published yet is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Over how long nodes that have a group whole ask for it themselves: all of them hear at once that a leader does not vouch
+/// for it any more.
+const SPREAD: Duration = Duration::from_secs(50);
 
 /// A leader's word.
 #[derive(Debug)]
@@ -36,7 +39,7 @@ pub(crate) struct Leader {
     published: watch::Receiver<Arc<Published>>,
     /// The last beat, and when it was seen.
     beat: Option<(Heartbeat, Instant)>,
-    /// Since when which wanted group is not published.
+    /// Until when which wanted group that is not published is waited for.
     lacking: BTreeMap<SecurityGroupId, Instant>,
     began: Instant,
     /// 0 to 1023: nodes do not lose their leader in step.
@@ -79,6 +82,7 @@ impl Leader {
     pub(crate) fn cover(
         &mut self,
         wanted: &BTreeSet<SecurityGroupId>,
+        wholes: &Wholes,
         now: Instant,
         unix_secs: u64,
     ) -> Covered {
@@ -114,12 +118,21 @@ impl Leader {
         }
         let mut covered = Covered { since: Some(since), until: Some(end), ..Covered::default() };
         for id in wanted {
-            if let Some(group) = published.groups.get(id).filter(|group| !group.stale) {
+            let found = published.groups.get(id);
+            if let Some(group) = found.filter(|group| !group.stale) {
                 self.lacking.remove(id);
                 covered.groups.insert(id.clone(), group.clone());
                 continue;
             }
-            let until = *self.lacking.entry(id.clone()).or_insert(now) + PATIENCE;
+            let patience = match (wholes.get(id), found) {
+                (Some(_), _) => PATIENCE + SPREAD * self.spread / 1024,
+                (None, None) => PATIENCE,
+                // The leader has it, and cannot say what it is.
+                (None, Some(_)) => Duration::ZERO,
+            };
+            let until = self.lacking.entry(id.clone()).or_insert(now + patience);
+            *until = if patience.is_zero() { now.min(*until) } else { *until };
+            let until = *until;
             if now < until {
                 covered.awaited.insert(id.clone());
                 covered.until = covered.until.map(|end| end.min(until));

@@ -157,7 +157,7 @@ impl<C: Cloud> Driver<C> {
         }
         self.wholes.wanted(wanted, now);
         if let Some(leader) = &mut self.leader {
-            self.covered = leader.cover(wanted, now, unix_secs());
+            self.covered = leader.cover(wanted, &self.wholes, now, unix_secs());
             self.covered.learn(&mut self.wholes, now);
         }
         if self.wholes.has_former(wanted) || !self.covered.groups.is_empty() {

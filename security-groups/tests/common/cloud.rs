@@ -156,12 +156,20 @@ impl Place {
 
     /// As [`Place::restart`], with nothing kept and with what a leader publishes.
     pub(crate) fn restart_led(&mut self, published: &watch::Sender<Arc<Published>>) {
+        self.restart_led_as(published, Settings::default());
+    }
+
+    pub(crate) fn restart_led_as(
+        &mut self,
+        published: &watch::Sender<Arc<Published>>,
+        settings: Settings,
+    ) {
         self.driver.abort();
         let spoiled = Spoiled {
             sim: SimCloud::new(Arc::clone(&self.sim), Arc::clone(&self.clock), caller()),
             spoil: Arc::clone(&self.spoil),
         };
-        let (resolver, driver) = Resolver::new(Arc::new(spoiled), Settings::default());
+        let (resolver, driver) = Resolver::new(Arc::new(spoiled), settings);
         self.snapshots = resolver.subscribe();
         self.resolver = Some(resolver);
         self.driver = tokio::spawn(driver.led_by(published.subscribe()).run());

@@ -163,6 +163,44 @@ async fn what_the_leader_does_not_publish_or_vouch_for_is_asked_for_after_a_mome
     assert!(place.ec2() > before);
 }
 
+/// The leader is denied: its word that it cannot read a group is no reason to wait for it.
+#[tokio::test(start_paused = true)]
+async fn what_the_leader_cannot_read_is_asked_for_at_once() {
+    let leader = Leader::new();
+    let place = Place::led(&leader);
+    leader.publish("sg-web", PublishedGroup { group: None, members: BTreeMap::new(), stale: true });
+    leader.beat(0);
+    place.resolver().want(ids(&["sg-web"]));
+    place.pass(2).await;
+    assert!(peers(&place.ingress("sg-web")).contains(&"Cidr(10.9.0.0/16)".to_owned()));
+}
+
+/// 5,000 nodes hear of it in the same second.
+#[tokio::test(start_paused = true)]
+async fn nodes_that_have_a_group_do_not_ask_for_it_in_step() {
+    let mut when = BTreeSet::new();
+    for seed in [1, 300, 600, 900] {
+        let leader = Leader::new();
+        let mut place = Place::led(&leader);
+        place.restart_led_as(&leader.0, Settings { seed, ..Settings::default() });
+        leader.web("10.7.0.0/16");
+        leader.beat(0);
+        place.resolve(&["sg-web"]).await;
+        place.sim().reset_calls();
+        leader.change(|all| {
+            let group = all.groups.get_mut(&id("sg-web")).unwrap();
+            Arc::make_mut(group).stale = true;
+        });
+        let mut passed = 0;
+        while place.ec2() == 0 && passed < 70 {
+            place.pass(1).await;
+            passed += 1;
+        }
+        when.insert(passed);
+    }
+    assert!(when.len() == 4 && when.iter().all(|at| (10..=62).contains(at)), "{when:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_group_that_is_gone_denies_on_the_leaders_word_too() {
     let leader = Leader::new();
