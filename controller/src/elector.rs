@@ -190,14 +190,21 @@ impl Leadership {
         loop {
             sleep(retry).await;
             let mut held = self.held.lock().await;
-            if held.renewed_at.elapsed() >= retry && !self.renew(&mut held).await && held.lost {
+            if held.renewed_at.elapsed() >= retry {
+                self.renew(&mut held).await;
+            }
+            // Also where a duty's question found it out: nobody would act, and nobody else could lead.
+            if held.lost {
                 return;
             }
         }
     }
 
-    /// `false`: not this time; `held.lost`: not any more.
+    /// `false`: not this time; `held.lost`: not any more. What is lost is not renewed.
     async fn renew(&self, held: &mut Held) -> bool {
+        if held.lost {
+            return false;
+        }
         let renewed = self.try_renew(held).await;
         self.metrics.looked(renewed);
         renewed
@@ -258,10 +265,8 @@ impl Leadership {
 impl Fence for Leadership {
     async fn confirm(&self) -> bool {
         let mut held = self.held.lock().await;
-        if held.lost {
-            return false;
-        }
-        held.renewed_at.elapsed() < self.leases.terms.fresh || self.renew(&mut held).await
+        let is_fresh = !held.lost && held.renewed_at.elapsed() < self.leases.terms.fresh;
+        is_fresh || self.renew(&mut held).await
     }
 }
 

@@ -18,3 +18,4 @@ pub mod publisher;
 pub mod settings;
 pub mod sweep;
 pub mod sweeper;
+pub mod trying;

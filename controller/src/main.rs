@@ -14,7 +14,6 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
-    time::sleep,
 };
 use tracing_subscriber::EnvFilter;
 use veni_controller::{
@@ -27,12 +26,10 @@ use veni_controller::{
     settings::{Provider, Settings, VARIABLES},
     sweep::Rules,
     sweeper::{Pace, Sweeper},
+    trying::until_there,
 };
 use veni_provider::Cloud;
 use veni_watch::Access;
-
-/// How long to wait before what is missing at the start is looked for again.
-const RETRY: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
@@ -119,20 +116,25 @@ async fn run(settings: Settings) -> Result<()> {
         }
         #[cfg(feature = "aws")]
         Provider::Aws => {
-            let cloud = loop {
-                match veni_provider_aws::AwsCloud::from_env().await {
-                    Ok(cloud) => break cloud,
-                    Err(error) => {
-                        let next = "set AWS_REGION, or see that http://169.254.169.254 is reached";
-                        tracing::warn!(%error, next, "no AWS client yet");
-                    }
-                }
-                sleep(RETRY).await;
-            };
+            let mut stopped = stopped;
+            let Some(cloud) = until_there(&metrics, &mut stopped, ec2).await else { return Ok(()) };
             Box::pin(lead(settings, Arc::new(cloud), metrics, stopped)).await
         }
         #[cfg(not(feature = "aws"))]
         Provider::Aws => unreachable!("refused among the settings"),
+    }
+}
+
+/// EC2's client, if there can be one now.
+#[cfg(feature = "aws")]
+async fn ec2() -> Option<veni_provider_aws::AwsCloud> {
+    match veni_provider_aws::AwsCloud::from_env().await {
+        Ok(cloud) => Some(cloud),
+        Err(error) => {
+            let next = "set AWS_REGION, or see that http://169.254.169.254 is reached";
+            tracing::warn!(%error, next, "no AWS client yet");
+            None
+        }
     }
 }
 
@@ -145,21 +147,16 @@ async fn lead<C: Cloud>(
     let access = Access::from_env().context(
         "no cluster: neither KUBECONFIG nor KUBERNETES_SERVICE_HOST is set; the leader is elected by a Lease there",
     )?;
-    let client = loop {
-        match access.connect().await {
-            Ok(client) => break client,
-            Err(error) => {
-                tracing::warn!(
-                    error = veni_core::chain::chain(&error),
-                    "no way to the API server yet"
-                );
-            }
-        }
-        tokio::select! {
-            () = sleep(RETRY) => {}
-            _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+    let connect = async || match access.connect().await {
+        Ok(client) => Some(client),
+        Err(error) => {
+            let error = veni_core::chain::chain(&error);
+            tracing::warn!(error, "no way to the API server yet");
+            None
         }
     };
+    let client = until_there(&metrics, &mut stopped, connect).await;
+    let Some(client) = client else { return Ok(()) };
     let sweeps = sweeps(&settings);
     let seed = RandomState::new().hash_one(&settings.name);
     let identity = identity(&settings, seed);

@@ -5,7 +5,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use prometheus_client::{
@@ -13,12 +13,13 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+use tokio::time::Instant;
 
 type Level = Gauge<u32, AtomicU32>;
 type Count = Counter<u64, AtomicU64>;
 type Labels = Vec<(&'static str, &'static str)>;
 
-/// A replica that has not got as far as asking for the Lease for so long is stuck.
+/// A replica that has neither asked for the Lease nor tried for what it needs before that for so long is stuck.
 const STUCK: Duration = Duration::from_secs(120);
 
 /// The registry with handles to what is in it.
@@ -33,7 +34,7 @@ pub struct Metrics {
     failures: Family<Labels, Count>,
     publications: Family<Labels, Count>,
     groups: Level,
-    /// When the Lease was asked for last, by a candidate or to renew it.
+    /// When the Lease was asked for last, by a candidate or to renew it, or what is needed before that was tried for.
     looked_at: Mutex<Instant>,
 }
 
@@ -94,9 +95,18 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Leads, or does not.
+    /// Leads, or does not: then what it knew as a leader is another one's to tell.
     pub fn leads(&self, leads: bool) {
         self.leader.set(leads.into());
+        if !leads {
+            self.suspected.set(0);
+            self.groups.set(0);
+        }
+        self.stamp();
+    }
+
+    /// What is needed before the Lease can be asked for is tried for.
+    pub(crate) fn tries(&self) {
         self.stamp();
     }
 
@@ -156,5 +166,24 @@ impl Metrics {
 
     fn stamp(&self) {
         *self.looked_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_lead_any_more_tells_nothing_that_a_leader_would() {
+        let metrics = Metrics::default();
+        metrics.leads(true);
+        metrics.swept(true, 3);
+        metrics.published(true, 2);
+        let tells = |line: &str| metrics.text().lines().any(|it| it == line);
+        assert!(tells("veni_controller_leaked_enis 3"), "{}", metrics.text());
+        assert!(tells("veni_controller_security_groups 2"), "{}", metrics.text());
+        metrics.leads(false);
+        assert!(tells("veni_controller_leaked_enis 0"), "{}", metrics.text());
+        assert!(tells("veni_controller_security_groups 0"), "{}", metrics.text());
     }
 }

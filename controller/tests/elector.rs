@@ -62,11 +62,15 @@ impl Drop for Leading {
 
 /// `leading` counts those who lead.
 fn replica(server: &ApiServer, name: &str, leading: &Arc<AtomicUsize>) -> Replica {
+    replica_on(terms(), server, name, leading)
+}
+
+fn replica_on(terms: Terms, server: &ApiServer, name: &str, leading: &Arc<AtomicUsize>) -> Replica {
     let (stop, stopped) = watch::channel(false);
     let (tell, led) = mpsc::unbounded_channel();
     let metrics = Arc::new(Metrics::default());
     let elector =
-        Elector::new(server.client(), ("kube-system", "veni"), name.to_owned(), terms(), metrics);
+        Elector::new(server.client(), ("kube-system", "veni"), name.to_owned(), terms, metrics);
     let counted = leading.clone();
     let duty = move |leadership: Arc<Leadership>| {
         let (tell, counted) = (tell.clone(), counted.clone());
@@ -152,6 +156,22 @@ async fn a_leader_that_cannot_renew_stops_before_another_may_begin_and_does_noth
     server.away(None);
     assert!(!leadership.confirm().await, "what is lost stays lost");
     replica.leads().await;
+}
+
+/// The duty's question is the first to find that the Lease is lost, and the server is back before the next renewal.
+#[tokio::test]
+async fn a_leader_that_lost_its_lease_between_two_renewals_leads_anew_and_does_not_renew_in_vain() {
+    let (server, leading) = (ApiServer::start().await, Arc::default());
+    let terms =
+        Terms { deadline: Duration::from_millis(300), retry: Duration::from_secs(2), ..terms() };
+    let mut replica = replica_on(terms, &server, "a", &leading);
+    let leadership = replica.leads().await;
+    sleep(terms.deadline).await;
+    server.away(Some(503));
+    assert!(!leadership.confirm().await);
+    server.away(None);
+    let anew = replica.leads().await;
+    assert!(anew.confirm().await && !leadership.confirm().await);
 }
 
 #[tokio::test]
