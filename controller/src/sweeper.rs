@@ -35,8 +35,11 @@ pub struct Pace {
     pub call: Duration,
     /// Between two calls of one look: other programs of the account need EC2 too.
     pub between: Duration,
-    /// Instances that are asked for, and ENIs that are taken away, in one look.
+    /// Instances that are asked for, ENIs that are taken away and ENIs that are given a time of creation, in one look.
     pub most: usize,
+    /// Denials of one action after which a look does not ask for it any more: of one ENI it may be a condition in the IAM
+    /// policy, of several it is the policy.
+    pub denials: u32,
 }
 
 /// It.
@@ -47,6 +50,8 @@ pub struct Sweeper<C> {
     pace: Pace,
     metrics: Arc<Metrics>,
     sightings: Sightings,
+    /// ENIs of which something was denied: tried last.
+    denied: BTreeSet<EniId>,
     begun: Instant,
     /// The time of day.
     clock: fn() -> Timestamp,
@@ -72,6 +77,7 @@ impl Default for Pace {
             call: Duration::from_secs(10),
             between: Duration::from_millis(200),
             most: 100,
+            denials: 3,
         }
     }
 }
@@ -87,7 +93,8 @@ impl<C: Cloud> Sweeper<C> {
         (clock, seed): (fn() -> Timestamp, u64),
     ) -> Self {
         let (sightings, begun) = (Sightings::default(), Instant::now());
-        Self { cloud, rules, pace, metrics, sightings, begun, clock, looks: 0, seed }
+        let denied = BTreeSet::new();
+        Self { cloud, rules, pace, metrics, sightings, denied, begun, clock, looks: 0, seed }
     }
 
     /// Looks again and again, as long as it is let.
@@ -120,26 +127,40 @@ impl<C: Cloud> Sweeper<C> {
     async fn try_look(&mut self, fence: &impl Fence) -> Result<(), Stop> {
         let listed = self.list().await?;
         let now = (self.clock)();
+        let there: BTreeSet<_> = listed.iter().map(|eni| &eni.id).collect();
+        self.denied.retain(|eni| there.contains(eni));
         let mut suspects: BTreeMap<InstanceId, BTreeSet<EniId>> = BTreeMap::new();
+        let mut ageless = Vec::new();
         for eni in listed {
             match judge(&eni, &self.rules, now) {
                 Verdict::Left(reason) => {
                     tracing::debug!(eni = %eni.id, reason, "an unattached ENI is left");
                 }
-                Verdict::Ageless => self.stamp(&eni, now, fence).await?,
+                Verdict::Ageless => ageless.push(eni.id),
                 Verdict::Suspect(instance) => {
                     suspects.entry(instance).or_default().insert(eni.id);
                 }
             }
         }
+        self.stamp(ageless, now, fence).await?;
         let (leaked, untold) = self.ask(suspects).await?;
         let since = self.begun.elapsed();
         let sure = self.sightings.look(&leaked, &untold, since, &self.rules);
+        self.take_away(sure, fence).await
+    }
+
+    async fn take_away(&mut self, mut sure: Vec<EniId>, fence: &impl Fence) -> Result<(), Stop> {
+        sure.sort_by_key(|eni| self.denied.contains(eni));
+        let mut denials = 0;
         for eni in sure.iter().take(self.pace.most) {
-            self.delete(eni, fence).await?;
+            denials += u32::from(self.delete(eni, fence).await?);
+            if denials >= self.pace.denials {
+                break;
+            }
             sleep(self.pace.between).await;
         }
-        Ok(())
+        // Looking again soon would change nothing.
+        if denials > 0 { Err(Stop::Wait(Duration::ZERO)) } else { Ok(()) }
     }
 
     async fn list(&self) -> Result<Vec<Interface>, Stop> {
@@ -151,18 +172,40 @@ impl<C: Cloud> Sweeper<C> {
         })
     }
 
-    /// An ENI that does not say when it was made counts from now on, also for the next leader.
-    async fn stamp(&self, eni: &Interface, now: Timestamp, fence: &impl Fence) -> Result<(), Stop> {
-        fenced(fence).await?;
+    /// ENIs that do not say when they were made count from now on, also for the next leader.
+    async fn stamp(
+        &mut self,
+        mut ageless: Vec<EniId>,
+        now: Timestamp,
+        fence: &impl Fence,
+    ) -> Result<(), Stop> {
         let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let tags = [(TAG_CREATED_AT.to_owned(), now)].into();
-        let call = self.cloud.create_tags(&eni.id, &tags);
-        match self.bounded("CreateTags", call).await {
-            Ok(()) => Ok(()),
-            Err(error) => {
+        self.in_turn(&mut ageless);
+        ageless.sort_by_key(|eni| self.denied.contains(eni));
+        let mut denials = 0;
+        for eni in ageless.iter().take(self.pace.most) {
+            fenced(fence).await?;
+            let call = self.cloud.create_tags(eni, &tags);
+            if let Err(error) = self.bounded("CreateTags", call).await {
                 self.failed(&error, "an ENI without a time of creation is left");
-                stops(&error)
+                denials += u32::from(self.passes_over(eni, &error)?);
             }
+            if denials >= self.pace.denials {
+                // What has a time can be taken away all the same.
+                break;
+            }
+            sleep(self.pace.between).await;
+        }
+        Ok(())
+    }
+
+    /// Where there is more than one look takes in, each has its turn.
+    fn in_turn<T>(&self, all: &mut [T]) {
+        if all.len() > self.pace.most {
+            let first = usize::try_from(self.looks).unwrap_or(0).wrapping_mul(self.pace.most);
+            let first = first % all.len();
+            all.rotate_left(first);
         }
     }
 
@@ -173,12 +216,7 @@ impl<C: Cloud> Sweeper<C> {
     ) -> Result<(BTreeSet<EniId>, BTreeSet<EniId>), Stop> {
         let (mut leaked, mut untold) = (BTreeSet::new(), BTreeSet::new());
         let mut turns: Vec<_> = suspects.into_iter().collect();
-        if turns.len() > self.pace.most {
-            // Each has its turn.
-            let first = usize::try_from(self.looks).unwrap_or(0).wrapping_mul(self.pace.most);
-            let first = first % turns.len();
-            turns.rotate_left(first);
-        }
+        self.in_turn(&mut turns);
         for (turn, (instance, enis)) in turns.into_iter().enumerate() {
             if turn >= self.pace.most {
                 untold.extend(enis);
@@ -201,7 +239,8 @@ impl<C: Cloud> Sweeper<C> {
         Ok((leaked, untold))
     }
 
-    async fn delete(&mut self, eni: &EniId, fence: &impl Fence) -> Result<(), Stop> {
+    /// Whether it was denied.
+    async fn delete(&mut self, eni: &EniId, fence: &impl Fence) -> Result<bool, Stop> {
         fenced(fence).await?;
         let call = self.cloud.delete_interface(eni);
         match self.bounded("DeleteNetworkInterface", call).await {
@@ -209,12 +248,12 @@ impl<C: Cloud> Sweeper<C> {
                 tracing::info!(%eni, "a leaked ENI is deleted");
                 self.metrics.deleted();
                 self.sightings.forget(eni);
-                Ok(())
+                Ok(false)
             }
             // An earlier call's answer was lost, or somebody else has deleted it.
             Err(error) if error.class == ErrorClass::NotFound => {
                 self.sightings.forget(eni);
-                Ok(())
+                Ok(false)
             }
             Err(error) => {
                 self.failed(&error, "a leaked ENI is not deleted");
@@ -222,9 +261,18 @@ impl<C: Cloud> Sweeper<C> {
                     // It is used after all, or EC2 holds it for something: it has to look leaked twice again.
                     self.sightings.forget(eni);
                 }
-                stops(&error)
+                self.passes_over(eni, &error)
             }
         }
+    }
+
+    /// Whether it was denied. The look goes on also then, because a denial may be for one ENI's tags.
+    fn passes_over(&mut self, eni: &EniId, error: &CloudError) -> Result<bool, Stop> {
+        if matches!(error.class, ErrorClass::Denied { .. }) {
+            self.denied.insert(eni.clone());
+            return Ok(true);
+        }
+        stops(error).map(|()| false)
     }
 
     async fn bounded<T>(

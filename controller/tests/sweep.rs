@@ -289,6 +289,67 @@ async fn what_iam_denies_is_counted_and_done_once_it_is_allowed() {
     }
 }
 
+/// As where a condition on tags allows the one and not the other. ENIs are taken away in the order of their ids.
+#[tokio::test(start_paused = true)]
+async fn a_denied_eni_does_not_hold_the_others_up() {
+    let mut place = Place::new();
+    let mut leaked = Vec::new();
+    for _ in 0..5 {
+        leaked.push(place.leaked().await);
+    }
+    leaked.sort();
+    place.sim().inject(Fault::deny(DELETE).times(1));
+    place.look().await;
+    let wait = place.look().await;
+    let there =
+        |place: &Place| -> Vec<bool> { leaked.iter().map(|it| place.is_there(it)).collect() };
+    assert_eq!(there(&place), [true, false, false, false, false]);
+    assert!(wait > Duration::from_secs(400), "{wait:?}: looking soon would change nothing");
+    place.look().await;
+    assert_eq!(there(&place), [false; 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_denials_end_a_look_and_those_that_were_denied_come_last_at_the_next() {
+    let mut place = Place::new();
+    let mut leaked = Vec::new();
+    for _ in 0..5 {
+        leaked.push(place.leaked().await);
+    }
+    leaked.sort();
+    place.sim().inject(Fault::deny(DELETE).times(3));
+    place.look().await;
+    place.look().await;
+    assert_eq!(place.calls(DELETE), 3);
+    place.sim().inject(Fault { skip: 2, ..Fault::deny(DELETE) });
+    place.look().await;
+    let there: Vec<_> = leaked.iter().map(|it| place.is_there(it)).collect();
+    assert_eq!(there, [true, true, true, false, false]);
+    assert_eq!(place.calls(DELETE), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_of_creation_are_given_some_at_a_look_and_what_is_denied_of_that_holds_nothing_up() {
+    let mut place = Place::new();
+    for _ in 0..150 {
+        place.eni("i-gone", |request| drop(request.tags.remove(TAG_CREATED_AT))).await;
+    }
+    let begun = Instant::now();
+    let wait = place.sweeper.look(&place.fence).await;
+    assert_eq!(place.calls("CreateTags"), 100);
+    assert!(begun.elapsed() >= Duration::from_secs(20), "{:?}: paced", begun.elapsed());
+    sleep(wait).await;
+    place.look().await;
+    assert_eq!(place.calls("CreateTags"), 150);
+
+    let leaked = place.leaked().await;
+    place.eni("i-gone", |request| drop(request.tags.remove(TAG_CREATED_AT))).await;
+    place.sim().inject(Fault::deny("CreateTags"));
+    place.look().await;
+    place.look().await;
+    assert!(!place.is_there(&leaked));
+}
+
 /// Of an instance that EC2 does not tell of it is not known that it is gone.
 #[tokio::test(start_paused = true)]
 async fn an_instance_that_cannot_be_asked_for_is_taken_for_a_living_one() {
