@@ -17,8 +17,7 @@ COPY . .
 RUN target="$(uname -m)-unknown-linux-musl" \
     && rustup target add "$target" \
     && cargo build --locked --profile plugin --target "$target" --package veni-cni \
-    && cargo build --locked --release --package veni-ipamd --package veni-controller --package veni-ctl \
-        --features veni-ipamd/aws,veni-ipamd/kube,veni-controller/aws \
+    && cargo build --locked --release --package veni-ipamd --package veni-controller --package veni-ctl --features aws,kube \
     && mkdir /programs \
     && cp "target/$target/plugin/veni-cni" target/release/veni-ipamd target/release/veni-controller target/release/venictl /programs/ \
     && strip /programs/* \

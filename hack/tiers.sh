@@ -25,7 +25,7 @@ tier_lint() {
 tier_house() { tests --test house --test runner --test chart; }
 
 tier_unit() {
-    tests --lib --test api_server --test binary --test conformance --test crds --test custom_networking --test pool --test results --test sim --test sim_properties \
+    tests --lib --bins --test api_server --test binary --test conformance --test crds --test custom_networking --test pool --test results --test sim --test sim_properties \
         --test socket --test security_groups --test resolver --test live --test policy --test role \
         --test elector --test sweep --test publish
     tests --doc

@@ -6,6 +6,7 @@
 //! `veni-ipamd`'s example `enforce`).
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints its results")]
+#![expect(clippy::disallowed_methods, reason = "a bench has a clock; the crate has none")]
 
 use std::time::Instant;
 

@@ -4,11 +4,13 @@
 //! `cargo run --release -p veni-policy --example large -- [-o json]`. A row is an object that comes (`apply` and
 //! `change`) and goes again, in an index with two pods of the object's namespace and 200 others. The
 //! last column is the processor's time for one item, as a ratio to the same for the smallest object of the kind. Each row
-//! is the mean of as many rounds as take a tenth of a second.
+//! is the mean of as many rounds as take a tenth of a second. It ends with 1 where an item costs more than twice what it
+//! does in an object of a quarter of the size, or a little less: what is asked of each item with each grows by four.
 
 #![expect(clippy::print_stdout, reason = "a program that prints its results")]
+#![expect(clippy::disallowed_methods, reason = "a bench has a clock; the crate has none")]
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, process::ExitCode};
 
 use serde_json::{Value, json};
 use veni_policy::{
@@ -23,6 +25,8 @@ const OTHERS: u32 = 200;
 /// A round takes as long as the kernel's clock can tell, or more: it counts in ticks.
 const ENOUGH_MILLIS: f64 = 100.0;
 const MOST_ROUNDS: u32 = 50;
+/// An item's cost, to that in the next smaller object.
+const MOST_RATIO: f64 = 2.0;
 
 /// A kind of object: what there are many of, and the spec with so many.
 struct Large {
@@ -54,7 +58,7 @@ struct Row {
     refused: usize,
 }
 
-fn main() {
+fn main() -> ExitCode {
     let json = std::env::args().any(|argument| argument == "json");
     let mut rows: Vec<Row> = Vec::new();
     for kind in &KINDS {
@@ -62,15 +66,20 @@ fn main() {
             rows.push(measure(kind, items));
         }
     }
+    let out_of_proportion = rows.chunks(SIZES.len()).flat_map(|rows| rows.array_windows());
+    let out_of_proportion: Vec<String> = out_of_proportion
+        .filter(|[smaller, larger]| larger.each() >= MOST_RATIO * smaller.each())
+        .map(|[_, larger]| format!("{} of {} items", larger.name, larger.items))
+        .collect();
+    let ends = ExitCode::from(u8::from(!out_of_proportion.is_empty()));
     if json {
         let rows: Vec<Value> = rows.iter().map(Row::json).collect();
         println!("{:#}", json!({"objects": rows}));
-        return;
+        return ends;
     }
     let head = ["items", "bytes", "comes ms", "goes ms", "refused", "ratio"];
     println!("{:26}{}", "object", head.map(|name| format!("{name:>11}")).concat());
     for rows in rows.chunks(SIZES.len()) {
-        let each = |row: &Row| row.comes / f64::from(row.items);
         for row in rows {
             println!(
                 "{:26}{:>11}{:>11}{:>11.1}{:>11.1}{:>11}{:>11.2}",
@@ -80,10 +89,14 @@ fn main() {
                 row.comes,
                 row.goes,
                 row.refused,
-                each(row) / each(&rows[0]),
+                row.each() / rows[0].each(),
             );
         }
     }
+    if !out_of_proportion.is_empty() {
+        println!("out of proportion: {}", out_of_proportion.join(", "));
+    }
+    ends
 }
 
 fn measure(kind: &Large, items: u32) -> Row {
@@ -126,6 +139,11 @@ fn once(kind: &Large, items: u32) -> Row {
 }
 
 impl Row {
+    /// Milliseconds for one item.
+    fn each(&self) -> f64 {
+        self.comes / f64::from(self.items)
+    }
+
     fn json(&self) -> Value {
         json!({"object": self.name, "items": self.items, "bytes": self.bytes,
             "comes_cpu_millis": self.comes, "goes_cpu_millis": self.goes, "refused": self.refused})

@@ -20,6 +20,7 @@ const CHANGES: usize = 7;
 /// The histories are divided among as many tests, which run side by side.
 const PARTS: u32 = 4;
 
+#[expect(clippy::disallowed_methods, reason = "a test's own settings; the crate has none")]
 fn setting(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
         Ok(value) => value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a number")),

@@ -121,6 +121,7 @@ impl World {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a test's own settings; the crate has none")]
 fn histories() -> u32 {
     env::var("VENI_SERVICE_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(300)
 }
