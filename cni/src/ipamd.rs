@@ -25,7 +25,8 @@ use veni_core::wire::{
     ErrorCode, MAX_REPLY_BYTES, Reply, ReplyBody, Request, RequestBody, VERSIONS, WireError,
 };
 
-/// Between two tries to connect.
+/// Between two tries to connect. There is no waiting for the socket's next owner by inotify: a user has 128 instances of it
+/// (`fs.inotify.max_user_instances`), and a burst of ADDs would take the kubelet's.
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// An open conversation. While it is open after an ADD, ipamd keeps others from the same attachment.
@@ -159,10 +160,19 @@ impl Conversation {
     /// # Errors
     /// As [`Conversation::open`].
     pub fn open_again(path: &Path, patience: Duration, absence: Duration) -> Result<Self, Error> {
-        let until = Instant::now() + absence;
+        Self::open_until(path, patience, Instant::now() + absence, || thread::sleep(AGAIN))
+    }
+
+    /// Tries once, and again after each `pause`, while nobody listens.
+    fn open_until(
+        path: &Path,
+        patience: Duration,
+        until: Instant,
+        mut pause: impl FnMut(),
+    ) -> Result<Self, Error> {
         loop {
             match Self::open(path, patience) {
-                Err(Error::Refused { .. }) if Instant::now() < until => thread::sleep(AGAIN),
+                Err(Error::Refused { .. }) if Instant::now() < until => pause(),
                 opened => return opened,
             }
         }
@@ -280,21 +290,25 @@ mod tests {
     fn a_daemon_that_is_replaced_is_waited_for_and_one_that_never_was_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let (path, next) = (dir.path().join("ipamd.sock"), dir.path().join("next"));
-        let open = |absence| Conversation::open_again(&path, Duration::from_secs(5), absence);
-        assert!(matches!(open(Duration::from_secs(60)), Err(Error::Missing { .. })));
+        let (patience, later) = (Duration::from_secs(5), Instant::now() + Duration::from_secs(60));
+        let never = || panic!("it is not waited for");
+        let open = |until, pause: &mut dyn FnMut()| {
+            Conversation::open_until(&path, patience, until, pause)
+        };
+        assert!(matches!(open(later, &mut { never }), Err(Error::Missing { .. })));
         drop(UnixListener::bind(&path).unwrap());
-        assert!(matches!(open(Duration::ZERO), Err(Error::Refused { .. })));
-        let opened = thread::scope(|scope| {
-            let waiting = scope.spawn(|| open(Duration::from_secs(60)));
-            // Long enough for a first try in vain.
-            thread::sleep(4 * AGAIN);
-            let listener = UnixListener::bind(&next).unwrap();
-            fs::rename(&next, &path).unwrap();
-            let opened = waiting.join().unwrap();
-            drop(listener);
-            opened
+        let refused = open(Instant::now(), &mut { never });
+        assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+        let mut listener = None;
+        let mut pauses = 0;
+        let opened = open(later, &mut || {
+            pauses += 1;
+            if pauses == 3 {
+                listener = Some(UnixListener::bind(&next).unwrap());
+                fs::rename(&next, &path).unwrap();
+            }
         });
-        assert!(opened.is_ok(), "{opened:?}");
+        assert!(opened.is_ok() && pauses == 3, "{opened:?} after {pauses} pauses");
     }
 
     #[test]
@@ -309,8 +323,11 @@ mod tests {
         let (early, daemon) = open(Duration::from_secs(60));
         drop(daemon);
         assert!(early.still_held().is_ok(), "ipamd may be replaced while a pod is wired");
-        let (late, daemon) = open(Duration::from_millis(20));
-        thread::sleep(Duration::from_millis(30));
+        // No time at all, which to a socket is no limit.
+        let (late, daemon) = open(Duration::ZERO);
+        while Instant::now() <= late.deadline {
+            std::hint::spin_loop();
+        }
         assert!(late.still_held().is_ok(), "ipamd waits for this plugin");
         drop(daemon);
         assert!(matches!(late.still_held(), Err(Error::Lost { .. })));

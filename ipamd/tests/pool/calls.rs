@@ -118,27 +118,6 @@ async fn an_eni_costs_three_calls_to_make_and_two_to_free() {
     assert_eq!(node.sim().calls().of("DescribeNetworkInterfaces").calls, 2, "at the start only");
 }
 
-/// In real time: the shortest of several, because the machine is the tests' too.
-#[tokio::test]
-async fn a_waiting_add_has_its_refill_within_5_ms_of_real_time() {
-    let targets = Targets { minimum_ip: 1, ..Targets::default() };
-    let node = Node::start(NodeSpec::instant(Config { targets, ..Config::default() })).await;
-    node.view().await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    node.add(0).await;
-    let asked = |node: &Node| node.sim().calls().of("AssignPrivateIpAddresses").calls;
-    let before = asked(&node);
-    let mut shortest = Duration::MAX;
-    for pod in 1..13 {
-        let began = Instant::now();
-        node.add(pod).await;
-        shortest = shortest.min(began.elapsed());
-    }
-    assert_eq!(asked(&node) - before, 12, "each found no address");
-    println!("a refill for a waiting ADD, asked for and there: {shortest:?}");
-    assert!(shortest <= Duration::from_millis(5), "{shortest:?}");
-}
-
 #[tokio::test(start_paused = true)]
 async fn other_security_groups_of_the_primary_eni_are_the_other_enis_too() {
     let node = Node::start(NodeSpec::instant(by_addresses())).await;

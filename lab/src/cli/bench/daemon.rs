@@ -38,6 +38,8 @@ const NEWCOMER: u32 = 2_000_000;
 const MANIFESTS: &str = "VENI_MANIFEST_DIR";
 /// How often a start is repeated.
 const STARTS: usize = 5;
+/// ADDs that find no address; fewer than one ENI of an m5.xlarge has.
+const REFILLS: u32 = 12;
 
 #[derive(Debug, Clone, Args)]
 pub(in super::super) struct Options {
@@ -68,12 +70,12 @@ pub(in super::super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     interrupt::remove_on_signal(&options.name)?;
     let held = options.pods + 10;
     let config = LabConfig {
-        name: options.name.clone(),
         nodes: vec![NodeConfig {
             instance_type: NODE_TYPE.parse()?,
             ..NodeConfig::new("node-1", "m5.xlarge")
         }],
         ec2: SimConfig::instant(),
+        ..LabConfig::two_nodes(&options.name)
     }
     .with_env("WARM_IP_TARGET", "1")
     .with_env("MINIMUM_IP_TARGET", &held.to_string())
@@ -96,8 +98,8 @@ pub(in super::super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let (cpu, switches) = idle(node, Duration::from_secs(options.idle_secs))?;
     let restart = starts(node, options.pods)?;
     drop(lab);
-    let fresh = fresh_starts(options)?;
-    report(options, &loads, cpu, switches, &fresh, &restart);
+    let [fresh, refills] = [fresh_starts(options)?, refills(options)?];
+    report(options, &loads, cpu, switches, &[fresh, restart, refills]);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -147,9 +149,9 @@ fn starts(node: &Node, pods: u32) -> anyhow::Result<Percentiles> {
 fn fresh_starts(options: &Options) -> anyhow::Result<Percentiles> {
     let starts = (0..STARTS).map(|_| {
         let config = LabConfig {
-            name: options.name.clone(),
             nodes: vec![NodeConfig { ipamd: false, ..NodeConfig::new("node-1", "m5.xlarge") }],
             ec2: SimConfig::instant(),
+            ..LabConfig::two_nodes(&options.name)
         }
         .with_env(MANIFESTS, "");
         let lab = Lab::up(&config)?;
@@ -160,6 +162,25 @@ fn fresh_starts(options: &Options) -> anyhow::Result<Percentiles> {
         Ok(start.elapsed())
     });
     starts.collect()
+}
+
+/// ADDs that find no address, one at a time, over a cloud that answers at once: each waits for its refill.
+fn refills(options: &Options) -> anyhow::Result<Percentiles> {
+    let config = LabConfig {
+        nodes: vec![NodeConfig::new("node-1", "m5.xlarge")],
+        ec2: SimConfig::instant(),
+        ..LabConfig::two_nodes(&options.name)
+    }
+    .with_env("WARM_IP_TARGET", "0")
+    .with_env("MINIMUM_IP_TARGET", "1")
+    .with_env(MANIFESTS, "");
+    let lab = Lab::up(&config)?;
+    let [node] = lab.nodes() else { bail!("one node was asked for") };
+    node.wait_for("an address", READY, |view| {
+        view.pool.available == 1 && view.plan.running.is_empty()
+    })?;
+    add(node, 0)?;
+    (1..=REFILLS).map(|number| add(node, number)).collect()
 }
 
 /// Asks until there is somebody to ask.
@@ -238,8 +259,7 @@ fn report(
     loads: &[Load],
     cpu: Duration,
     switches: u64,
-    fresh: &Percentiles,
-    restart: &Percentiles,
+    [fresh, restart, refills]: &[Percentiles; 3],
 ) {
     if options.output == Output::Json {
         let loads: Vec<Value> = loads
@@ -255,6 +275,7 @@ fn report(
         let whole = json!({
             "loads": loads,
             "idle": {"secs": options.idle_secs, "cpu_us": micros(cpu), "wakeups": switches},
+            "refill_us": {"min": micros(refills.at(0)), "p50": micros(refills.at(50))},
             "first_add_us": {"fresh": micros(fresh.at(50)), "restart": micros(restart.at(50)), "restart_pods": options.pods},
         });
         print::line(whole);
@@ -296,6 +317,11 @@ fn report(
         print::millis(fresh.at(50)),
         print::millis(restart.at(50)),
         options.pods
+    ));
+    print::line(format!(
+        "an ADD that finds no address, its refill and answer: {} at least, p50 {} (of {REFILLS})",
+        print::millis(refills.at(0)),
+        print::millis(refills.at(50))
     ));
 }
 
