@@ -25,9 +25,16 @@ pub(crate) const PORT: u16 = 8080;
 pub(crate) const UDP_PORT: u16 = 8081;
 /// Short, so that what is deleted can be used again within a test.
 const COOLDOWN_SECS: &str = "5";
+/// As short as the controller takes them, so that a test sees a sweep.
+const SWEEPS: [(&str, &str); 2] =
+    [("VENI_SWEEP_INTERVAL_SECS", "10"), ("VENI_SWEEP_GRACE_SECS", "60")];
 const POLL: Duration = Duration::from_millis(200);
 /// How long pods may take to be as they are to be.
 pub(crate) const SETTLE: Duration = Duration::from_secs(120);
+
+/// Which pods are the controller's.
+const CONTROLLERS: [&str; 3] =
+    ["--namespace", chart::NAMESPACE, "--selector=app.kubernetes.io/name=veni-controller"];
 
 /// Everything that a check needs. Kubernetes ends before its nodes do.
 pub(crate) struct Stage {
@@ -88,7 +95,8 @@ impl Stage {
         let env = cooldown.into_iter().chain(env.iter().cloned()).collect();
         let lab = Lab::up(&kubernetes::lab_config(config))?;
         let cluster = Kubernetes::start(&lab)?;
-        Ok(Self { cluster, lab, settings: Settings { env } })
+        let controller = SWEEPS.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        Ok(Self { cluster, lab, settings: Settings { env, controller } })
     }
 
     fn nodes_seen(&self, without: Duration, daemons: Duration) -> anyhow::Result<String> {
@@ -157,33 +165,38 @@ impl Stage {
 
     /// Waits until a Deployment is as it is to be.
     pub(crate) fn rolled_out(&self, name: &str) -> anyhow::Result<()> {
+        self.rolled_out_in("default", name)
+    }
+
+    /// As [`Stage::rolled_out`], in another namespace.
+    pub(crate) fn rolled_out_in(&self, namespace: &str, name: &str) -> anyhow::Result<()> {
         let (deployment, timeout) =
             (format!("deployment/{name}"), format!("--timeout={}s", SETTLE.as_secs()));
         self.cluster
-            .kubectl(&["rollout", "status", &deployment, &timeout])
+            .kubectl(&["rollout", "status", &deployment, "--namespace", namespace, &timeout])
             .map(drop)
             .with_context(|| self.why_pods_wait(name))
     }
 
     /// The pods of an app that are Ready and not about to go.
     pub(crate) fn pods(&self, app: &str) -> anyhow::Result<Vec<Pod>> {
-        let selector = format!("--selector=app={app}");
-        let pods = self.cluster.objects(&["get", "pods", &selector])?;
+        self.ready_pods(&[&format!("--selector=app={app}")])
+    }
+
+    /// The controller's pods that are Ready and not about to go.
+    pub(crate) fn controllers(&self) -> anyhow::Result<Vec<Pod>> {
+        self.ready_pods(&CONTROLLERS)
+    }
+
+    fn ready_pods(&self, which: &[&str]) -> anyhow::Result<Vec<Pod>> {
+        let pods = self.cluster.objects(&[&["get", "pods"], which].concat())?;
         let living = pods.iter().filter(|pod| {
             let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
             let mut ready = conditions.filter(|c| c["type"] == "Ready");
             pod["metadata"]["deletionTimestamp"].is_null()
                 && ready.any(|condition| condition["status"] == "True")
         });
-        let pods = living.map(|pod| {
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            Ok(Pod {
-                name: text(&pod["metadata"]["name"]),
-                node: text(&pod["spec"]["nodeName"]),
-                address: text(&pod["status"]["podIP"]).parse()?,
-            })
-        });
-        pods.collect()
+        living.map(Pod::read).collect()
     }
 
     /// Deletes an app and its Services of these names, and waits until its pods are gone.
@@ -202,13 +215,20 @@ impl Stage {
         Ok(start.elapsed())
     }
 
-    /// Waits until the daemons hold exactly these addresses for pods.
+    /// Waits until the daemons hold exactly these addresses for pods, beside the controller's, which moves as it likes.
     pub(crate) fn allocated(&self, expected: &[Pod]) -> anyhow::Result<()> {
         for node in self.lab.nodes() {
-            let mut own: Vec<_> =
-                expected.iter().filter(|p| p.node == node.name).map(|p| p.address).collect();
-            own.sort();
             until(SETTLE, || {
+                let controllers =
+                    self.cluster.objects(&[&["get", "pods"], &CONTROLLERS[..]].concat())?;
+                let with_address =
+                    controllers.iter().filter(|pod| pod["status"]["podIP"].is_string());
+                let controllers =
+                    with_address.map(Pod::read).collect::<anyhow::Result<Vec<_>>>()?;
+                let all = expected.iter().chain(&controllers);
+                let mut own: Vec<_> =
+                    all.filter(|pod| pod.node == node.name).map(|pod| pod.address).collect();
+                own.sort();
                 let held = held(node)?;
                 ensure!(
                     held == own,
@@ -300,13 +320,26 @@ impl Stage {
     }
 
     fn why_pods_wait(&self, app: &str) -> String {
-        let get = ["get", "events", "--field-selector=type=Warning", "--output=json"];
+        let get = ["get", "events", "--all-namespaces", "--field-selector=type=Warning"];
         let events = self.cluster.objects(&get).unwrap_or_default();
         let mut of = events.iter().filter(|event| {
             event["involvedObject"]["name"].as_str().is_some_and(|name| name.starts_with(app))
         });
         let last = of.next_back().map(|event| format!("{}: {}", event["reason"], event["message"]));
         format!("{app} did not come up; its last warning: {}", last.unwrap_or_default())
+    }
+}
+
+// === impl Pod ===
+
+impl Pod {
+    fn read(pod: &Value) -> anyhow::Result<Self> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        Ok(Self {
+            name: text(&pod["metadata"]["name"]),
+            node: text(&pod["spec"]["nodeName"]),
+            address: text(&pod["status"]["podIP"]).parse()?,
+        })
     }
 }
 

@@ -10,13 +10,16 @@ mod load;
 mod print;
 mod upstream;
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::Parser;
 use veni_lab::interrupt;
 
 use crate::{
-    checks::{away, chart, connect, drain, networking, policy, restart, scale},
+    checks::{away, chart, connect, controller, drain, networking, policy, restart, scale},
     cluster::Stage,
     print::Table,
 };
@@ -37,7 +40,7 @@ pub(crate) struct Options {
     /// A variable of every node's veni-ipamd, NAME=VALUE, several times
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
-    /// Only these parts: chart, connect, policy, scale, restart, away, drain, sample, networking
+    /// Only these parts: chart, connect, policy, controller, scale, restart, away, drain, sample, networking
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Instead of our checks: Kubernetes' own specs whose names match this regular expression
@@ -58,10 +61,11 @@ pub(crate) struct Options {
 /// A part's name, and what it does.
 type Part = (&'static str, fn(&mut Stage, &Options, &mut Table) -> anyhow::Result<()>);
 
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     ("chart", |stage, _, table| chart::check(stage, table)),
     ("connect", |stage, _, table| connect::check(stage, table)),
     ("policy", |stage, _, table| policy::check(stage, table)),
+    ("controller", |stage, _, table| controller::check(stage, table)),
     ("scale", |stage, options, table| scale::check(stage, options.pods, table)),
     ("restart", |stage, _, table| restart::check(stage, table)),
     ("away", |stage, options, table| {
@@ -108,7 +112,9 @@ fn run(options: &Options) -> anyhow::Result<bool> {
 }
 
 fn on_one_cluster(options: &Options, table: &mut Table) -> anyhow::Result<()> {
+    let start = Instant::now();
     let mut stage = Stage::up(&options.name, &options.env, table)?;
+    table.took("up", start.elapsed());
     if let Some(focus) = &options.upstream {
         run_upstream(&stage, focus, options.upstream_skip.as_deref(), table);
     }
@@ -117,9 +123,11 @@ fn on_one_cluster(options: &Options, table: &mut Table) -> anyhow::Result<()> {
     }
     let parts = PARTS.iter().filter(|_| !options.only_theirs());
     for (name, check) in parts.filter(|(name, _)| options.wants(name)) {
+        let start = Instant::now();
         if let Err(error) = check(&mut stage, options, table) {
             table.record(&format!("{name} came to its end"), Err(error));
         }
+        table.took(name, start.elapsed());
     }
     take_down(stage, options, table);
     Ok(())
@@ -139,6 +147,7 @@ fn run_policy_api(stage: &Stage, only: &str, table: &mut Table) {
 
 /// A cluster of its own: ENIs that are there already stay where they are.
 fn with_custom_networking(options: &Options, table: &mut Table) -> anyhow::Result<()> {
+    let start = Instant::now();
     let env: Vec<_> = options.env.iter().cloned().chain(networking::settings()).collect();
     let mut stage = Stage::bare(&options.name, &env)?;
     stage.cluster.install(&stage.settings)?;
@@ -146,6 +155,7 @@ fn with_custom_networking(options: &Options, table: &mut Table) -> anyhow::Resul
         table.record(&format!("{NETWORKING} came to its end"), Err(error));
     }
     take_down(stage, options, table);
+    table.took(NETWORKING, start.elapsed());
     Ok(())
 }
 

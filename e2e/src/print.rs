@@ -17,6 +17,8 @@ const WIDTH: u16 = 132;
 #[derive(Debug)]
 pub(crate) struct Table {
     rows: Vec<Row>,
+    /// What took how long.
+    parts: Vec<(&'static str, Duration)>,
     start: Instant,
 }
 
@@ -37,7 +39,7 @@ enum Outcome {
 
 impl Default for Table {
     fn default() -> Self {
-        Self { rows: Vec::new(), start: Instant::now() }
+        Self { rows: Vec::new(), parts: Vec::new(), start: Instant::now() }
     }
 }
 
@@ -54,6 +56,11 @@ impl Table {
     /// Keeps what is not run here, and why.
     pub(crate) fn not_run(&mut self, name: &str, why: &str) {
         self.push(name, Outcome::NotRun, why.to_owned());
+    }
+
+    /// Keeps how long a part took.
+    pub(crate) fn took(&mut self, part: &'static str, time: Duration) {
+        self.parts.push((part, time));
     }
 
     fn push(&mut self, name: &str, outcome: Outcome, seen: String) {
@@ -79,13 +86,17 @@ impl Table {
             table.add_row([row.name.as_str(), row.outcome.word(), seen]);
         }
         println!("{table}");
+        let parts: Vec<_> =
+            self.parts.iter().map(|(part, time)| format!("{part} {}", seconds(*time))).collect();
+        println!("{}", parts.join(", "));
         let (held, failed) = (self.count(Outcome::Held), self.count(Outcome::Failed));
         let not_run = match self.count(Outcome::NotRun) {
             0 => String::new(),
             many => format!(", {many} cannot be run here"),
         };
         let took = seconds(self.start.elapsed());
-        println!("{held} of {} checks held{not_run}, after {took}", held + failed);
+        // `.ci/run` adds it to what the tiers say of themselves.
+        println!("{held} passed, {failed} failed{not_run}, after {took}");
     }
 }
 

@@ -75,6 +75,7 @@ impl Kubernetes {
         let programs = Programs::find()?;
         let images = lab.dir.join("images");
         make_dir(&images)?;
+        chart::open_doors(lab)?;
         let mut control = ControlPlane::start(lab, &programs)?;
         let mut nodes = lab
             .nodes()

@@ -34,7 +34,7 @@ const REFRESH: Duration = Duration::from_secs(80);
 
 /// What a connection came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     Open,
     /// Nobody answers: what a policy does.
     Dropped,
@@ -126,13 +126,23 @@ fn switch(
 }
 
 /// Waits until all connections come to `fate`.
-fn becomes(stage: &Stage, from: &[Pod], to: &[Pod], fate: Fate) -> anyhow::Result<Duration> {
+pub(super) fn becomes(
+    stage: &Stage,
+    from: &[Pod],
+    to: &[Pod],
+    fate: Fate,
+) -> anyhow::Result<Duration> {
     let start = Instant::now();
     until(SETTLE, || everywhere(stage, from, to, fate))?;
     Ok(start.elapsed())
 }
 
-fn everywhere(stage: &Stage, from: &[Pod], to: &[Pod], fate: Fate) -> anyhow::Result<()> {
+pub(super) fn everywhere(
+    stage: &Stage,
+    from: &[Pod],
+    to: &[Pod],
+    fate: Fate,
+) -> anyhow::Result<()> {
     let pairs: Vec<_> = from.iter().flat_map(|from| to.iter().map(move |to| (from, to))).collect();
     thread::scope(|scope| {
         let tries: Vec<_> =

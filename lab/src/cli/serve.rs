@@ -86,7 +86,7 @@ pub(super) fn run(args: &LabArgs) -> anyhow::Result<ExitCode> {
     }
     let config = args.config()?;
     let lab = Lab::up(&config)?;
-    let settings = Settings { env: args.variables()? };
+    let settings = Settings { env: args.variables()?, ..Settings::default() };
     let kubernetes = args.kubernetes.then(|| Kubernetes::up(&lab, &settings)).transpose()?;
     let listener =
         UnixListener::bind(control_socket(&lab.dir)).context("cannot make the control socket")?;
