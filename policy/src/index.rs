@@ -81,7 +81,7 @@ pub struct Change {
 
 /// Something that was refused because a map is full. Every change says so until it fits: it is tried again when its content
 /// is another or something was freed. A rule set: the pods keep what they had ([`PodSets::CLOSED`] where that is nothing, or
-/// open to what the set was to close, or without room for addresses that are new to it). A namespace's sets take at most
+/// open to what the set was to close, be it by denying one port, or without room for addresses that are new to it). A namespace's sets take at most
 /// seven times what they leave free of a map, so that another's find room. Addresses: rules know them only by the blocks that they lie in, and
 /// those of ClusterNetworkPolicies that deny or pass on pods or nodes deny every address of which nothing is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl fmt::Display for Refusal {
             pods = format!("the {direction} rules of {pods}");
             return write!(
                 f,
-                "{pods} do not fit: {map} has room for {capacity} entries; use fewer or shorter rules (a namespace has at most 7 times what it leaves free); the pods keep what they had, and nothing passes where that did not isolate them"
+                "{pods} do not fit: {map} has room for {capacity} entries; use fewer or shorter rules (a namespace has at most 7 times what it leaves free); the pods keep what they had, and nothing passes where that did not isolate them, or does not deny what a ClusterNetworkPolicy denies"
             );
         }
         write!(

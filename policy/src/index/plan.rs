@@ -13,7 +13,7 @@ use super::{
     class::{Move, NewClass, Numbering, Numbers, Slot, Taken},
     refusal::Unfit,
     region::ABSENT,
-    target::{Closes, kept},
+    target::kept,
 };
 use crate::{
     change::{CLOSED_SET, Direction, PodKey, PodSets},
@@ -525,14 +525,15 @@ impl Index {
     pub(super) fn withdraw(&mut self, targets: &mut Targets, unfit: Unfit) {
         let Unfit { set, full, entries } = unfit;
         let owner = self.sets[&set].owner;
-        let content = &self.sets[&set].rules.as_ref().expect("it was compiled").content;
-        let (direction, closes) = (content.direction, Closes::of(content));
+        let rules = self.sets[&set].rules.as_ref().expect("it was compiled");
+        let content = Arc::clone(&rules.content);
+        let direction = content.direction;
         let mut pods = Vec::new();
         for (key, target) in targets.iter_mut() {
             let Some(wanted) = target.filter(|sets| sets.of(direction) == set) else { continue };
             let local = &self.locals[key];
             let had = local.sets.map(|sets| self.without_evicted(sets));
-            let kept = kept(had, direction, closes, &self.sets, &self.profiles);
+            let kept = kept(had, &content, &self.sets, &self.profiles);
             *target = Some(match direction {
                 Direction::Ingress => PodSets::new(kept, wanted.egress),
                 Direction::Egress => PodSets::new(wanted.ingress, kept),

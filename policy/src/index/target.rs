@@ -1,8 +1,9 @@
 //! Which sets pods are to have.
 //!
 //! A pod whose set finds no room keeps the one that it has, but never one that is open to what the new one is there to
-//! close. A pod whose security groups are not known yet keeps its sets, or, where its policies change, gets the sets of the
-//! groups that it had; without sets it stays without.
+//! close: by isolating it, by security groups, or by a ClusterNetworkPolicy that denies or passes. A pod whose security
+//! groups are not known yet keeps its sets, or, where its policies change, gets the sets of the groups that it had; without
+//! sets it stays without.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +24,7 @@ use crate::{
     change::{CLOSED_SET, Direction, PodKey, PodSets},
     compile::{
         AtomId,
-        content::{Content, Groups, Stage},
+        content::{Content, FlatRule, Groups, Stage, Verb},
         flatten::Flattener,
         profile::{Full, Owner, Profiles, fits},
         set::Set,
@@ -36,19 +37,10 @@ use crate::{
 type Found = [Result<u32, Refused>; 2];
 
 /// A set that found no room.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Refused {
     full: Full,
-    closes: Closes,
-}
-
-/// What a set closes by being there, whatever its rules say.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Closes {
-    /// All that no policy allows.
-    isolates: bool,
-    /// All that no security group allows.
-    groups: bool,
+    content: Arc<Content>,
 }
 
 /// What pods are to have, as far as they are to be looked at.
@@ -69,31 +61,63 @@ struct Batch {
     fresh: FastSet<IpNet>,
 }
 
-impl Closes {
-    pub(super) fn of(content: &Content) -> Self {
-        Self { isolates: content.isolates(), groups: content.groups != Groups::Absent }
-    }
-}
-
 /// The map of a family's prefixes.
 pub(super) const fn prefixes_of(v6: bool) -> &'static str {
     if v6 { "CIDR_V6" } else { "CIDR_V4" }
 }
 
-/// What a pod has in a direction when its new set finds no room.
+/// What a pod has when its new set, with this content, finds no room.
 pub(super) fn kept(
     had: Option<PodSets>,
-    direction: Direction,
-    closes: Closes,
+    wanted: &Content,
     sets: &BTreeMap<u32, Set>,
     profiles: &Profiles,
 ) -> u32 {
-    let had = had.map(|had| had.of(direction));
+    let had = had.map(|had| had.of(wanted.direction));
     let closed_enough = |set: &Set| {
-        (!closes.isolates || set.isolates(profiles)) && !(closes.groups && set.lacks_groups())
+        (!wanted.isolates() || set.isolates(profiles))
+            && !(wanted.groups != Groups::Absent && set.lacks_groups())
+            && denies_as(set, wanted)
     };
     // OPEN_SET has no table.
     had.filter(|had| sets.get(had).is_some_and(closed_enough)).unwrap_or(CLOSED_SET)
+}
+
+/// Whether what the ClusterNetworkPolicies deny or pass in this content the set denies or passes, too, with no exception
+/// before it that they do not have. Of a table alone nobody knows.
+fn denies_as(set: &Set, wanted: &Content) -> bool {
+    let wanted = wanted.rules.iter().filter(|rule| is_cluster_wide(rule));
+    let wanted: Vec<FlatRule> = wanted.map(unnumbered).collect();
+    if wanted.iter().all(|rule| rule.verb == Verb::Allow) {
+        return true;
+    }
+    let Some(rules) = &set.rules else { return false };
+    let mut places: FastMap<&FlatRule, usize> = FastMap::default();
+    for (place, rule) in wanted.iter().enumerate() {
+        places.entry(rule).or_insert(place);
+    }
+    // For each rule of the set the place in `wanted` that follows all exceptions before it.
+    let mut found: FastMap<FlatRule, usize> = FastMap::default();
+    let mut after = 0;
+    for rule in rules.content.rules.iter().filter(|rule| is_cluster_wide(rule)) {
+        let rule = unnumbered(rule);
+        let before = after;
+        if rule.verb != Verb::Deny {
+            after = after.max(places.get(&rule).map_or(usize::MAX, |place| place + 1));
+        }
+        found.entry(rule).or_insert(before);
+    }
+    let mut closing = wanted.iter().enumerate().filter(|(_, rule)| rule.verb != Verb::Allow);
+    closing.all(|(place, rule)| found.get(rule).is_some_and(|after| *after <= place))
+}
+
+fn is_cluster_wide(rule: &FlatRule) -> bool {
+    matches!(rule.stage, Stage::Admin | Stage::Baseline)
+}
+
+/// What it says, whatever it is called: a rule before it moves its number.
+fn unnumbered(rule: &FlatRule) -> FlatRule {
+    FlatRule { number: 0, ..rule.clone() }
 }
 
 impl Index {
@@ -165,12 +189,12 @@ impl Index {
             let found = of_identity.map(|(found, _)| found).or_else(|| wanted.of_pods.get(key));
             let Some(found) = found else { continue };
             looked_at.insert(key.clone());
-            let mut of = |direction: Direction| match found[direction as usize] {
-                Ok(set) => set,
-                Err(Refused { full, closes }) => {
+            let mut of = |direction: Direction| match &found[direction as usize] {
+                Ok(set) => *set,
+                Err(Refused { full, content }) => {
                     let entry = without.entry((direction, full.map));
-                    entry.or_insert((full, Vec::new())).1.push(key.clone());
-                    kept(local.sets, direction, closes, &self.sets, &self.profiles)
+                    entry.or_insert((*full, Vec::new())).1.push(key.clone());
+                    kept(local.sets, content, &self.sets, &self.profiles)
                 }
             };
             let target = PodSets::new(of(Direction::Ingress), of(Direction::Egress));
@@ -202,30 +226,29 @@ impl Index {
         });
         let namespace = self.cluster.identity(id).key.namespace;
         contents.map(|content| {
-            let closes = Closes::of(&content);
-            let set = self.set_of(content, namespace, &mut batch.fresh);
-            set.map_err(|full| Refused { full, closes })
+            let content = Arc::new(content);
+            let set = self.set_of(&content, namespace, &mut batch.fresh);
+            set.map_err(|full| Refused { full, content })
         })
     }
 
     fn set_of(
         &mut self,
-        content: Content,
+        content: &Arc<Content>,
         namespace: u32,
         fresh: &mut FastSet<IpNet>,
     ) -> Result<u32, Full> {
         if content.is_open() {
             return Ok(OPEN_SET);
         }
-        if let Some(set) = self.set_ids.get(&content) {
+        if let Some(set) = self.set_ids.get(content) {
             return Ok(*set);
         }
         // Contents without a NetworkPolicy's rules are the cluster's.
         let owner = content.isolated.map(|_| namespace);
-        self.make_room(&content, owner, fresh)?;
-        let content = Arc::new(content);
-        let number = self.new_set(&content, owner);
-        self.set_ids.insert(content, number);
+        self.make_room(content, owner, fresh)?;
+        let number = self.new_set(content, owner);
+        self.set_ids.insert(Arc::clone(content), number);
         Ok(number)
     }
 

@@ -13,6 +13,7 @@ use veni_policy::{
 };
 
 mod addresses;
+mod denies;
 mod gone;
 mod room;
 
