@@ -81,13 +81,23 @@ pub(crate) fn next_step(kind: &str) -> &'static str {
 
 /// Pods wait or would have to, and no ENI can be added: EC2 is not even asked, so that ipamd has no problem to report.
 pub(crate) fn full(view: &View) -> Option<Trouble> {
+    let is_short = view.pool.waiting > 0 || !view.daemon.ready;
+    holds_no_more(view).filter(|_| is_short)
+}
+
+/// No further pod can have an address, and none asks for one: as it should be where `maxPods` says so too.
+pub(crate) fn just_full(view: &View) -> Option<Trouble> {
+    if full(view).is_some() { None } else { holds_no_more(view) }
+}
+
+/// All addresses that the node can have are with pods or cool down.
+fn holds_no_more(view: &View) -> Option<Trouble> {
     let (pool, node) = (&view.pool, &view.node);
     let primary_rests =
         view.settings.get("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG").is_some_and(|v| v == "true");
     let of_primary = if primary_rests { node.addresses_per_eni.saturating_sub(1) } else { 0 };
     let room = text::room(node).saturating_sub(of_primary);
-    let is_short = pool.waiting > 0 || !view.daemon.ready;
-    let is_full = is_short && room > 0 && pool.assigned + pool.cooling >= room;
+    let is_full = room > 0 && pool.assigned + pool.cooling >= room;
     if !is_full || view.problems.iter().any(|problem| problem.kind == "limit_reached") {
         return None;
     }
@@ -196,6 +206,8 @@ mod tests {
             view.settings.insert("MAX_ENI".to_owned(), max_eni.to_owned());
             let found = of_node(&view);
             assert_eq!(found.len(), usize::from(expected.is_some()), "{assigned} {waiting}");
+            let full = just_full(&view).is_some();
+            assert_eq!(full, assigned == room && waiting == 0, "{assigned} {waiting}");
             if let Some((limit, step)) = expected {
                 assert!(found[0].message.contains(limit), "{found:?}");
                 let document = serde_json::to_value(&found[0]).unwrap();

@@ -37,6 +37,9 @@ struct Document<'a> {
     enis: &'a [Eni],
     plan: &'a PlanView,
     problems: Vec<Trouble>,
+    /// The node holds no more pods, and none waits: no problem. Absent where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    full: Option<Trouble>,
     drops: &'a std::collections::BTreeMap<String, u64>,
     repairs: &'a std::collections::BTreeMap<String, u64>,
     /// Absent where no policy is enforced, or it is not known.
@@ -55,6 +58,7 @@ pub(crate) fn report(view: &View, policy: &Policy, format: Format) -> anyhow::Re
         enis: &view.enis,
         plan: &view.plan,
         problems,
+        full: problem::just_full(view),
         drops: &view.drops,
         repairs: &view.repairs,
         policy: policy.standing(),
@@ -93,6 +97,9 @@ fn human(view: &View, policy: &Policy) -> String {
     out += &policy.lines();
     out += "\n";
     out += &text::section("Waits for", &waits.collect::<Vec<_>>(), "nothing");
+    if let Some(full) = problem::just_full(view) {
+        out += &text::section("Full", &[full.lines()], "");
+    }
     let otherwise = if of_policy == 0 { "nothing" } else { "see Policy" };
     out += &text::section("Wrong", &problems, otherwise);
     for (heading, counts) in
@@ -128,6 +135,7 @@ impl State {
             n => format!("; {n} pods wait for an address"),
         };
         let word = match self {
+            Self::Ready if problem::just_full(view).is_some() => "READY, and full".to_owned(),
             Self::Ready => "READY".to_owned(),
             Self::Degraded if wrong == 1 => "READY, but 1 thing is wrong".to_owned(),
             Self::Degraded => format!("READY, but {wrong} things are wrong"),
@@ -150,6 +158,22 @@ mod tests {
     #[test]
     fn a_calm_node_for_people() {
         insta::assert_snapshot!(report(&calm(), &Policy::Off, Format::Human).unwrap().text);
+    }
+
+    #[test]
+    fn a_full_node_without_waiting_pods_says_so_and_that_nothing_is_wrong() {
+        let mut view = calm();
+        view.pool.assigned = text::room(&view.node);
+        (view.pool.available, view.pool.cooling) = (0, 0);
+        let text = report(&view, &Policy::Off, Format::Human).unwrap().text;
+        assert!(text.starts_with("READY, and full\n"), "{text}");
+        assert!(text.contains("\nFull\n  limit_reached: the node is full: "), "{text}");
+        assert!(text.contains("\nWrong\n  nothing\n"), "{text}");
+        let text = report(&view, &Policy::Off, Format::Json).unwrap().text;
+        assert!(
+            text.contains(r#""state":"ready""#) && text.contains(r#""full":{"kind":"#),
+            "{text}"
+        );
     }
 
     #[test]

@@ -189,14 +189,10 @@ fn ready(facts: &Facts) -> Check {
     };
     let pool = &view.pool;
     if view.daemon.ready {
-        return Check::ok(
-            name,
-            format!(
-                "{} free, {} with pods",
-                text::counted(pool.available, "address"),
-                pool.assigned
-            ),
-        );
+        let free = text::counted(pool.available, "address");
+        let full = problem::just_full(view).map(|full| format!("; {}", full.message));
+        let full = full.unwrap_or_default();
+        return Check::ok(name, format!("{free} free, {} with pods{full}", pool.assigned));
     }
     let (why, next_step) = match (&view.plan.waiting_for[..], problem::full(view)) {
         (_, Some(full)) => (full.message, full.next_step),

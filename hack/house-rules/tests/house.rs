@@ -147,6 +147,32 @@ fn every_test_target_is_in_a_tier() {
     }
 }
 
+fn sources(folder: &std::path::Path, text: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            sources(&entry, text);
+        } else if entry.file_name().is_some_and(|name| name != "tests.rs") {
+            let source = std::fs::read_to_string(&entry).unwrap();
+            text.push_str(source.split("#[cfg(test)]").next().unwrap_or_default());
+        }
+    }
+}
+
+#[test]
+fn every_metric_of_the_daemon_is_in_its_page() {
+    let page = std::fs::read_to_string(root().join("docs/http.md")).unwrap();
+    let mut code = String::new();
+    sources(&root().join("ipamd/src"), &mut code);
+    let is_name = |word: &&str| {
+        (word.starts_with("veni_") || word.starts_with("awscni_"))
+            && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    let names: BTreeSet<_> = code.split('"').filter(is_name).collect();
+    assert!(names.contains("veni_watch_bytes") && names.len() > 30, "{names:?}");
+    let lacking: Vec<_> = names.iter().filter(|name| !page.contains(**name)).collect();
+    assert!(lacking.is_empty(), "docs/http.md lacks {lacking:?}");
+}
+
 /// Each pure crate's clippy.toml shuts the standard library's doors: files, sockets, clocks, the environment.
 #[test]
 fn pure_crates_have_no_way_out() {
@@ -191,7 +217,7 @@ fn the_controllers_page_has_its_variables_and_metrics() {
     for name in variables {
         assert!(page.contains(&format!("\n| `{name}` |")), "docs/controller.md lacks {name}");
     }
-    let in_metrics: Vec<String> = quoted(&metrics);
+    let in_metrics: Vec<String> = quoted(metrics.split("#[cfg(test)]").next().unwrap());
     let names: Vec<_> =
         in_metrics.iter().filter(|text| text.starts_with("veni_controller_")).collect();
     assert!(!names.is_empty());
