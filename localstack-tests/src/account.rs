@@ -13,11 +13,9 @@ use veni_provider_aws::{
     aws_sdk_ec2::{Client, types::InstanceType as SdkInstanceType},
 };
 
-use crate::{
-    control::{Call, Delays, Fault},
-    imds::Metadata,
-    localstack::LocalStack,
-};
+use veni_localstack::control::{Call, Delays, Fault};
+
+use crate::{imds::Metadata, localstack::LocalStack};
 
 /// Where everything is.
 pub(crate) const REGION: &str = "eu-central-1";
@@ -167,7 +165,7 @@ impl Account {
     /// # Errors
     /// When the file cannot be written.
     pub fn set_faults(&self, faults: Vec<Fault>) -> anyhow::Result<()> {
-        self.server.control.set_faults(&self.agent, faults)
+        Ok(self.server.control.set_faults(&self.agent, faults)?)
     }
 
     /// Sets how long things take, for all accounts of the server.
@@ -175,7 +173,7 @@ impl Account {
     /// # Errors
     /// When the file cannot be written.
     pub fn set_delays(&self, delays: Delays) -> anyhow::Result<()> {
-        self.server.control.set_delays(delays)
+        Ok(self.server.control.set_delays(delays)?)
     }
 
     /// The EC2 calls that this account's daemon made and that were answered.
@@ -183,7 +181,7 @@ impl Account {
     /// # Errors
     /// When the log cannot be read.
     pub fn calls(&self) -> anyhow::Result<Vec<Call>> {
-        self.server.control.calls(&self.agent)
+        Ok(self.server.control.calls(&self.agent)?)
     }
 }
 

@@ -18,12 +18,11 @@ use axum::{
 };
 use tokio::net::TcpListener;
 use veni_core::{
-    id::{EniId, InstanceId, InstanceType, SubnetId},
+    id::{EniId, InstanceId, InstanceType},
     net::Ipv4Prefix,
 };
-use veni_provider::{
-    Cloud, CloudResult, Interface, InterfaceFilter, InterfaceStatus, SubnetFilter,
-};
+use veni_localstack::metadata::{Attached, Instance};
+use veni_provider::{Cloud, CloudResult, InterfaceFilter, InterfaceStatus, SubnetFilter};
 use veni_provider_aws::AwsCloud;
 
 use crate::account::{REGION, ZONE};
@@ -43,11 +42,9 @@ pub struct Metadata {
 #[derive(Debug)]
 struct Source {
     ec2: AwsCloud,
-    instance: InstanceId,
-    kind: InstanceType,
-    vpc_cidrs: Vec<Ipv4Prefix>,
+    instance: Instance,
     whims: Mutex<Whims>,
-    tree: tokio::sync::Mutex<Option<(Instant, Tree)>>,
+    tree: tokio::sync::Mutex<Option<(Instant, Attached)>>,
 }
 
 /// What it gets wrong at present.
@@ -57,12 +54,6 @@ struct Whims {
     down: bool,
     forgotten: BTreeSet<EniId>,
     short: BTreeMap<EniId, usize>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Tree {
-    interfaces: Vec<Interface>,
-    cidrs: BTreeMap<SubnetId, Ipv4Prefix>,
 }
 
 impl Metadata {
@@ -77,7 +68,9 @@ impl Metadata {
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("a port for metadata")?;
         let port = listener.local_addr()?.port();
         let (whims, tree) = (Mutex::default(), tokio::sync::Mutex::default());
-        let source = Arc::new(Source { ec2, instance, kind, vpc_cidrs, whims, tree });
+        let (region, zone) = (REGION.to_owned(), ZONE.to_owned());
+        let instance = Instance { id: instance, kind, region, zone, vpc_cidrs };
+        let source = Arc::new(Source { ec2, instance, whims, tree });
         let router = Router::new().fallback(answer).with_state(Arc::clone(&source));
         tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(Self { port, source })
@@ -144,7 +137,7 @@ async fn answer(
         return StatusCode::NOT_FOUND.into_response();
     };
     match source.tree(&whims).await {
-        Ok(tree) => match source.value(path, &tree, &whims) {
+        Ok(tree) => match source.instance.value(path, &whims.distort(tree)) {
             Some(text) => text.into_response(),
             None => StatusCode::NOT_FOUND.into_response(),
         },
@@ -153,84 +146,34 @@ async fn answer(
 }
 
 impl Source {
-    async fn tree(&self, whims: &Whims) -> CloudResult<Tree> {
+    async fn tree(&self, whims: &Whims) -> CloudResult<Attached> {
         let mut held = self.tree.lock().await;
         if let Some((since, tree)) = held.as_ref()
             && (whims.lags || since.elapsed() < FRESH)
         {
             return Ok(tree.clone());
         }
-        let filter = InterfaceFilter::AttachedTo(self.instance.clone());
+        let filter = InterfaceFilter::AttachedTo(self.instance.id.clone());
         let mut interfaces = self.ec2.describe_interfaces(filter).await?;
         interfaces.retain(|interface| interface.status == InterfaceStatus::InUse);
         let subnets: BTreeSet<_> = interfaces.iter().map(|i| i.subnet_id.clone()).collect();
         let subnets = SubnetFilter::Ids(subnets.into_iter().collect());
         let subnets = self.ec2.describe_subnets(subnets).await?;
         let cidrs = subnets.into_iter().map(|subnet| (subnet.id, subnet.cidr)).collect();
-        let tree = Tree { interfaces, cidrs };
+        let tree = Attached { interfaces, cidrs };
         *held = Some((Instant::now(), tree.clone()));
         Ok(tree)
     }
-
-    fn value(&self, path: &str, tree: &Tree, whims: &Whims) -> Option<String> {
-        let primary = tree.interfaces.iter().find(|i| place(i) == (0, 0));
-        match path {
-            "instance-id" => return Some(self.instance.to_string()),
-            "instance-type" => return Some(self.kind.to_string()),
-            "placement/availability-zone" => return Some(ZONE.to_owned()),
-            "placement/region" => return Some(REGION.to_owned()),
-            "mac" => return primary.map(|i| i.mac.to_string()),
-            "local-ipv4" => return primary.map(|i| i.primary_address.to_string()),
-            _ => {}
-        }
-        let known = tree.interfaces.iter().filter(|i| !whims.forgotten.contains(&i.id));
-        let rest = path.strip_prefix("network/interfaces/macs/")?;
-        if rest.is_empty() {
-            return Some(lines(known.map(|i| format!("{}/", i.mac))));
-        }
-        let (mac, key) = rest.split_once('/')?;
-        let interface = known.into_iter().find(|i| i.mac.to_string() == mac)?;
-        self.interface_value(key, interface, tree, whims)
-    }
-
-    fn interface_value(
-        &self,
-        key: &str,
-        interface: &Interface,
-        tree: &Tree,
-        whims: &Whims,
-    ) -> Option<String> {
-        let (card, index) = place(interface);
-        match key {
-            "interface-id" => Some(interface.id.to_string()),
-            "device-number" => Some(index.to_string()),
-            // Instances with one card do not have the key.
-            "network-card" => (card != 0).then(|| card.to_string()),
-            "subnet-id" => Some(interface.subnet_id.to_string()),
-            "subnet-ipv4-cidr-block" => {
-                tree.cidrs.get(&interface.subnet_id).map(ToString::to_string)
-            }
-            "vpc-id" => Some(interface.vpc_id.to_string()),
-            "vpc-ipv4-cidr-blocks" => Some(lines(self.vpc_cidrs.iter())),
-            "security-group-ids" => Some(lines(interface.security_groups.iter())),
-            "local-ipv4s" => {
-                let all = std::iter::once(&interface.primary_address)
-                    .chain(&interface.secondary_addresses);
-                Some(lines(all.take(whims.short.get(&interface.id).copied().unwrap_or(usize::MAX))))
-            }
-            "ipv4-prefix" => {
-                (!interface.prefixes.is_empty()).then(|| lines(interface.prefixes.iter()))
-            }
-            _ => None,
-        }
-    }
 }
 
-/// Card and device index.
-fn place(interface: &Interface) -> (u8, u8) {
-    interface.attachment.as_ref().map_or((0, 0), |a| (a.network_card, a.device_index))
-}
-
-fn lines(values: impl Iterator<Item = impl ToString>) -> String {
-    values.map(|value| value.to_string()).collect::<Vec<_>>().join("\n")
+impl Whims {
+    fn distort(&self, mut tree: Attached) -> Attached {
+        tree.interfaces.retain(|interface| !self.forgotten.contains(&interface.id));
+        for interface in &mut tree.interfaces {
+            // The primary address is the first one listed.
+            let listed = self.short.get(&interface.id).map(|count| count.saturating_sub(1));
+            interface.secondary_addresses.truncate(listed.unwrap_or(usize::MAX));
+        }
+        tree
+    }
 }

@@ -7,7 +7,6 @@
 //! told apart by the name in the user agent, which is each [`Account`]'s own.
 
 mod account;
-mod control;
 mod daemon;
 mod groups;
 mod imds;
@@ -15,8 +14,11 @@ mod localstack;
 mod timer;
 
 pub use account::{Account, Node};
-pub use control::{Call, Delays, Fault, When};
 pub use daemon::Daemon;
 pub use imds::Metadata;
-pub use localstack::{LocalStack, Tier};
+pub use localstack::LocalStack;
 pub use timer::WallClock;
+pub use veni_localstack::{
+    control::{Call, Delays, Fault, When},
+    program::Tier,
+};

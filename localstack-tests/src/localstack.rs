@@ -2,9 +2,8 @@
 
 use std::{
     fs::File,
-    io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{Mutex, OnceLock, mpsc},
     thread,
@@ -12,21 +11,14 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-
-use crate::control::Control;
+use veni_localstack::{
+    control::Control,
+    program::{Launch, Tier, is_healthy},
+};
 
 /// A cold start takes about 4 s; the rest is for a machine that is busy compiling.
 const START_DEADLINE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(100);
-
-/// Which LocalStack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tier {
-    /// As its makers ship it.
-    Plain,
-    /// With the extension that gives it EC2's address semantics.
-    Semantics,
-}
 
 /// A running LocalStack. Ends with this process at the latest.
 #[derive(Debug)]
@@ -59,11 +51,13 @@ impl LocalStack {
     /// # Errors
     /// When it is not installed, ends at once or does not answer in time; with the end of its log.
     pub fn start(tier: Tier) -> anyhow::Result<Self> {
-        let python = installed_python()?;
         let directory = tempfile::tempdir().context("a directory for LocalStack")?;
         let port = free_port()?;
         let control = Control::in_directory(directory.path());
-        let child = spawn(command(&python, tier, port, directory.path(), &control)?)?;
+        let listen = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+        let launch =
+            Launch { tier, listen, directory: directory.path(), control: &control, feed: None };
+        let child = spawn(tied(&launch.command()?, directory.path())?)?;
         let started = Self { tier, port, control, child: Mutex::new(child), _directory: directory };
         let since = Instant::now();
         started.wait_until_healthy()?;
@@ -84,7 +78,7 @@ impl LocalStack {
     fn wait_until_healthy(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_DEADLINE;
         loop {
-            if healthy(self.port) {
+            if is_healthy(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))) {
                 return Ok(());
             }
             let ended = self.child.lock().expect("no thread panics holding it").try_wait()?;
@@ -118,61 +112,21 @@ impl Drop for LocalStack {
     }
 }
 
-fn installed_python() -> anyhow::Result<PathBuf> {
-    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/localstack/bin/python");
-    ensure!(
-        python.exists(),
-        "LocalStack is not installed ({} is not there): run hack/localstack.sh",
-        python.display()
-    );
-    Ok(python)
-}
-
 fn free_port() -> anyhow::Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a free port")?;
     Ok(listener.local_addr()?.port())
 }
 
-/// Its environment is cleared: a developer's `AWS_…`, `SERVICES` or proxy is none of its business.
-fn command(
-    python: &Path,
-    tier: Tier,
-    port: u16,
-    directory: &Path,
-    control: &Control,
-) -> anyhow::Result<Command> {
+/// setpriv (util-linux): the kernel ends it when the thread that started it goes, so a test that is killed leaves no
+/// server behind.
+fn tied(command: &Command, directory: &Path) -> anyhow::Result<Command> {
     let output = File::create(directory.join("output"))?;
-    // setpriv (util-linux): the kernel ends it when the thread that started it goes, so a test that is killed leaves
-    // no server behind.
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(python)
-        .args(["-m", "localstack.runtime.main"])
-        .current_dir(directory)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("HOME", directory)
-        .env("TMPDIR", directory)
-        .env("FILESYSTEM_ROOT", directory.join("root"))
-        .env("SERVICES", "ec2,sts")
-        .env("GATEWAY_LISTEN", format!("127.0.0.1:{port}"))
-        // Ends within milliseconds; the default gateway takes seconds.
-        .env("GATEWAY_SERVER", "hypercorn")
-        .env("EAGER_SERVICE_LOADING", "1")
-        .envs([
-            ("DISABLE_EVENTS", "1"),
-            ("SKIP_SSL_CERT_DOWNLOAD", "1"),
-            ("DNS_ADDRESS", "0"),
-            ("USE_SSL", "0"),
-        ])
-        .stdin(Stdio::null())
-        .stderr(output.try_clone()?)
-        .stdout(output);
-    if tier == Tier::Semantics {
-        command.env("VENI_EC2_SEMANTICS", "1").envs(control.environment());
-    }
-    Ok(command)
+    let mut tied = Command::new("setpriv");
+    tied.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    tied.current_dir(directory).env_clear();
+    tied.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    tied.stdin(Stdio::null()).stderr(output.try_clone()?).stdout(output);
+    Ok(tied)
 }
 
 /// From a thread that stays: the kernel counts the starting thread, not the process, as the parent (prctl(2),
@@ -187,18 +141,6 @@ fn spawn(mut command: Command) -> anyhow::Result<Child> {
         }
     })?;
     child.recv()?.context("cannot start setpriv (package util-linux) with LocalStack's python")
-}
-
-fn healthy(port: u16) -> bool {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let Ok(mut stream) = TcpStream::connect_timeout(&address, POLL) else { return false };
-    let request = "GET /_localstack/health HTTP/1.0\r\nHost: localhost\r\n\r\n";
-    let limit = Some(Duration::from_secs(5));
-    let mut answer = String::new();
-    stream.set_read_timeout(limit).is_ok()
-        && stream.write_all(request.as_bytes()).is_ok()
-        && stream.read_to_string(&mut answer).is_ok()
-        && (answer.contains("\"ec2\": \"running\"") || answer.contains("\"ec2\": \"available\""))
 }
 
 /// A line for the person who watches.

@@ -6,7 +6,8 @@ test has to be able to ask for: refusals before and after the effect, delays, an
 
 Modules: `addresses` (what a subnet has left), `limits` (what a type takes), `interfaces` (the actions), `lifecycle`
 (attaching and detaching take time), `instances` (the primary interface), `security_groups` (rules and prefix lists),
-`control` (the file that a test writes), `dispatch` (one call at a time, and the log), `hook` (LocalStack's entry point).
+`control` (the file that a test writes), `dispatch` (one call at a time, and the log), `feed` (what becomes of ENIs, told as it
+happens), `hook` (LocalStack's entry point).
 
 Deliberately absent: IPv6 (but for addresses that are named), elastic addresses, permissions, and anything that ipamd
 does not call.

@@ -1,4 +1,4 @@
-"""Every EC2 call passes here: one at a time (moto's models are not thread-safe), with faults, and into the log.
+"""Every EC2 call passes here: one at a time (moto's models are not thread-safe), with faults, and into the log and the feed.
 
 The log is a file that VENI_EC2_LOG names: one JSON object a call, {"action", "agent", "code", "at_ms"}; `code` is the
 injected fault's or the HTTP status.
@@ -11,7 +11,7 @@ import time
 
 from moto.core.responses import BaseResponse
 
-from . import control, lifecycle
+from . import control, feed, lifecycle
 
 _calls = threading.RLock()
 _log = threading.Lock()
@@ -30,7 +30,10 @@ def patch():
         if fault.get("when", "before") == "after" or "code" not in fault:
             with _calls:
                 lifecycle.settle(self.ec2_backend)
-                answer = original(self)
+                try:
+                    answer = original(self)
+                finally:
+                    feed.tell(self.ec2_backend, _calls)
         if "code" in fault:
             answer = _refusal(fault)
         _write(action, agent, fault.get("code", answer[0]))

@@ -7,7 +7,7 @@ import os
 
 from localstack.runtime import hooks
 
-from . import apply
+from . import apply, feed
 
 
 def _wanted():
@@ -17,3 +17,4 @@ def _wanted():
 @hooks.on_infra_start(should_load=_wanted)
 def install():
     apply()
+    feed.open_socket()

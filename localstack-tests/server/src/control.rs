@@ -1,6 +1,7 @@
 //! What the semantics extension is told (`semantics/veni_ec2_semantics/control.py`), and the log of calls it keeps.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
@@ -74,7 +75,7 @@ struct Content {
 
 /// The control file and the log of one server.
 #[derive(Debug)]
-pub(crate) struct Control {
+pub struct Control {
     file: PathBuf,
     log: PathBuf,
     content: Mutex<Content>,
@@ -106,7 +107,9 @@ impl Fault {
 }
 
 impl Control {
-    pub(crate) fn in_directory(directory: &Path) -> Self {
+    /// In `directory`, nothing is asked for yet.
+    #[must_use]
+    pub fn in_directory(directory: &Path) -> Self {
         Self {
             file: directory.join("control.json"),
             log: directory.join("calls.jsonl"),
@@ -119,31 +122,40 @@ impl Control {
     }
 
     /// Replaces the faults of `agent`.
-    pub(crate) fn set_faults(&self, agent: &str, faults: Vec<Fault>) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_faults(&self, agent: &str, faults: Vec<Fault>) -> io::Result<()> {
         self.change(|content| {
             content.faults.retain(|fault| fault.agent != agent);
             content.faults.extend(faults);
         })
     }
 
-    pub(crate) fn set_delays(&self, delays: Delays) -> anyhow::Result<()> {
+    /// Sets how long things take.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_delays(&self, delays: Delays) -> io::Result<()> {
         self.change(|content| content.delays = delays)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Content)) -> anyhow::Result<()> {
+    fn change(&self, change: impl FnOnce(&mut Content)) -> io::Result<()> {
         let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut content);
         // In one step: the server may read at any moment.
         let staged = self.file.with_extension("new");
         std::fs::write(&staged, serde_json::to_vec(&*content)?)?;
-        std::fs::rename(&staged, &self.file)?;
-        Ok(())
+        std::fs::rename(&staged, &self.file)
     }
 
     /// The calls answered so far whose user agent has `agent` in it.
-    pub(crate) fn calls(&self, agent: &str) -> anyhow::Result<Vec<Call>> {
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn calls(&self, agent: &str) -> io::Result<Vec<Call>> {
         let text = match std::fs::read_to_string(&self.log) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             read => read?,
         };
         let calls: Result<Vec<Call>, _> = text.lines().map(serde_json::from_str).collect();
