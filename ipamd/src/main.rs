@@ -1,5 +1,8 @@
 //! The daemon: reads its settings, puts the parts together, and runs until it is told to end.
 
+// The daemon's future holds the AWS SDK's, which nest deeper than the compiler's 128 (features `aws` and `kube`).
+#![recursion_limit = "256"]
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
