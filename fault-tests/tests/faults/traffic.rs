@@ -3,7 +3,7 @@
 
 use std::net::SocketAddrV4;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use veni_fault_tests::{Bench, Daemon, checks, journal};
 use veni_lab::{
@@ -36,21 +36,20 @@ fn nothing_is_lost(test: &str, end: impl FnOnce(&mut Bench) -> Result<()>) -> Re
     connections.wait_for(300);
     end(&mut bench)?;
     connections.wait_for(500);
+    let mut lost = Vec::new();
     for (what, generator) in others.into_iter().chain([("connections", connections)]) {
         let counts = generator.stop();
         println!("{test}: {what}: {counts}");
-        counts.all_answered().context(what)?;
+        lost.extend(counts.all_answered().is_err().then(|| format!("{what}: {counts}")));
     }
     drop(servers);
-    ensure!(
-        bench.lab.vpc.drops()? == Drops::default(),
-        "EC2 dropped: {:?}",
-        bench.lab.vpc.drops()?
-    );
-    let mut drops = bench.view()?.drops;
+    let (fabric, mut filter) = (bench.lab.vpc.drops()?, bench.view()?.drops);
     // What a new pod's kernel says by itself (router solicitations).
-    drops.remove("ipv6");
-    ensure!(drops.values().all(|count| *count == 0), "the filter dropped: {drops:?}");
+    filter.remove("ipv6");
+    ensure!(
+        lost.is_empty() && fabric == Drops::default() && filter.values().all(|count| *count == 0),
+        "lost: {lost:?}; EC2 dropped: {fabric:?}; the filter dropped: {filter:?}"
+    );
     bench.rest(u32::try_from(bench.pods().len())?)?;
     checks::sound(&bench)
 }

@@ -55,6 +55,8 @@ pub struct Counts {
     pub errors: BTreeMap<String, u64>,
     /// The slowest answer.
     pub slowest: Duration,
+    /// When the first and the last attempt without an answer were made, after the beginning.
+    pub unanswered: Option<(Duration, Duration)>,
 }
 
 // === impl Generator ===
@@ -179,11 +181,19 @@ impl Counts {
         self.slowest = self.slowest.max(after);
     }
 
+    fn lose(&mut self, at: Duration) {
+        let (first, last) = self.unanswered.unwrap_or((at, at));
+        self.unanswered = Some((first.min(at), last.max(at)));
+    }
+
     fn merge(&mut self, other: Self) {
         self.sent += other.sent;
         self.answered += other.answered;
         self.delayed += other.delayed;
         self.slowest = self.slowest.max(other.slowest);
+        for at in other.unanswered.iter().flat_map(|(first, last)| [*first, *last]) {
+            self.lose(at);
+        }
         for (message, count) in other.errors {
             *self.errors.entry(message).or_default() += count;
         }
@@ -202,6 +212,10 @@ impl fmt::Display for Counts {
         if self.delayed > 0 {
             write!(f, ", {} after a repetition", self.delayed)?;
         }
+        if let Some((first, last)) = self.unanswered {
+            let (first, last) = (first.as_millis(), last.as_millis());
+            write!(f, ", those without an answer from {first} to {last} ms after its beginning")?;
+        }
         self.errors.iter().try_for_each(|(message, count)| write!(f, ", {count} × {message}"))
     }
 }
@@ -211,7 +225,8 @@ fn flood(to: Ipv4Addr, pace: &Pace) -> io::Result<Counts> {
     let mut counts = Counts::default();
     // A sequence number comes round after 65 s: an answer is counted once, and late ones are lost ones.
     let mut open = BTreeMap::new();
-    let mut tick = Instant::now();
+    let begun = Instant::now();
+    let mut tick = begun;
     while pace.goes_on() {
         counts.sent += 1;
         pace.sent.fetch_add(1, Ordering::Relaxed);
@@ -226,6 +241,7 @@ fn flood(to: Ipv4Addr, pace: &Pace) -> io::Result<Counts> {
         collect(&pinger, &mut open, &mut counts, tick)?;
     }
     collect(&pinger, &mut open, &mut counts, Instant::now() + DRAIN)?;
+    open.values().for_each(|sent| counts.lose(sent.duration_since(begun)));
     Ok(counts)
 }
 
@@ -253,14 +269,18 @@ fn collect(
 
 fn connect(to: SocketAddrV4, interval: Duration, pace: &Pace) -> io::Result<Counts> {
     let mut counts = Counts::default();
-    let mut tick = Instant::now();
+    let begun = Instant::now();
+    let mut tick = begun;
     while pace.goes_on() {
         let start = Instant::now();
         counts.sent += 1;
         pace.sent.fetch_add(1, Ordering::Relaxed);
         match connect_seen(to, Duration::from_secs(5)) {
             Ok(_) => counts.answer(start.elapsed()),
-            Err(error) => counts.error(&error.to_string()),
+            Err(error) => {
+                counts.error(&error.to_string());
+                counts.lose(start.duration_since(begun));
+            }
         }
         tick += interval;
         match tick.checked_duration_since(Instant::now()) {
