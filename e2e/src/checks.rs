@@ -3,6 +3,7 @@
 pub(crate) mod away;
 pub(crate) mod chart;
 pub(crate) mod connect;
+pub(crate) mod connectivity;
 pub(crate) mod controller;
 pub(crate) mod drain;
 pub(crate) mod gate;

@@ -19,7 +19,9 @@ use clap::Parser;
 use veni_lab::interrupt;
 
 use crate::{
-    checks::{away, chart, connect, controller, drain, networking, policy, restart, scale},
+    checks::{
+        away, chart, connect, connectivity, controller, drain, networking, policy, restart, scale,
+    },
     cluster::Stage,
     print::Table,
 };
@@ -40,7 +42,7 @@ pub(crate) struct Options {
     /// A variable of every node's veni-ipamd, NAME=VALUE, several times
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
-    /// Only these parts: chart, connect, policy, controller, scale, restart, away, drain, sample, networking
+    /// Only these parts: chart, connect, connectivity, policy, controller, scale, restart, away, drain, sample, networking
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Instead of our checks: Kubernetes' own specs whose names match this regular expression
@@ -61,9 +63,10 @@ pub(crate) struct Options {
 /// A part's name, and what it does.
 type Part = (&'static str, fn(&mut Stage, &Options, &mut Table) -> anyhow::Result<()>);
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     ("chart", |stage, _, table| chart::check(stage, table)),
     ("connect", |stage, _, table| connect::check(stage, table)),
+    ("connectivity", |stage, _, table| connectivity::check(stage, table)),
     ("policy", |stage, _, table| policy::check(stage, table)),
     ("controller", |stage, _, table| controller::check(stage, table)),
     ("scale", |stage, options, table| scale::check(stage, options.pods, table)),
