@@ -214,6 +214,19 @@ impl Profiles {
         self.profiles.iter().flatten().filter(move |numbered| numbered.owner == Some(owner))
     }
 
+    /// How much of one of the maps is taken, by all and by the owner; `None`: it is not profiles'. More than anybody takes
+    /// where numbers rest that are wanted: these are free soon.
+    pub(crate) fn taken(&self, map: &str, owner: Owner) -> Option<[usize; 2]> {
+        let own = |entries: fn(&Numbered) -> usize| {
+            owner.map_or(0, |owner| self.owned(owner).map(entries).sum())
+        };
+        if map == PORTS_FULL.map {
+            return Some([self.prefixes, own(|numbered| numbered.prefixes)]);
+        }
+        let all = if self.starved { usize::MAX } else { self.live };
+        (map == PROFILES_FULL.map).then(|| [all, own(|_| 1)])
+    }
+
     /// What [`Profiles::withdraw`] goes back to.
     pub(crate) fn mark(&self) -> usize {
         self.fresh.len()
@@ -272,6 +285,11 @@ impl Profiles {
             self.freed.insert(PROFILES_FULL.map);
         }
         self.free.append(&mut self.resting);
+    }
+
+    /// Whether something in use has left this map since [`Profiles::freed`].
+    pub(crate) fn has_freed(&self, map: &str) -> bool {
+        self.freed.contains(map)
     }
 
     /// The maps that something in use has left since this was asked last.

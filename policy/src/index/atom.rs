@@ -77,6 +77,17 @@ impl Atoms {
         self.slots.get(atom as usize)?.as_ref().map(|slot| &*slot.question)
     }
 
+    /// Whether nothing is asked more or less than [`Atoms::settle`] knows.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.touched.is_empty()
+    }
+
+    /// How often sets ask it.
+    pub(crate) fn users(&self, atom: AtomId) -> u32 {
+        let slot = self.slots.get(atom as usize).and_then(Option::as_ref);
+        slot.map_or(0, |slot| slot.users)
+    }
+
     pub(crate) fn acquire(&mut self, atoms: impl Iterator<Item = AtomId>) {
         for atom in atoms {
             self.slots[atom as usize].as_mut().expect("just numbered").users += 1;

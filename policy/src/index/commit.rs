@@ -48,10 +48,13 @@ impl Index {
                 Err(unfit) => {
                     for unfit in unfit {
                         match copies.iter_mut().find(|(_, copy)| **copy == unfit.set) {
-                            // No room for a copy: the pods stay with the original.
-                            Some((original, copy)) => *copy = *original,
+                            // No room for a copy: the pods stay with the original, and who leaves it is closed first.
+                            Some((original, copy)) => {
+                                self.refused.uncopied.insert(*original);
+                                *copy = *original;
+                            }
                             None if self.sets[&unfit.set].users > 0 => {
-                                self.evict(&mut targets, unfit);
+                                self.evict(&mut targets, &unfit);
                             }
                             None => self.withdraw(&mut targets, unfit),
                         }
@@ -95,13 +98,18 @@ impl Index {
                 steps.push(Step::Endpoint { pod: flip.pod.clone(), sets: PodSets::CLOSED });
             }
         }
+        let closed_first = steps.len();
         for flip in &plan.flips {
-            if let (Some(old), Some(_)) = (flip.old, flip.new)
-                && self.without_evicted(old) != old
+            if let (Some(old), Some(new)) = (flip.old, flip.new)
+                && self.meanwhile(old, new) != old
             {
-                let (pod, sets) = (flip.pod.clone(), self.without_evicted(old));
+                let (pod, sets) = (flip.pod.clone(), self.meanwhile(old, new));
                 steps.push(Step::Endpoint { pod, sets });
             }
+        }
+        if steps.len() > closed_first {
+            // A program that began before it was closed finds no class that the set does not know.
+            steps.push(Step::Grace);
         }
         self.write_tables(plan, &mut steps);
         self.move_slots(plan, moves, &mut steps);
@@ -271,6 +279,7 @@ impl Index {
             freed.push(number);
         }
         freed.sort_unstable();
+        self.need_less(&freed);
         for (number, set) in &mut self.sets {
             for class in &freed {
                 if let Some(profile) = set.table.remove(class) {

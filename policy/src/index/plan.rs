@@ -9,9 +9,9 @@ use std::{
 use veni_ebpf_common::table::capacity;
 
 use super::{
-    Index, Refusal,
+    Entry, Index, Refusal,
     class::{Move, NewClass, Numbering, Numbers, Slot, Taken},
-    refusal::Unfit,
+    refusal::{Lacking, Need, Unfit},
     region::ABSENT,
     target::kept,
 };
@@ -182,11 +182,7 @@ impl Index {
             if wanted == 0 {
                 continue;
             }
-            let entries = self
-                .entries
-                .iter()
-                .filter(|(address, entry)| address.is_ipv6() == v6 && entry.class != ABSENT);
-            let mut room = (capacity::CLASS as usize).saturating_sub(entries.count());
+            let mut room = (capacity::CLASS as usize).saturating_sub(self.addresses_in_map(v6));
             if wanted <= room {
                 continue;
             }
@@ -209,6 +205,12 @@ impl Index {
             any[usize::from(v6)] = true;
         }
         any
+    }
+
+    pub(super) fn addresses_in_map(&self, v6: bool) -> usize {
+        let in_map =
+            |(address, entry): &(&IpAddr, &Entry)| address.is_ipv6() == v6 && entry.class != ABSENT;
+        self.entries.iter().filter(in_map).count()
     }
 
     fn region_moves(&self, moves: &mut Vec<Move>) {
@@ -368,8 +370,11 @@ impl Index {
             let both = patches.before.iter().chain(&patches.in_place);
             let more = both.filter(|patch| set.gains(patch.class, patch.profile)).count();
             if more > room {
-                let entries = Some(set.entries() + more);
-                unfit.push(Unfit { set: number, full: VERDICTS_FULL, entries });
+                let wanted = patches.before.iter().chain(&patches.in_place);
+                let wanted = wanted.filter(|patch| patch.profile != set.any);
+                let wanted = wanted.map(|patch| patch.class).chain(set.table.keys().copied());
+                let need = Some(Need::of(wanted, &plan.numbering));
+                unfit.push(Unfit { set: number, full: VERDICTS_FULL, need });
                 continue;
             }
             room -= more;
@@ -482,34 +487,31 @@ impl Index {
         classes.sort_unstable();
         let postings = Postings::new(&classes, &self.lists);
         let mut entries = self.entries_by_owner();
-        let mut patched = 0;
         for patch in plan.before.iter().chain(&plan.in_place) {
             let set = &self.sets[&patch.set];
             if set.gains(patch.class, patch.profile) {
                 *entries.entry(set.owner).or_default() += 1;
-                patched += 1;
             }
         }
         let mut used: usize = entries.values().sum();
-        let mut full = Vec::new();
+        let mut full: Vec<Lacking> = Vec::new();
         for number in wanted {
             let set = &self.sets[&number];
             let Some(rules) = &set.rules else { continue };
             let (owner, mark) = (set.owner, self.profiles.mark());
             let own = |owner| entries.get(&Some(owner)).copied().unwrap_or(0);
             let found = rules.compile(&postings, &self.lists, &mut self.profiles, owner);
-            let mut wants = None;
-            let found = found.and_then(|(any, table)| {
-                let more = table.len() + 1;
-                // With what others get in the same change: its own blocks part classes anew.
-                wants = Some(more + patched);
-                let fits = fits(capacity::VERDICTS as usize, used, more, owner, own);
-                if fits { Ok((any, table)) } else { Err(VERDICTS_FULL) }
-            });
+            let has_room = |table: &FastMap<u32, u32>| {
+                fits(capacity::VERDICTS as usize, used, table.len() + 1, owner, own)
+            };
             match found {
                 Err(found) => {
                     self.profiles.withdraw(mark);
-                    full.push(Unfit { set: number, full: found, entries: wants });
+                    full.push((number, found, None));
+                }
+                Ok((_, table)) if !has_room(&table) => {
+                    self.profiles.withdraw(mark);
+                    full.push((number, VERDICTS_FULL, Some(table)));
                 }
                 Ok((any, table)) => {
                     used += table.len() + 1;
@@ -518,12 +520,12 @@ impl Index {
                 }
             }
         }
-        if full.is_empty() { Ok(()) } else { Err(full) }
+        if full.is_empty() { Ok(()) } else { Err(self.unfit(plan, full)) }
     }
 
     /// Pods that were to get this set keep what they have, as far as that closes what this is there to close.
     pub(super) fn withdraw(&mut self, targets: &mut Targets, unfit: Unfit) {
-        let Unfit { set, full, entries } = unfit;
+        let Unfit { set, full, need } = unfit;
         let owner = self.sets[&set].owner;
         let rules = self.sets[&set].rules.as_ref().expect("it was compiled");
         let content = Arc::clone(&rules.content);
@@ -540,6 +542,6 @@ impl Index {
             });
             pods.push(key.clone());
         }
-        self.refuse(pods, direction, full, entries.map(|entries| (owner, entries)));
+        self.refuse(pods, (direction, Some(&content)), owner, (full, need));
     }
 }

@@ -27,6 +27,7 @@ use crate::{
         profile::{Body, Profiles},
         set::Set,
     },
+    intern::FastMap,
     rule::RuleRegistry,
 };
 
@@ -211,6 +212,10 @@ fn registry(found: &Found) -> RuleRegistry {
 
 /// The profiles that sets lead to. A range is a prefix where they are in `PORTS`.
 fn bodies(found: &Found) -> BTreeMap<u32, Body> {
+    let mut ports: FastMap<u32, Vec<(u32, PortKey, Decision)>> = FastMap::default();
+    for port in &found.ports {
+        ports.entry(port.1.profile).or_default().push(*port);
+    }
     let mut bodies = BTreeMap::new();
     for (key, number) in &found.verdicts {
         if key.set == CLOSED_SET || bodies.contains_key(number) {
@@ -221,7 +226,7 @@ fn bodies(found: &Found) -> BTreeMap<u32, Body> {
         let count = profile.map_or(0, |profile| profile.count);
         let mut ranges = Vec::new();
         if count == Profile::IN_PORTS {
-            let own = found.ports.iter().filter(|(_, key, _)| key.profile == *number);
+            let own = ports.get(number).into_iter().flatten();
             ranges.extend(own.map(|(bits, key, decision)| {
                 let first = u16::from_be_bytes(key.port);
                 let size = (1_u32 << 64_u32.saturating_sub(*bits).min(16)) - 1;

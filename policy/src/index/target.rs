@@ -173,7 +173,7 @@ impl Index {
     /// The targets; where a set was refused, what the pods have.
     fn choose(&mut self, wanted: &Wanted) -> Targets {
         let mut looked_at = BTreeSet::new();
-        let mut without: BTreeMap<(Direction, &'static str), (Full, Vec<PodKey>)> = BTreeMap::new();
+        let mut without: FastMap<Arc<Content>, (Full, Vec<PodKey>)> = FastMap::default();
         let mut targets = Targets::new();
         for (key, local) in &mut self.locals {
             let Some(pod) = local.pod else {
@@ -192,7 +192,7 @@ impl Index {
             let mut of = |direction: Direction| match &found[direction as usize] {
                 Ok(set) => *set,
                 Err(Refused { full, content }) => {
-                    let entry = without.entry((direction, full.map));
+                    let entry = without.entry(Arc::clone(content));
                     entry.or_insert((*full, Vec::new())).1.push(key.clone());
                     kept(local.sets, content, &self.sets, &self.profiles)
                 }
@@ -203,8 +203,9 @@ impl Index {
             }
         }
         self.forget_refused(&looked_at);
-        for ((direction, _), (full, pods)) in without {
-            self.refuse(pods, direction, full, None);
+        for (content, (full, pods)) in without {
+            let direction = content.direction;
+            self.refuse(pods, (direction, Some(&content)), None, (full, None));
         }
         targets
     }
@@ -243,6 +244,9 @@ impl Index {
         }
         if let Some(set) = self.set_ids.get(content) {
             return Ok(*set);
+        }
+        if let Some(full) = self.untried(content) {
+            return Err(full);
         }
         // Contents without a NetworkPolicy's rules are the cluster's.
         let owner = content.isolated.map(|_| namespace);
