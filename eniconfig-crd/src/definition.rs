@@ -21,8 +21,24 @@ pub fn definitions() -> Vec<(&'static str, CustomResourceDefinition)> {
         ("eniconfigs.yaml", tidied(EniConfigObject::crd(), open)),
         ("nodenetworkconfigs.yaml", tidied(NodeNetworkConfigObject::crd(), closed)),
         ("resolvedsecuritygroups.yaml", tidied(ResolvedSecurityGroupObject::crd(), closed)),
-        ("securitygrouppolicies.yaml", tidied(SecurityGroupPolicyObject::crd(), closed)),
+        ("securitygrouppolicies.yaml", tidied(SecurityGroupPolicyObject::crd(), open_selectors)),
     ]
+}
+
+/// AWS' definition leaves to its readers what a selector may say, and theirs are taken unchanged.
+fn open_selectors(schema: &mut JSONSchemaProps) {
+    for (name, property) in schema.properties.iter_mut().flatten() {
+        if name != "matchExpressions" {
+            open_selectors(property);
+            continue;
+        }
+        property.max_items = None;
+        let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut property.items else { continue };
+        items.x_kubernetes_validations = None;
+        for field in items.properties.iter_mut().flat_map(|fields| fields.values_mut()) {
+            (field.enum_, field.max_items) = (None, None);
+        }
+    }
 }
 
 fn tidied(

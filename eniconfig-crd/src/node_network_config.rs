@@ -109,13 +109,13 @@ pub struct PoolSpec {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeNetworkConfigStatus {
-    /// Nodes that follow it, each with an entry that it writes itself; at most 100. The metric
+    /// Nodes that follow it, each with an entry that it writes itself; at most 10. The metric
     /// veni_node_network_config_generation has all of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(
         feature = "schema",
         schemars(
-            length(max = 100),
+            length(max = 10),
             extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
         )
     )]
@@ -133,6 +133,7 @@ pub struct NodeStanding {
     pub generation: i64,
     /// Why it is not the present one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 256)))]
     pub message: Option<String>,
 }
 

@@ -1,5 +1,10 @@
 //! Label selectors (`metav1.LabelSelector`), for nodes.
 
+#![cfg_attr(
+    feature = "schema",
+    expect(unreachable_pub, reason = "KubeSchema copies a struct into a function")
+)]
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Labels, Problem};
@@ -15,20 +20,32 @@ pub struct LabelSelector {
     pub match_labels: Labels,
     /// Requirements that must hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
     pub match_expressions: Vec<Requirement>,
 }
 
 /// What is asked of one label.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(kube::KubeSchema))]
+#[cfg_attr(
+    feature = "schema",
+    x_kube(
+        validation = Rule::new("(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)").message("In and NotIn need at least one value, Exists and DoesNotExist none")
+    )
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Requirement {
     /// The label's key.
     pub key: String,
     /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(extend("enum" = ["In", "NotIn", "Exists", "DoesNotExist"]))
+    )]
     pub operator: String,
     /// The values of `In` and `NotIn`; empty for the others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 256)))]
     pub values: Vec<String>,
 }
 

@@ -76,6 +76,13 @@ fn the_schemas_say_what_has_to_hold() {
     };
     assert_eq!(rules("eniconfigs.yaml", spec), Some(3));
     assert_eq!(rules("nodenetworkconfigs.yaml", &format!("{spec}/properties/pool")), Some(2));
+    let selector = format!("{spec}/properties/nodeSelector/properties/matchExpressions");
+    assert_eq!(rules("nodenetworkconfigs.yaml", &format!("{selector}/items")), Some(1));
+    let operators = ["In", "NotIn", "Exists", "DoesNotExist"];
+    let operator = format!("{selector}/items/properties/operator/enum");
+    check("nodenetworkconfigs.yaml", &operator, operators.as_slice().into());
+    let entries = "/properties/status/properties/nodes/maxItems";
+    check("nodenetworkconfigs.yaml", entries, 10.into());
     let groups = format!("{spec}/properties/securityGroups/properties/groupIds");
     check("securitygrouppolicies.yaml", &format!("{groups}/minItems"), 1.into());
     check("securitygrouppolicies.yaml", &format!("{groups}/maxItems"), 16.into());

@@ -32,6 +32,11 @@ impl Backoff {
         self.between(doubled.min(self.most))
     }
 
+    /// Anything below this time.
+    pub(crate) fn below(&mut self, time: Duration) -> Duration {
+        self.between(time * 2) - time
+    }
+
     /// From half of this time up to all of it.
     pub(crate) fn between(&mut self, time: Duration) -> Duration {
         self.drawn += 1;
@@ -56,5 +61,10 @@ mod tests {
         let drawn: std::collections::BTreeSet<_> =
             (0..8).map(|_| backoff.between(Duration::from_secs(60))).collect();
         assert!(drawn.len() > 1, "{drawn:?}");
+        let below: Vec<_> = (0..64).map(|_| backoff.below(Duration::from_secs(64))).collect();
+        let all = Duration::ZERO..=Duration::from_secs(64);
+        assert!(below.iter().all(|wait| all.contains(wait)), "{below:?}");
+        let short = below.iter().filter(|wait| **wait < Duration::from_secs(32)).count();
+        assert!(short > 8 && short < 56, "{below:?}");
     }
 }

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use veni_eniconfig_crd::{EniConfig, Labels, NodeNetworkConfig, Problem};
 
+/// The resource that EKS has each pod request that a SecurityGroupPolicy selects: a branch ENI.
+pub(crate) const POD_ENI: &str = "vpc.amazonaws.com/pod-eni";
+
 /// It. Parts that were not read yet are `None`: nothing follows from their absence.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Configuration {
@@ -14,6 +17,8 @@ pub struct Configuration {
     pub eni_configs: Option<BTreeMap<String, Known<EniConfig>>>,
     /// NodeNetworkConfigs, by name.
     pub node_network_configs: Option<BTreeMap<String, Known<NodeNetworkConfig>>>,
+    /// Whether there are SecurityGroupPolicies, as far as is known.
+    pub has_group_policies: bool,
 }
 
 /// A node's labels and annotations.
@@ -25,6 +30,8 @@ pub struct NodeMetadata {
     pub labels: Labels,
     /// They.
     pub annotations: Labels,
+    /// How many pods with a branch ENI fit, as its status has it; `None`: that is not said.
+    pub pod_enis: Option<String>,
 }
 
 /// An object that there is.
@@ -48,8 +55,11 @@ impl NodeMetadata {
                 |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
             fields.into_iter().flatten().filter_map(text).collect()
         };
+        let capacity = object.pointer("/status/capacity");
+        let pod_enis = capacity.and_then(|all| all.get(POD_ENI)).and_then(Value::as_str);
         Self {
             uid: uid(object),
+            pod_enis: pod_enis.map(str::to_owned),
             labels: texts("/metadata/labels"),
             annotations: texts("/metadata/annotations"),
         }

@@ -477,6 +477,10 @@ impl Hub {
 
     /// This node's configuration, if it is another than what was told.
     pub(crate) fn configuration(&mut self) -> Option<Configuration> {
+        let policies = self.stores.get(&Resource::SecurityGroupPolicies);
+        let has_group_policies = policies.is_some_and(|all| all.len() > 0);
+        self.reconfigured |= self.configuration.has_group_policies != has_group_policies;
+        self.configuration.has_group_policies = has_group_policies;
         std::mem::take(&mut self.reconfigured).then(|| self.configuration.clone())
     }
 

@@ -89,7 +89,7 @@ pub struct Settings {
     pub explain: Duration,
     /// How long the first batch waits for pods that are held back.
     pub held_most: Duration,
-    /// How far apart nodes begin to write the same.
+    /// Over how long nodes begin to look at, and write, the same.
     pub spread: Duration,
     /// How often a node looks after the one behind it in a status.
     pub tidy: Duration,
@@ -127,7 +127,7 @@ impl Default for Settings {
             ask_again: Duration::from_millis(200),
             explain: Duration::from_secs(1),
             held_most: HELD_MOST,
-            spread: Duration::from_secs(10),
+            spread: Duration::from_secs(180),
             tidy: Duration::from_secs(600),
         }
     }

@@ -1,7 +1,7 @@
 //! What this node tells the API server: events, how its network stands, and which settings it follows.
 //!
 //! Invariants: nothing here is waited for by anyone; what is told and cannot be written is dropped and counted (events), or
-//! replaced by what is so by then ([`Standing`]). With the API server gone nothing grows. Writes go over the watches'
+//! replaced by what is so by then ([`Standing`], annotations). With the API server gone nothing grows. Writes go over the watches'
 //! connection, from their thread. Deliberately absent: deciding what is worth telling (the daemon's), and any write that
 //! somebody else's field could be lost by: each is of one field, or of an entry of a list with this node's key.
 
@@ -17,7 +17,11 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
-use crate::{Configuration, Settings, api::Api};
+use self::annotate::Addresses;
+use crate::{
+    Configuration, Settings,
+    api::{Api, Failure},
+};
 
 mod annotate;
 mod events;
@@ -36,13 +40,14 @@ pub const WRITTEN: &[(&str, &str, &str)] = &[
     // With `VENI_STARTUP_TAINT`.
     ("", "nodes", "patch"),
     // With `ANNOTATE_POD_IP`.
-    ("", "pods", "patch"),
+    ("", "pods/status", "patch"),
 ];
 
 /// Tells the API server.
 #[derive(Debug, Clone)]
 pub struct Reports {
-    news: mpsc::Sender<News>,
+    news: mpsc::Sender<Happening>,
+    addresses: Arc<watch::Sender<Addresses>>,
     standing: Arc<watch::Sender<Standing>>,
     counters: Arc<ReportCounters>,
 }
@@ -91,16 +96,6 @@ pub enum About {
     Node,
 }
 
-#[derive(Debug)]
-enum News {
-    Happening(Happening),
-    /// The addresses of a pod, for its annotation.
-    Addresses {
-        pod: About,
-        addresses: String,
-    },
-}
-
 /// How this node stands: what the API server is to show until told otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Standing {
@@ -138,7 +133,8 @@ pub struct Network {
 
 /// The ends that the writers hold.
 pub(crate) struct Told {
-    news: mpsc::Receiver<News>,
+    news: mpsc::Receiver<Happening>,
+    addresses: Arc<watch::Sender<Addresses>>,
     standing: watch::Receiver<Standing>,
     counters: Arc<ReportCounters>,
 }
@@ -159,24 +155,28 @@ impl Reports {
         let (news, taken) = mpsc::channel(WAITING);
         let (standing, stands) = watch::channel(Standing::default());
         let counters = Arc::<ReportCounters>::default();
-        let told = Told { news: taken, standing: stands, counters: counters.clone() };
-        (Self { news, standing: Arc::new(standing), counters }, told)
+        let addresses = Arc::new(watch::Sender::new(Addresses::new()));
+        let told = Told {
+            news: taken,
+            addresses: addresses.clone(),
+            standing: stands,
+            counters: counters.clone(),
+        };
+        (Self { news, addresses, standing: Arc::new(standing), counters }, told)
     }
 
     /// Tells of it, if there is room.
     pub fn happened(&self, happening: Happening) {
-        self.tell(News::Happening(happening));
+        self.count_dropped(self.news.try_send(happening).is_ok());
     }
 
-    /// Annotates the pod with its addresses.
+    /// Annotates the pod with its addresses, as soon as the API server takes it.
     pub fn annotate(&self, pod: About, addresses: String) {
-        self.tell(News::Addresses { pod, addresses });
+        self.count_dropped(annotate::tell(&self.addresses, pod, addresses));
     }
 
-    fn tell(&self, news: News) {
-        if self.news.try_send(news).is_err() {
-            self.counters.dropped.fetch_add(1, Relaxed);
-        }
+    fn count_dropped(&self, is_told: bool) {
+        self.counters.dropped.fetch_add(u64::from(!is_told), Relaxed);
     }
 
     /// Changes how the node stands.
@@ -203,9 +203,10 @@ pub(crate) fn start(
     told: Told,
     configuration: watch::Receiver<Arc<Configuration>>,
 ) {
-    let Told { news, standing, counters } = told;
+    let Told { news, addresses, standing, counters } = told;
     let desk = Desk { api, node, settings, counters };
     tokio::spawn(events::write(desk.clone(), news));
+    tokio::spawn(annotate::write(desk.clone(), addresses));
     tokio::spawn(node::write(desk.clone(), standing.clone(), configuration.clone()));
     tokio::spawn(settings::write(desk, standing, configuration));
 }
@@ -214,18 +215,14 @@ pub(crate) fn start(
 
 impl Desk {
     /// Counts what came of a write, and says what is not so for a moment only.
-    fn count<T>(
-        &self,
-        what: &str,
-        done: Result<T, crate::api::Failure>,
-    ) -> Result<T, crate::api::Failure> {
+    fn count<T>(&self, what: &str, done: Result<T, Failure>) -> Result<T, Failure> {
         match &done {
             Ok(_) => {
                 self.counters.written.fetch_add(1, Relaxed);
             }
             Err(failure) => {
                 self.counters.failed.fetch_add(1, Relaxed);
-                if failure.status() == Some(403) {
+                if lacks_right(failure) {
                     tracing::warn!(
                         what,
                         ?failure,
@@ -237,6 +234,17 @@ impl Desk {
             }
         }
         done
+    }
+}
+
+/// Whether the role lacks something: what is new in a namespace that is being deleted is refused with the same status
+/// (apiserver `NamespaceLifecycle`), and its events are for nobody.
+fn lacks_right(failure: &Failure) -> bool {
+    match failure {
+        Failure::Refused { status: 403, message, .. } => {
+            !message.contains("because it is being terminated")
+        }
+        _ => false,
     }
 }
 
@@ -261,4 +269,25 @@ fn now() -> Timestamp {
 
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_that_is_being_deleted_is_no_right_that_lacks() {
+        let check = |status: u16, message: &str, expected: bool| {
+            let message = message.to_owned();
+            let failure = Failure::Refused { status, message, retry_after: None };
+            assert_eq!(lacks_right(&failure), expected, "{failure}");
+        };
+        let who = "system:serviceaccount:kube-system:veni";
+        let role =
+            format!("events.events.k8s.io is forbidden: User {who:?} cannot create resource");
+        check(403, &role, true);
+        let ends = "events.events.k8s.io \"a.1\" is forbidden: unable to create new content in namespace x because it is being terminated";
+        check(403, ends, false);
+        check(409, "conflict", false);
+    }
 }

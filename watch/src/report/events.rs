@@ -13,7 +13,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{About, Desk, Happening, News, annotate, escaped, now};
+use super::{About, Desk, Happening, escaped, now};
 use crate::api::{Failure, Verb};
 
 const PATH: &str = "/apis/events.k8s.io/v1/namespaces";
@@ -24,7 +24,7 @@ const SAME: Duration = Duration::from_secs(360);
 const AGAIN: Duration = Duration::from_secs(60);
 /// New events about one pod, or the node itself, at once, and how long until there may be one more.
 const OF_ONE: (u32, Duration) = (5, Duration::from_secs(60));
-/// The same about all together.
+/// The same about all together, and, apart from them, for counts that are written again.
 const OF_ALL: (u32, Duration) = (20, Duration::from_secs(5));
 /// Events that are known at once.
 const KNOWN: usize = 1024;
@@ -57,6 +57,7 @@ pub(super) struct Recorder {
     known: HashMap<Key, Known>,
     of_one: BTreeMap<About, Bucket>,
     of_all: Bucket,
+    again: Bucket,
     /// What makes names unique: the start's time, and a number.
     epoch: u64,
     number: u64,
@@ -76,15 +77,14 @@ pub(super) enum Entry {
 }
 
 /// Writes until nobody tells.
-pub(super) async fn write(desk: Desk, mut news: mpsc::Receiver<News>) {
+pub(super) async fn write(desk: Desk, mut news: mpsc::Receiver<Happening>) {
     let mut recorder = Recorder::new(Instant::now());
     let mut tick = tokio::time::interval(AGAIN / 2);
     loop {
         tokio::select! {
             told = news.recv() => match told {
                 None => return,
-                Some(News::Addresses { pod, addresses }) => annotate::pod(&desk, pod, &addresses).await,
-                Some(News::Happening(happening)) => recorder.record(&desk, &happening).await,
+                Some(happening) => recorder.record(&desk, &happening).await,
             },
             _ = tick.tick() => recorder.count_up(&desk).await,
         }
@@ -99,6 +99,7 @@ impl Recorder {
             known: HashMap::new(),
             of_one: BTreeMap::new(),
             of_all: Bucket { left: OF_ALL.0, at: now },
+            again: Bucket { left: OF_ALL.0, at: now },
             epoch: u64::try_from(super::now().as_microsecond()).unwrap_or_default(),
             number: 0,
         }
@@ -122,7 +123,8 @@ impl Recorder {
         if let Some(known) = self.known.get_mut(&key) {
             known.count += 1;
             known.last = now;
-            return if now.duration_since(known.told) >= AGAIN {
+            let due = now.duration_since(known.told) >= AGAIN;
+            return if due && self.again.take(OF_ALL, now) {
                 Entry::Again(key)
             } else {
                 Entry::Later
@@ -167,14 +169,20 @@ impl Recorder {
 
     /// Writes the counts that have grown since they were written last.
     async fn count_up(&mut self, desk: &Desk) {
-        let now = Instant::now();
-        let due =
-            |known: &Known| known.count > known.written && now.duration_since(known.told) >= AGAIN;
-        let due: Vec<Key> =
-            self.known.iter().filter(|(_, known)| due(known)).map(|(key, _)| key.clone()).collect();
-        for key in due {
+        for key in self.due(Instant::now()) {
             self.repeat(desk, &key).await;
         }
+    }
+
+    /// Those whose count is to be written now, as many as may be, first those that were written longest ago. Pure.
+    fn due(&mut self, now: Instant) -> Vec<Key> {
+        let due =
+            |known: &Known| known.count > known.written && now.duration_since(known.told) >= AGAIN;
+        let due = self.known.iter().filter(|(_, known)| due(known));
+        let mut due: Vec<_> = due.map(|(key, known)| (known.told, key.clone())).collect();
+        due.sort();
+        let again = &mut self.again;
+        due.into_iter().map_while(|(_, key)| again.take(OF_ALL, now).then_some(key)).collect()
     }
 
     async fn repeat(&mut self, desk: &Desk, key: &Key) {
@@ -221,7 +229,7 @@ fn event(known: &Known, happening: &Happening, node: &str) -> Value {
 }
 
 /// At most so many bytes.
-fn cut(text: &str, most: usize) -> &str {
+pub(super) fn cut(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     &text[..end.unwrap_or(0)]
 }
@@ -308,6 +316,31 @@ mod tests {
         assert_eq!(others, 15, "20 in all");
         let later = start + Duration::from_secs(3600);
         assert_eq!(admitted(&mut recorder, "noisy", later), 5);
+    }
+
+    #[test]
+    fn counts_are_written_again_at_the_pace_of_new_ones() {
+        let start = Instant::now();
+        let mut recorder = Recorder::new(start);
+        let mut now = start;
+        for pod in 0..300 {
+            now += OF_ALL.1;
+            for _ in 0..2 {
+                recorder.admit(&happening(&format!("p{pod}"), "denied"), now);
+            }
+            recorder.known.values_mut().for_each(|known| known.last = now);
+        }
+        assert_eq!(recorder.known.len(), 300);
+        let first = recorder.due(now);
+        assert_eq!(first.len(), 20, "of nearly 300 that have grown");
+        for key in &first {
+            recorder.known.get_mut(key).unwrap().told = now;
+        }
+        assert!(recorder.due(now).is_empty());
+        let again = recorder.admit(&happening("p100", "denied"), now);
+        assert_eq!(again, Entry::Later, "nor when it happens again");
+        let next = recorder.due(now + OF_ALL.1);
+        assert!(next.len() == 1 && !first.contains(&next[0]), "each has its turn: {next:?}");
     }
 
     #[test]

@@ -1,8 +1,13 @@
-//! The node's condition, and its startup taint.
+//! The node's condition, its startup taint, and its capacity for pods with security groups.
 //!
 //! The condition is the well-known `NetworkUnavailable` (ADR 0019): while it is true the node lifecycle controller keeps
 //! new pods away with a `NoSchedule` taint of its own, and touches none that run. It is written when it differs from what
 //! the Node has, and anew for a Node that was registered anew; there are no heartbeats.
+//!
+//! EKS' webhook has each pod that a SecurityGroupPolicy selects request a branch ENI (`vpc.amazonaws.com/pod-eni`), which no
+//! node without a trunk offers: such pods would never be scheduled. Here they need none, so that as many fit as pods do
+//! (ADR 0022). Said where there are such policies and nobody else says a number; the kubelet takes it back to zero when the
+//! machine has booted.
 
 use std::sync::Arc;
 
@@ -14,6 +19,7 @@ use crate::{
     Configuration,
     api::{Failure, Verb},
     backoff::Backoff,
+    configuration::POD_ENI,
 };
 
 const CONDITION: &str = "NetworkUnavailable";
@@ -29,15 +35,18 @@ pub(super) async fn write(
     let mut written: Option<(String, Standing)> = None;
     loop {
         let wanted = only_ours(&standing.borrow_and_update());
-        let node = configuration.borrow_and_update().node.as_ref().map(|node| node.uid.clone());
-        let due = node.map(|uid| (uid, wanted));
+        let now = configuration.borrow_and_update().clone();
+        let offers = now.has_group_policies;
+        let lacks =
+            now.node.as_ref().is_some_and(|node| offers && is_none(node.pod_enis.as_deref()));
+        let due = now.node.as_ref().map(|node| (node.uid.clone(), wanted));
         let due = due.filter(|due| {
             let some = due.1.network.is_some() || taint(&due.1).is_some();
-            some && written.as_ref() != Some(due)
+            lacks || some && written.as_ref() != Some(due)
         });
         let mut again = None;
         if let Some((uid, wanted)) = due {
-            match bring_about(&desk, &wanted).await {
+            match bring_about(&desk, &wanted, offers).await {
                 Ok(()) => {
                     backoff.reset();
                     written = Some((uid, wanted));
@@ -70,9 +79,15 @@ fn taint(standing: &Standing) -> Option<&str> {
     standing.startup_taint.as_deref().filter(|_| standing.able)
 }
 
-async fn bring_about(desk: &Desk, wanted: &Standing) -> Result<(), Failure> {
+async fn bring_about(desk: &Desk, wanted: &Standing, offers: bool) -> Result<(), Failure> {
     let path = format!("/api/v1/nodes/{}", escaped(&desk.node));
     let node = desk.api.json(&path).await?;
+    if let Some(change) = capacity(&node).filter(|_| offers) {
+        let done = desk.api.send(Verb::StrategicPatch, &format!("{path}/status"), &change).await;
+        desk.count("patch nodes/status", done)?;
+        let pods = text(&node, "/status/capacity/pods");
+        tracing::info!(pods, resource = POD_ENI, "pods of SecurityGroupPolicies fit on this node");
+    }
     if let Some(change) = wanted.network.as_ref().and_then(|network| condition(&node, network)) {
         let done = desk.api.send(Verb::StrategicPatch, &format!("{path}/status"), &change).await;
         desk.count("patch nodes/status", done)?;
@@ -83,6 +98,19 @@ async fn bring_about(desk: &Desk, wanted: &Standing) -> Result<(), Failure> {
         tracing::info!(taint = taint(wanted), "the startup taint is removed: pods may come");
     }
     Ok(())
+}
+
+fn is_none(capacity: Option<&str>) -> bool {
+    capacity.is_none_or(|number| number == "0")
+}
+
+/// The change that lets as many pods with security groups come as pods can; `None`: there is a number already, ours or that
+/// of EKS' controller for a node with a trunk ENI, or the kubelet has not said yet how many pods can.
+fn capacity(node: &Value) -> Option<Value> {
+    let capacity = node.pointer("/status/capacity")?;
+    let pods = capacity.get("pods")?;
+    let present = capacity.get(POD_ENI).and_then(Value::as_str);
+    is_none(present).then(|| json!({"status": {"capacity": {POD_ENI: pods}}}))
 }
 
 /// The change that makes it so; `None`: it is.
@@ -141,6 +169,21 @@ mod tests {
         assert_eq!(moved(&with("False", "m"), &network(false, "m")), Some(true));
         let change = condition(&json!({}), &network(false, "m")).unwrap();
         assert_eq!(text(&change, "/status/conditions/0/status"), "True");
+    }
+
+    #[test]
+    fn pods_with_groups_fit_as_pods_do_unless_somebody_says_a_number() {
+        let check = |capacity: Value, expected: Option<&str>| {
+            let node = json!({"status": {"capacity": capacity}});
+            let offered = super::capacity(&node)
+                .map(|change| change["status"]["capacity"][POD_ENI].as_str().map(str::to_owned));
+            assert_eq!(offered, expected.map(|pods| Some(pods.to_owned())), "{node}");
+        };
+        check(json!({"pods": "58"}), Some("58"));
+        check(json!({"pods": "58", POD_ENI: "0"}), Some("58"));
+        check(json!({"pods": "58", POD_ENI: "58"}), None);
+        check(json!({"pods": "58", POD_ENI: "9"}), None);
+        check(json!({}), None);
     }
 
     #[test]

@@ -1,25 +1,30 @@
 //! Which nodes follow a NodeNetworkConfig: each writes its own entry of the object's status, a list whose key is the node.
 //!
 //! Server-side apply with a field manager a node: nobody's entry is lost, and an entry goes with its manager's next,
-//! empty, word. Every write is told to every node that watches, so there are few: one a node and change, none where the
-//! list has [`MOST`] entries (the definition's bound too: what comes beyond it is in the metrics alone), spread over
-//! [`Settings::spread`]. The entry of a node that is gone is removed by the node before it in the list, which looks
+//! empty, word. Every write is told, as the whole object, to every node that watches, so there are few: one a node and
+//! change, none where the list has [`MOST`] entries (the definition's bound too: what comes beyond it is in the metrics
+//! alone), spread over [`Settings::spread`]; before that a node does not look either. The entry of a node that is gone is removed by the node before it in the list, which looks
 //! after that one name every [`Settings::tidy`]; nobody asks for all nodes.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, future::pending, sync::Arc};
 
 use serde_json::{Value, json};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 
-use super::{Desk, Followed, Standing, escaped, text};
+use super::{Desk, Followed, Standing, escaped, events::cut, text};
 use crate::{
     Configuration, Resource,
     api::{Failure, Verb},
     backoff::Backoff,
 };
 
-/// Entries of a status at most.
-const MOST: usize = 100;
+/// Entries of a status at most: what a change costs grows with their square, times all nodes that watch.
+const MOST: usize = 10;
+/// Of an entry's message.
+const LONGEST_MESSAGE: usize = 256;
 /// A field manager's name, at most (apimachinery `FieldManagerMaxLength`).
 const LONGEST: usize = 128;
 
@@ -34,28 +39,54 @@ pub(super) async fn write(
 ) {
     let mut backoff = Backoff::new(desk.settings.retry, desk.settings.retry_most);
     let mut said = Said::new();
+    // When the objects are looked at again without news of this node.
+    let mut look_at: Option<Instant> = None;
     loop {
-        let following = standing.borrow_and_update().following.clone();
-        let now = configuration.borrow_and_update().clone();
-        let wanted = following.and_then(|following| wanted(&now, following.as_ref()));
-        let mut wait = backoff.between(desk.settings.tidy);
-        if let Some(wanted) = wanted {
-            said.retain(|name, _| wanted.contains_key(name));
-            let news = wanted.iter().any(|(name, entry)| said.get(name) != Some(entry));
-            if news {
-                sleep(backoff.between(desk.settings.spread)).await;
-            }
-            match say(&desk, &wanted, &mut said).await {
-                Ok(()) => backoff.reset(),
-                Err(_) => wait = backoff.next(),
-            }
+        let mut wanted = now_wanted(&mut standing, &mut configuration);
+        if wanted.as_ref().is_some_and(|wanted| is_news(&said, wanted)) {
+            sleep(backoff.below(desk.settings.spread)).await;
+            look_at = Some(Instant::now());
+            wanted = now_wanted(&mut standing, &mut configuration);
         }
+        // What else changes is no reason to look: all nodes hear of it in the same second.
+        let due = look_at.is_some_and(|at| Instant::now() >= at);
+        look_at = look_at.filter(|_| !due);
+        if let Some(wanted) = wanted.filter(|_| due) {
+            said.retain(|name, _| wanted.contains_key(name));
+            let wait = match say(&desk, &wanted, &mut said).await {
+                Ok(()) => {
+                    backoff.reset();
+                    backoff.between(desk.settings.tidy)
+                }
+                Err(_) => backoff.next(),
+            };
+            look_at = Some(Instant::now() + wait);
+        }
+        let later = async {
+            match look_at {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             changed = standing.changed() => if changed.is_err() { return },
             changed = configuration.changed() => if changed.is_err() { return },
-            () = sleep(wait) => {}
+            () = later => {}
         }
     }
+}
+
+fn now_wanted(
+    standing: &mut watch::Receiver<Standing>,
+    configuration: &mut watch::Receiver<Arc<Configuration>>,
+) -> Option<Said> {
+    let following = standing.borrow_and_update().following.clone();
+    let now = configuration.borrow_and_update().clone();
+    wanted(&now, following?.as_ref())
+}
+
+fn is_news(said: &Said, wanted: &Said) -> bool {
+    wanted.iter().any(|(name, entry)| said.get(name) != Some(entry))
 }
 
 /// The entry of this node in each object there is; `None` before the objects were read.
@@ -113,7 +144,7 @@ async fn of_object(desk: &Desk, name: &str, entry: Option<&Followed>) -> Result<
 fn as_entry(node: &str, followed: &Followed) -> Value {
     let mut entry = json!({"name": node, "generation": followed.generation});
     if let Some(message) = &followed.message {
-        entry["message"] = message.as_str().into();
+        entry["message"] = cut(message, LONGEST_MESSAGE).into();
     }
     entry
 }
@@ -166,6 +197,36 @@ mod tests {
         }
         assert_eq!(behind(&[json!({"name": "a"})], "a"), None);
         assert_eq!(behind(&[], "a"), None);
+    }
+
+    /// Each entry is a write, and each write is sent to each node: 5,000 nodes are sent less than 300 MB by a change.
+    #[test]
+    fn a_change_costs_a_bounded_number_of_bytes() {
+        let followed =
+            Followed {
+                name: "n".to_owned(), generation: i64::MAX, message: Some("ü".repeat(999))
+            };
+        let mut bytes = 0;
+        let mut sizes = Vec::new();
+        for entries in 1..=MOST {
+            let names =
+                (0..entries).map(|n| format!("ip-10-0-{n:03}-1.eu-central-1.compute.internal"));
+            let fields = names.clone().map(|name| {
+                json!({
+                    "apiVersion": "veni.dev/v1alpha1", "fieldsType": "FieldsV1", "manager": manager(&name),
+                    "operation": "Apply", "subresource": "status", "time": "2026-11-22T03:00:00Z",
+                    "fieldsV1": {"f:status": {"f:nodes": {format!("k:{{\"name\":\"{name}\"}}"):
+                        {".": {}, "f:generation": {}, "f:message": {}, "f:name": {}}}}},
+                })
+            });
+            let object = json!({
+                "metadata": {"managedFields": fields.collect::<Vec<_>>()},
+                "status": {"nodes": names.map(|name| as_entry(&name, &followed)).collect::<Vec<_>>()},
+            });
+            sizes.push(object.to_string().len());
+            bytes += object.to_string().len();
+        }
+        assert!(bytes < 60_000, "{bytes}: {sizes:?}");
     }
 
     #[test]

@@ -68,6 +68,8 @@ struct State {
     absent: BTreeMap<Resource, Vec<String>>,
     requests: BTreeMap<Resource, usize>,
     lists: BTreeMap<Resource, usize>,
+    /// Questions for one object by its name.
+    named: BTreeMap<Resource, usize>,
     /// Lists of what is about one namespace.
     parts: BTreeMap<Resource, usize>,
     cuts: u64,
@@ -203,6 +205,10 @@ impl Double {
         self.state.lock().unwrap().lists.get(&resource).copied().unwrap_or_default()
     }
 
+    pub(crate) fn named(&self, resource: Resource) -> usize {
+        self.state.lock().unwrap().named.get(&resource).copied().unwrap_or_default()
+    }
+
     pub(crate) fn parts(&self, resource: Resource) -> usize {
         self.state.lock().unwrap().parts.get(&resource).copied().unwrap_or_default()
     }
@@ -325,7 +331,7 @@ impl Double {
 
     /// Discovery, and objects by name.
     fn short(&self, path: &str) -> Option<(u16, String)> {
-        let state = self.state.lock().unwrap();
+        let mut state = self.state.lock().unwrap();
         if let Some(Fault::Status(404)) = state.faults.get(&None) {
             return Some((404, "404 page not found".to_owned()));
         }
@@ -357,6 +363,7 @@ impl Double {
         }
         for of in [Resource::OwnNode, Resource::NodeNetworkConfigs] {
             if let Some(name) = path.strip_prefix(&format!("{}/", of.path())) {
+                *state.named.entry(of).or_default() += 1;
                 let kinds = [of, Resource::OtherNodes];
                 let mut found = kinds.iter().filter(|kind| kind.path() == of.path());
                 let found = found.find_map(|kind| state.objects.get(kind)?.get(name));

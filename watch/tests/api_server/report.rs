@@ -118,10 +118,10 @@ async fn the_same_settings_again_are_another_generation_and_a_status_is_none() {
 async fn a_status_that_is_full_takes_no_more_entries() {
     let double = Double::start().await;
     let mut full = config("large", 1);
-    let nodes = (0..100).map(|n| json!({"name": format!("a-{n:03}"), "generation": 1}));
+    let nodes = (0..10).map(|n| json!({"name": format!("a-{n:03}"), "generation": 1}));
     full["status"] = json!({"nodes": nodes.collect::<Vec<_>>()});
     double.put(Resource::NodeNetworkConfigs, full);
-    for n in 0..100 {
+    for n in 0..10 {
         double.put(Resource::OtherNodes, node(&format!("a-{n:03}")));
     }
     let watch = watching(&double);
@@ -136,7 +136,112 @@ async fn a_status_that_is_full_takes_no_more_entries() {
             || "no entry".to_owned(),
         )
         .await;
-    assert_eq!(entries(&double, "large").len(), 100);
+    assert_eq!(entries(&double, "large").len(), 10);
+}
+
+/// All nodes hear in the same second that some other object has changed.
+#[tokio::test]
+async fn a_node_looks_at_the_object_that_it_follows_for_news_of_its_own_only() {
+    let double = Double::start().await;
+    double.put(Resource::OwnNode, node(NODE));
+    double.put(Resource::NodeNetworkConfigs, config("large", 1));
+    let seldom = Settings { tidy: Duration::from_secs(600), ..settings() };
+    let Watch { mut batches, configuration, reports, .. } = watching_with(&double, seldom);
+    tokio::spawn(async move { while batches.recv().await.is_some() {} });
+    reports.stand(|standing| standing.following = follows("large", 1));
+    stands(&double, "large", &[(NODE, 1)]).await;
+    let asked = double.named(Resource::NodeNetworkConfigs);
+    let mut changed = configuration;
+    for generation in 1..20 {
+        let mut labelled = node(NODE);
+        labelled["metadata"]["labels"]["step"] = generation.to_string().into();
+        double.put(Resource::OwnNode, labelled);
+        let known = |now: &std::sync::Arc<veni_watch::Configuration>| {
+            let node = now.node.as_ref();
+            node.and_then(|node| node.labels.get("step")) == Some(&generation.to_string())
+        };
+        drop(timeout(LONG, changed.wait_for(known)).await.expect("told within 20 s").unwrap());
+    }
+    reports.stand(|standing| standing.following = follows("large", 2));
+    stands(&double, "large", &[(NODE, 2)]).await;
+    assert_eq!(double.named(Resource::NodeNetworkConfigs), asked + 1);
+}
+
+fn group_policy() -> Value {
+    json!({
+        "apiVersion": "vpcresources.k8s.aws/v1beta1", "kind": "SecurityGroupPolicy",
+        "metadata": {"namespace": "x", "name": "web"},
+        "spec": {"podSelector": {}, "securityGroups": {"groupIds": ["sg-1"]}},
+    })
+}
+
+/// EKS' webhook has pods of SecurityGroupPolicies request a branch ENI each, which no node without a trunk offers.
+#[tokio::test]
+async fn a_node_offers_room_for_pods_with_security_groups_and_again_when_the_kubelet_took_it_back()
+{
+    let double = Double::start().await;
+    let registered = |capacity: Value| {
+        let mut node = node(NODE);
+        node["status"]["capacity"] = capacity;
+        node
+    };
+    double.put(Resource::OwnNode, registered(json!({"cpu": "2", "pods": "58"})));
+    let mut watch = watching(&double);
+    complete(&mut watch).await;
+    tokio::time::sleep(QUIET).await;
+    assert!(double.writes().is_empty(), "nobody asks for it: {:?}", double.writes());
+    double.put(Resource::SecurityGroupPolicies, group_policy());
+    let offers = |write: &Write| {
+        write.target == "/api/v1/nodes/node-a/status"
+            && write.content == "PATCH application/strategic-merge-patch+json"
+            && write.body == json!({"status": {"capacity": {"vpc.amazonaws.com/pod-eni": "58"}}})
+    };
+    double.wrote(offers).await;
+    let offered = |double: &Double| double.writes().iter().filter(|write| offers(write)).count();
+    let capacity = |number: &str| json!({"pods": "58", "vpc.amazonaws.com/pod-eni": number});
+    double.put(Resource::OwnNode, registered(capacity("58")));
+    tokio::time::sleep(QUIET).await;
+    assert_eq!(offered(&double), 1, "said once");
+    // As after a boot.
+    double.put(Resource::OwnNode, registered(capacity("0")));
+    double.until(|| offered(&double) == 2, || format!("{:?}", double.writes())).await;
+    // EKS' own controller, of a node with a trunk ENI.
+    double.put(Resource::OwnNode, registered(capacity("9")));
+    tokio::time::sleep(QUIET).await;
+    assert_eq!(offered(&double), 2);
+}
+
+#[tokio::test]
+async fn a_pods_addresses_are_annotated_however_much_else_is_told_and_once_the_api_server_is_back()
+{
+    let double = Double::start().await;
+    let watch = watching(&double);
+    double.fault(None, Fault::Writes(503));
+    for n in 0..2000 {
+        watch.reports.happened(no_address(&format!("p{n}")));
+    }
+    let pod = |n: u32| About::Pod {
+        namespace: "x".to_owned(),
+        name: format!("a{n}"),
+        uid: Some(format!("u{n}")),
+    };
+    for n in 0..300 {
+        watch.reports.annotate(pod(n), "10.0.0.7".to_owned());
+    }
+    watch.reports.annotate(pod(299), "10.0.0.8".to_owned());
+    let is_annotation = |write: &Write| write.target.ends_with("/status");
+    double.wrote(is_annotation).await;
+    double.mend(None);
+    let last = "/api/v1/namespaces/x/pods/a299/status";
+    let write = double.wrote(|write| write.target == last).await;
+    assert_eq!(write.content, "PATCH application/merge-patch+json");
+    let annotations = json!({"vpc.amazonaws.com/pod-ips": "10.0.0.8"});
+    assert_eq!(write.body, json!({"metadata": {"uid": "u299", "annotations": annotations}}));
+    let written = || {
+        let targets = double.writes().into_iter().filter(is_annotation).map(|write| write.target);
+        targets.collect::<std::collections::BTreeSet<_>>().len()
+    };
+    double.until(|| written() == 300, || format!("{}", written())).await;
 }
 
 #[tokio::test]
