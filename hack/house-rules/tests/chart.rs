@@ -159,6 +159,24 @@ fn the_documents_helm_lines_render() {
     );
 }
 
+/// On EKS two of the four definitions are there before veni: to apply or to delete the folder takes them from AWS.
+#[test]
+fn no_document_applies_or_deletes_all_definitions_at_once() {
+    let files = fs::read_dir(root().join("docs")).unwrap().map(|file| file.unwrap().path());
+    let mut named = 0;
+    for document in files.chain([root().join("README.md")]).filter(|path| path.is_file()) {
+        let text = fs::read_to_string(&document).unwrap();
+        // As one reads it: a command goes on in the next line.
+        let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c == '`').collect();
+        for pair in words.windows(2).filter(|pair| matches!(pair[0], "-f" | "--filename")) {
+            let path = pair[1].trim_end_matches(['/', ',', ';', '.']);
+            assert_ne!(path, "helm/veni/crds", "{}: name the files", document.display());
+            named += usize::from(path.starts_with("helm/veni/crds/"));
+        }
+    }
+    assert!(named >= 2, "{named}: the way to newer definitions is told");
+}
+
 /// The shell commands of the documents, a block each.
 fn blocks() -> impl Iterator<Item = (PathBuf, String)> {
     let files = fs::read_dir(root().join("docs")).unwrap().map(|file| file.unwrap().path());
