@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, ResourceExt as _,
     api::PartialObjectMeta,
     core::{ApiResource, DynamicObject, GroupVersionKind},
 };
@@ -46,58 +46,51 @@ pub fn follow(client: Client) -> watch::Receiver<Named> {
     let kind = ApiResource::from_gvk_with_plural(&kind, "securitygrouppolicies");
     let policies = Collection::whole("securitygrouppolicies", Api::all_with(client.clone(), &kind));
     let told = sender.clone();
-    tokio::spawn(
-        policies.follow(move |news| tell(&told, news, of_policy, |named| &mut named.policies)),
-    );
+    let policies =
+        policies.follow(of_policy, move |news| tell(&told, news, |named| &mut named.policies));
+    tokio::spawn(policies);
     let pods = Collection::metadata("pods", Api::<Pod>::all(client));
-    tokio::spawn(pods.follow(move |news| tell(&sender, news, of_pod, |named| &mut named.pods)));
+    let pods = pods.follow(of_pod, move |news| tell(&sender, news, |named| &mut named.pods));
+    tokio::spawn(pods);
     named
 }
 
-fn of_policy(policy: &DynamicObject) -> BTreeSet<SecurityGroupId> {
+fn of_policy(policy: DynamicObject) -> Option<BTreeSet<SecurityGroupId>> {
     let list = policy.data.pointer("/spec/securityGroups/groupIds").and_then(Value::as_array);
-    ids(list.into_iter().flatten().filter_map(Value::as_str))
+    some(ids(list.into_iter().flatten().filter_map(Value::as_str)))
 }
 
-fn of_pod(pod: &PartialObjectMeta<Pod>) -> BTreeSet<SecurityGroupId> {
+fn of_pod(pod: PartialObjectMeta<Pod>) -> Option<BTreeSet<SecurityGroupId>> {
     let list = pod.annotations().get(SECURITY_GROUPS_ANNOTATION);
-    ids(list.into_iter().flat_map(|list| list.split(',')))
+    some(ids(list.into_iter().flat_map(|list| list.split(','))))
+}
+
+/// Who names none is not kept.
+fn some(groups: BTreeSet<SecurityGroupId>) -> Option<BTreeSet<SecurityGroupId>> {
+    (!groups.is_empty()).then_some(groups)
 }
 
 /// Takes news in. `false`: nobody listens.
-fn tell<K: ResourceExt>(
+fn tell(
     sender: &watch::Sender<Named>,
-    news: News<K>,
-    groups: fn(&K) -> BTreeSet<SecurityGroupId>,
+    news: News<BTreeSet<SecurityGroupId>>,
     part: fn(&mut Named) -> &mut Option<Names>,
 ) -> bool {
-    let named = |object: &K| (key(object), groups(object));
     sender.send_if_modified(|all| {
         let names = part(all);
         match news {
             News::Listed(objects) => {
-                let all = objects.iter().map(named).filter(|(_, groups)| !groups.is_empty());
-                let next = Some(all.collect());
+                let next = Some(objects.into_iter().collect());
                 let changed = *names != next;
                 *names = next;
                 changed
             }
-            News::Changed(object) => {
-                let (key, groups) = named(&object);
+            News::Changed(key, groups) => {
                 let names = names.get_or_insert_default();
-                if groups.is_empty() {
-                    return names.remove(&key).is_some();
-                }
                 names.insert(key, groups.clone()) != Some(groups)
             }
-            News::Gone(object) => {
-                names.as_mut().is_some_and(|names| names.remove(&key(&object)).is_some())
-            }
+            News::Gone(key) => names.as_mut().is_some_and(|names| names.remove(&key).is_some()),
         }
     });
     !sender.is_closed()
-}
-
-fn key(object: &impl ResourceExt) -> String {
-    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }

@@ -94,6 +94,7 @@ impl Publisher {
         resolver.want(wanted.clone());
         drop(timeout(FIRST, answered(&mut snapshots, &wanted)).await);
         let mut beat_at = Instant::now();
+        let mut trouble = String::new();
         loop {
             let wanted = self.wanted().await;
             resolver.want(wanted.clone());
@@ -104,10 +105,12 @@ impl Publisher {
             let synced = self.sync(make, beats, fence).await;
             self.metrics.published(synced.is_ok(), wanted.len());
             match synced {
-                Ok(()) if beats => beat_at = Instant::now() + BEAT,
-                Ok(()) => {}
+                Ok(()) => {
+                    trouble.clear();
+                    beat_at = if beats { Instant::now() + BEAT } else { beat_at };
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "security groups are not published: nodes ask EC2 themselves");
+                    told_once(&mut trouble, &error);
                     beat_at = Instant::now() + CALL;
                     sleep(CALL).await;
                 }
@@ -213,6 +216,18 @@ impl Publisher {
         fenced(fence).await?;
         bounded(self.api.delete(name, &DeleteParams::default())).await.map(drop)
     }
+}
+
+/// Says what is in the way when it is another than before.
+fn told_once(trouble: &mut String, error: &Stop) {
+    let now = error.to_string();
+    if *trouble == now {
+        tracing::debug!(%error, "security groups are still not published");
+        return;
+    }
+    let next = "see that helm/veni/crds/resolvedsecuritygroups.yaml is installed and the controller's role has it";
+    tracing::warn!(%error, next, "security groups are not published: nodes ask EC2 themselves");
+    *trouble = now;
 }
 
 /// Ends a task with who began it.

@@ -17,6 +17,8 @@ use std::{
 };
 
 use api_server::ApiServer;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, api::PartialObjectMeta};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 use veni_controller::{elector::Fence, metrics::Metrics, named, publisher::Publisher};
@@ -27,6 +29,7 @@ use veni_provider::{
     sim::{Fault, RuleSpec, Sim, SimCloud, SimConfig, Timer},
 };
 use veni_security_groups::published::{Board, Published};
+use veni_watch::{Collection, News};
 
 const GROUPS: &str = "/apis/veni.dev/v1alpha1/resolvedsecuritygroups";
 const LONG: Duration = Duration::from_secs(30);
@@ -219,10 +222,61 @@ async fn a_group_that_does_not_exist_is_published_as_gone() {
     let place = Place::new().await;
     place.policy("none", "sg-none");
     let _leader = place.lead("a");
-    let is_told =
-        |it: &Published| it.groups.get(&id("sg-none")).is_some_and(|it| it.group.is_none());
+    let is_gone = |it: &Published| {
+        it.groups.get(&id("sg-none")).is_some_and(|it| it.group.is_none() && !it.stale)
+    };
+    // The heartbeat is written after all else.
+    let is_told = |it: &Published| it.heartbeat.is_some() && is_gone(it);
     let published = place.until(is_told).await;
     assert_eq!(names(&published), ["sg-app", "sg-none", "sg-web"]);
+}
+
+/// All nodes follow what is published: a cut must not make each of them list it anew.
+#[tokio::test]
+async fn a_watch_that_is_cut_goes_on_and_only_one_that_is_too_old_is_listed_anew() {
+    const PODS: &str = "/api/v1/pods";
+    let place = Place::new().await;
+    let name = |name: &str| json!({"metadata": {"namespace": "x", "name": name}});
+    place.server.put("/api/v1/pods/none", name("none"));
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let pods = Collection::metadata("pods", Api::<Pod>::all(place.server.client()));
+    let annotated = |pod: PartialObjectMeta<Pod>| pod.metadata.annotations.map(|all| all.len());
+    let follow = pods
+        .spread_over(Duration::from_millis(10))
+        .follow(annotated, move |news| tell.send(news).is_ok());
+    let _following = tokio::spawn(follow);
+    let mut next = async || timeout(LONG, told.recv()).await.unwrap().unwrap();
+    assert_eq!(
+        next().await,
+        News::Listed(vec![("x/p".to_owned(), 1)]),
+        "what is nothing is not kept"
+    );
+    let lists = || {
+        let requests = place.server.requests();
+        requests.iter().filter(|(_, path)| path == PODS).count()
+    };
+    place.server.away(Some(503));
+    let refused = async |more: usize| {
+        let all = place.server.refused() + more;
+        let wait = async {
+            while place.server.refused() < all {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(LONG, wait).await.expect("watches within 30 s");
+    };
+    refused(2).await;
+    place.server.away(None);
+    let annotations = json!({"a": "b", "c": "d"});
+    let metadata = json!({"namespace": "x", "name": "q", "annotations": annotations});
+    place.server.put("/api/v1/pods/q", json!({"metadata": metadata}));
+    assert_eq!(next().await, News::Changed("x/q".to_owned(), 2));
+    place.server.put("/api/v1/pods/q", name("q"));
+    assert_eq!(next().await, News::Gone("x/q".to_owned()));
+    assert_eq!(lists(), 1);
+    place.server.expire();
+    assert_eq!(next().await, News::Listed(vec![("x/p".to_owned(), 1)]));
+    assert_eq!(lists(), 2);
 }
 
 /// The chart's ClusterRole for the controller, `group/plural verb`.

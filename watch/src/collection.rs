@@ -1,5 +1,8 @@
-//! One collection, listed in pages and then watched through kube's client: for who needs whole objects of a kind, or their
-//! metadata, and nothing of the rest that a node follows.
+//! One collection, listed in pages and then watched through kube's client: for who needs something of whole objects of a kind,
+//! or of their metadata, and nothing of the rest that a node follows.
+//!
+//! Invariants: a page is reduced to what is wanted of it before the next is asked for; a watch that is cut goes on from where it
+//! was, and only one that is too old (410) is listed anew, at a time of each follower's own.
 
 use std::{fmt, pin::Pin, time::Duration};
 
@@ -24,16 +27,28 @@ const PAUSE: Duration = Duration::from_millis(500);
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// When a definition that there is not is looked for again.
 const MISSING: Duration = Duration::from_secs(60);
+/// Over how long followers list anew what was too old: all of them learn it when the API server was restarted.
+const SPREAD: Duration = Duration::from_secs(30);
+/// A version is too old to go on from, or none that this API server understands.
+const EXPIRED: [u16; 2] = [410, 400];
 
-/// What is heard of a collection.
-#[derive(Debug)]
-pub enum News<K> {
+/// What is heard of a collection: objects' names, with what was read of them.
+#[derive(Debug, PartialEq, Eq)]
+pub enum News<T> {
     /// All that there is.
-    Listed(Vec<K>),
+    Listed(Vec<(String, T)>),
     /// An object as it is now.
-    Changed(K),
-    /// An object as it was when it went.
-    Gone(K),
+    Changed(String, T),
+    /// An object that went, or of which there is nothing to read any more.
+    Gone(String),
+}
+
+/// How a round ended.
+enum Ended {
+    /// Nobody listens.
+    Unheard,
+    /// Where it was is too old.
+    Expired,
 }
 
 type Answer<T> = Pin<Box<dyn Future<Output = kube::Result<T>> + Send>>;
@@ -42,6 +57,7 @@ type Events<K> = Pin<Box<dyn Stream<Item = kube::Result<WatchEvent<K>>> + Send>>
 /// A collection.
 pub struct Collection<K: Clone> {
     what: &'static str,
+    spread: Duration,
     list: Box<dyn Fn(ListParams) -> Answer<ObjectList<K>> + Send + Sync>,
     watch: Box<dyn Fn(String) -> Answer<Events<K>> + Send + Sync>,
 }
@@ -62,6 +78,7 @@ where
         let lists = api.clone();
         Self {
             what,
+            spread: SPREAD,
             list: Box::new(move |params| {
                 let api = lists.clone();
                 Box::pin(async move { api.list(&params).await })
@@ -86,6 +103,7 @@ where
         let lists = api.clone();
         Self {
             what,
+            spread: SPREAD,
             list: Box::new(move |params| {
                 let api = lists.clone();
                 Box::pin(async move { api.list_metadata(&params).await })
@@ -105,30 +123,49 @@ fn watching() -> WatchParams {
 }
 
 impl<K: ResourceExt + Clone> Collection<K> {
-    /// Tells what there is and what becomes of it, until `tell` says that nobody listens (`false`). What was told stays true
-    /// while nothing can be read.
-    pub async fn follow(self, mut tell: impl FnMut(News<K>) -> bool) {
+    /// Over how long those that follow it list anew what was too old.
+    #[must_use]
+    pub fn spread_over(self, spread: Duration) -> Self {
+        Self { spread, ..self }
+    }
+
+    /// Tells what there is and what becomes of it, as `read` reads it (`None`: it is nothing to anybody), until `tell` says
+    /// that nobody listens (`false`). What was told stays true while nothing can be read.
+    pub async fn follow<T>(
+        self,
+        read: impl Fn(K) -> Option<T>,
+        mut tell: impl FnMut(News<T>) -> bool,
+    ) {
         let what = self.what;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut at = None;
         loop {
-            let mut listed = false;
-            let round = self.round(|news| {
-                listed = true;
+            let mut heard = false;
+            let round = self.round(&mut at, &read, |news| {
+                heard = true;
                 tell(news)
             });
             let ended = round.await;
-            if listed {
+            if heard {
                 backoff.reset();
             }
             let wait = match ended {
-                Ok(true) => backoff.next(),
-                Ok(false) => return,
+                Ok(Ended::Unheard) => return,
+                Ok(Ended::Expired) => {
+                    at = None;
+                    backoff.below(self.spread)
+                }
                 // No definition: no objects.
                 Err(kube::Error::Api(status)) if status.code == 404 => {
+                    at = None;
                     if !tell(News::Listed(Vec::new())) {
                         return;
                     }
                     backoff.between(MISSING)
+                }
+                Err(kube::Error::Api(status)) if EXPIRED.contains(&status.code) => {
+                    at = None;
+                    backoff.below(self.spread)
                 }
                 Err(error) => {
                     tracing::warn!(
@@ -143,48 +180,77 @@ impl<K: ResourceExt + Clone> Collection<K> {
         }
     }
 
-    /// Lists, and watches until that fails. `false`: nobody listens.
-    async fn round(&self, mut tell: impl FnMut(News<K>) -> bool) -> kube::Result<bool> {
-        let (mut all, mut params) = (Vec::new(), ListParams::default().limit(PAGE));
-        let mut at = loop {
-            let page = (self.list)(params.clone()).await?;
-            all.extend(page.items);
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params = params.continue_token(&token),
-                None => break page.metadata.resource_version.unwrap_or_default(),
+    /// Lists unless it is known where to go on, and watches until that fails.
+    async fn round<T>(
+        &self,
+        at: &mut Option<String>,
+        read: &impl Fn(K) -> Option<T>,
+        mut tell: impl FnMut(News<T>) -> bool,
+    ) -> kube::Result<Ended> {
+        if at.is_none() {
+            let (all, version) = self.listed(read).await?;
+            *at = Some(version);
+            if !tell(News::Listed(all)) {
+                return Ok(Ended::Unheard);
             }
-        };
-        if !tell(News::Listed(all)) {
-            return Ok(false);
         }
         loop {
-            let mut events = (self.watch)(at.clone()).await?;
+            let from = at.clone().unwrap_or_default();
+            let mut events = (self.watch)(from).await?;
             while let Some(event) = events.try_next().await? {
-                let news = match event {
-                    WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                        at = object.resource_version().unwrap_or_default();
-                        News::Changed(object)
-                    }
-                    WatchEvent::Deleted(object) => {
-                        at = object.resource_version().unwrap_or_default();
-                        News::Gone(object)
-                    }
+                let (object, is_gone) = match event {
+                    WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
+                    WatchEvent::Deleted(object) => (object, true),
                     WatchEvent::Bookmark(mark) => {
-                        at = mark.metadata.resource_version;
+                        *at = Some(mark.metadata.resource_version);
                         continue;
                     }
-                    // Too old: all is listed anew.
                     WatchEvent::Error(status) => {
                         tracing::debug!(?status, what = self.what, "a watch ended");
-                        return Ok(true);
+                        if EXPIRED.contains(&status.code) {
+                            return Ok(Ended::Expired);
+                        }
+                        return Err(kube::Error::Api(status));
                     }
                 };
+                *at = object.resource_version();
+                let name = key(&object);
+                let news = match read(object).filter(|_| !is_gone) {
+                    Some(read) => News::Changed(name, read),
+                    None => News::Gone(name),
+                };
                 if !tell(news) {
-                    return Ok(false);
+                    return Ok(Ended::Unheard);
                 }
             }
             // It ends after minutes; one that ends at once is no reason to hurry.
             sleep(PAUSE).await;
         }
     }
+
+    /// What there is to read, page by page, and as of which version.
+    async fn listed<T>(
+        &self,
+        read: &impl Fn(K) -> Option<T>,
+    ) -> kube::Result<(Vec<(String, T)>, String)> {
+        let (mut all, mut params) = (Vec::new(), ListParams::default().limit(PAGE));
+        loop {
+            let page = (self.list)(params.clone()).await?;
+            let objects = page.items.into_iter();
+            all.extend(objects.filter_map(|object| {
+                let name = key(&object);
+                Some((name, read(object)?))
+            }));
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok((all, page.metadata.resource_version.unwrap_or_default())),
+            }
+        }
+    }
+}
+
+/// `namespace/name`, or the name of what is in none.
+fn key(object: &impl ResourceExt) -> String {
+    let name = object.name_any();
+    object.namespace().map_or(name.clone(), |namespace| format!("{namespace}/{name}"))
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kube::{
-    Api, ResourceExt as _,
+    Api,
     core::{ApiResource, DynamicObject, GroupVersionKind},
 };
 use tokio::time::sleep;
@@ -17,18 +17,10 @@ use crate::{
 };
 
 /// What is heard of ResolvedSecurityGroups: names and what they say. What cannot be read says nothing.
-#[derive(Debug)]
-pub enum GroupNews {
-    /// All that there is.
-    Listed(Vec<(String, ResolvedSecurityGroupSpec)>),
-    /// One as it is now.
-    Changed(String, ResolvedSecurityGroupSpec),
-    /// One that is gone.
-    Gone(String),
-}
+pub type GroupNews = News<ResolvedSecurityGroupSpec>;
 
 /// Follows them until `tell` says that nobody listens (`false`). Without the definition there are none.
-pub async fn follow_published(access: Access, mut tell: impl FnMut(GroupNews) -> bool) {
+pub async fn follow_published(access: Access, tell: impl FnMut(GroupNews) -> bool) {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     let client = loop {
         match access.connect().await {
@@ -42,17 +34,7 @@ pub async fn follow_published(access: Access, mut tell: impl FnMut(GroupNews) ->
     let api: Api<DynamicObject> = Api::all_with(client, &kind);
     let read = |object: DynamicObject| {
         let spec = object.data.get("spec").cloned().unwrap_or_default();
-        (object.name_any(), serde_json::from_value(spec).unwrap_or_default())
+        Some(serde_json::from_value(spec).unwrap_or_default())
     };
-    let heard = move |news| {
-        tell(match news {
-            News::Listed(objects) => GroupNews::Listed(objects.into_iter().map(read).collect()),
-            News::Changed(object) => {
-                let (name, spec) = read(object);
-                GroupNews::Changed(name, spec)
-            }
-            News::Gone(object) => GroupNews::Gone(object.name_any()),
-        })
-    };
-    Collection::whole("resolvedsecuritygroups", api).follow(heard).await;
+    Collection::whole("resolvedsecuritygroups", api).follow(read, tell).await;
 }

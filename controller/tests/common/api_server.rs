@@ -36,6 +36,10 @@ struct Inner {
     /// Everything is refused with this.
     away: Option<u16>,
     requests: Vec<(Method, String)>,
+    /// Watches from a version before this are too old.
+    expired: u64,
+    /// Watches that were answered with a failure.
+    refused: usize,
     /// Every change: version, path, type, object.
     log: Vec<(u64, String, &'static str, Value)>,
 }
@@ -111,6 +115,18 @@ impl ApiServer {
         self.inner.lock().unwrap().away = status;
     }
 
+    /// Every version up to now is too old to go on from.
+    pub(crate) fn expire(&self) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.version += 1;
+        inner.expired = inner.version;
+    }
+
+    /// How many watches were answered with a failure.
+    pub(crate) fn refused(&self) -> usize {
+        self.inner.lock().unwrap().refused
+    }
+
     /// Everything that was asked for.
     pub(crate) fn requests(&self) -> Vec<(Method, String)> {
         self.inner.lock().unwrap().requests.clone()
@@ -169,7 +185,12 @@ async fn watch(server: &ApiServer, path: &str, query: &str) -> Response {
     let under = format!("{path}/");
     for _ in 0..10 {
         let news: Vec<String> = {
-            let inner = server.inner.lock().unwrap();
+            let mut inner = server.inner.lock().unwrap();
+            let old = (at < inner.expired).then_some(410);
+            if let Some(status) = inner.away.or(old) {
+                inner.refused += 1;
+                return refusal(status);
+            }
             let since = inner
                 .log
                 .iter()
