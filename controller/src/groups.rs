@@ -39,7 +39,7 @@ pub fn desired(
     }
     let before = &board.published().groups;
     let statuses: BTreeMap<_, _> = statuses.iter().map(|status| (&status.id, status)).collect();
-    let mut objects = Objects::new();
+    let mut groups = BTreeMap::new();
     for id in wanted {
         let resolved = snapshot.groups.get(id);
         let published = match (statuses.get(id), resolved) {
@@ -58,9 +58,9 @@ pub fn desired(
                 before.map(|before| PublishedGroup { stale: true, ..before })
             }
         };
-        objects.extend(published.iter().flat_map(|published| split(id, published)));
+        groups.extend(published.map(|published| (id.clone(), published)));
     }
-    objects
+    split(&groups, existing)
 }
 
 /// What of the groups' standing decides what is written, beside their content: who is gone, who is stale, who could not be

@@ -1,8 +1,10 @@
 //! ResolvedSecurityGroup, `veni.dev/v1alpha1`: what the controller's leader has resolved, for the nodes to read.
 //!
-//! Written by the controller only. A group is one object or, when it is large, several parts of one revision: a reader takes
-//! a group only when it has all parts of a revision. One object beside them is the leader's [`Heartbeat`], so that a group
-//! that does not change is not written. What it means is `veni_security_groups::published`'s to say.
+//! Written by the controller only. A group's rules, and once for all groups that name them the members of a group, are one
+//! object or, when they are many, several parts, of which the first says what the others contain: a reader takes them only
+//! together, and a change is written to the first and to the part that it is in. One object beside them is the leader's
+//! [`Heartbeat`], so that a group that does not change is not written. What it means is `veni_security_groups::published`'s to
+//! say.
 
 #![cfg_attr(
     feature = "schema",
@@ -13,14 +15,12 @@
     )
 )]
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 /// The name of the object with the heartbeat.
 pub const HEARTBEAT: &str = "heartbeat";
 
-/// A part of a group, or the heartbeat.
+/// A part of a group or of its members, or the heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(kube::CustomResource, kube::KubeSchema))]
 #[cfg_attr(
@@ -56,7 +56,7 @@ pub struct ResolvedSecurityGroupSpec {
     /// That there is a leader, and that it vouches for what is published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<Heartbeat>,
-    /// A group, or a part of one.
+    /// A group or the members of one, or a part of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupPart>,
 }
@@ -75,7 +75,7 @@ pub struct Heartbeat {
     pub every_secs: u32,
 }
 
-/// A part of a group.
+/// A part of a group, or of its members.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
@@ -84,11 +84,14 @@ pub struct GroupPart {
     pub id: String,
     /// Which part, from 0.
     pub part: u32,
-    /// Of how many.
+    /// In part 0: of how many.
     pub parts: u32,
-    /// Of what content: parts of one revision belong together.
+    /// Of what content.
     pub revision: String,
-    /// Whether it exists.
+    /// In part 0: the revisions of the others, from 1, that belong to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revisions: Vec<String>,
+    /// Whether it exists, or that these are members.
     pub state: State,
     /// It is as it was when the leader could read it last: nodes read it themselves.
     #[serde(default)]
@@ -96,12 +99,12 @@ pub struct GroupPart {
     /// Its rules, prefix lists expanded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<PublishedRule>,
-    /// By group that a rule names: the addresses of its members.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub members: BTreeMap<String, Vec<String>>,
+    /// The addresses of its members: in objects of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<String>,
 }
 
-/// Whether a group exists.
+/// Whether a group exists, or what else is said of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum State {
@@ -110,6 +113,8 @@ pub enum State {
     Resolved,
     /// EC2 says twice that it does not.
     Gone,
+    /// Its members, for the groups whose rules name it.
+    Members,
 }
 
 /// A rule.

@@ -1,8 +1,10 @@
 //! Groups that a leader has resolved for all nodes, as objects: written in parts, read whole. Pure but for the time of day.
 //!
-//! A reader takes a group when it has all parts of one revision, and keeps what it had until then; for some seconds, after
-//! which a part is lost and what it had is stale. What it does not understand it does not take, and does not keep what was
-//! before. The node reads such groups itself.
+//! The rules of a group are one thing, the members of a group another: those are published once, however many groups name them,
+//! in buckets by address, so that one that is new is one bucket and the first part, which lists what the others contain.
+//! A reader takes a group when it has all parts of it and of the members that its rules name, and keeps what it had until
+//! then; for some seconds, after which a part is lost and what it had is stale. What it does not understand it does not take,
+//! and does not keep what was before. The node reads such groups itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,9 +21,11 @@ use veni_eniconfig_crd::resolved_security_group::{
 };
 use veni_policy::security_group::{GroupPeer, GroupProtocol, GroupRule, GroupState, ResolvedGroup};
 
-/// Rules and addresses in one object: about 100 bytes each as JSON, and etcd takes 1.5 MiB.
+/// Rules in one object: about 150 bytes each as JSON, and etcd takes 1.5 MiB.
 const ITEMS: usize = 4_000;
-/// How long a group counts as it was while parts lack. Those of a revision are written one after the other.
+/// Members in one bucket, about: what one that changes costs is a bucket.
+const BUCKET: usize = 1_000;
+/// How long a group counts as it was while parts lack. Those of a change are written one after the other.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A group as a leader publishes it.
@@ -58,11 +62,28 @@ enum Unjoined {
 /// Puts objects together.
 #[derive(Debug, Default)]
 pub struct Board {
+    /// What each object is a part of.
+    names: BTreeMap<String, Whole>,
     /// By object's name.
-    parts: BTreeMap<String, GroupPart>,
+    parts: BTreeMap<Whole, BTreeMap<String, GroupPart>>,
+    members: BTreeMap<SecurityGroupId, Members>,
     published: Published,
     /// Groups that are as they were because parts lack, and since when.
     torn: BTreeMap<SecurityGroupId, Instant>,
+}
+
+/// What parts make: a group's rules, or its members.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Whole {
+    id: String,
+    is_members: bool,
+}
+
+/// The members of a group. Of one that is not there nothing was told.
+#[derive(Debug, PartialEq, Eq)]
+enum Members {
+    Known(BTreeSet<IpAddr>),
+    Unjoined(Unjoined),
 }
 
 impl Board {
@@ -74,25 +95,23 @@ impl Board {
             return changed;
         }
         let Some(part) = spec.group else { return self.remove(name) };
-        let id = part.id.clone();
-        let before = self.parts.insert(name.to_owned(), part);
-        let moved = before.filter(|before| before.id != id);
-        let other = moved.is_some_and(|before| self.assemble(&before.id));
-        self.assemble(&id) || other
+        let whole = Whole { id: part.id.clone(), is_members: part.state == State::Members };
+        let before = self.names.insert(name.to_owned(), whole.clone());
+        let moved = before.filter(|before| *before != whole);
+        let other = moved.is_some_and(|before| self.take(&before, name));
+        self.parts.entry(whole.clone()).or_default().insert(name.to_owned(), part);
+        self.assemble(&whole) || other
     }
 
     /// Takes an object that is gone. Whether something has changed.
     pub fn remove(&mut self, name: &str) -> bool {
-        match self.parts.remove(name) {
-            Some(part) => self.assemble(&part.id),
-            None => false,
-        }
+        self.names.remove(name).is_some_and(|whole| self.take(&whole, name))
     }
 
     /// All objects were told; those that are not among `names` are gone.
     pub fn listed(&mut self, names: &BTreeSet<String>) {
         let gone: Vec<_> =
-            self.parts.keys().filter(|name| !names.contains(*name)).cloned().collect();
+            self.names.keys().filter(|name| !names.contains(*name)).cloned().collect();
         for name in gone {
             self.remove(&name);
         }
@@ -113,24 +132,70 @@ impl Board {
         Arc::new(published)
     }
 
-    fn assemble(&mut self, id: &str) -> bool {
-        let Ok(key) = id.parse::<SecurityGroupId>() else { return false };
-        let parts: Vec<_> = self.parts.values().filter(|part| part.id == id).collect();
-        let whole = match join(&key, &parts) {
+    fn take(&mut self, whole: &Whole, name: &str) -> bool {
+        if let Some(parts) = self.parts.get_mut(whole) {
+            parts.remove(name);
+            if parts.is_empty() {
+                self.parts.remove(whole);
+            }
+        }
+        self.assemble(whole)
+    }
+
+    fn assemble(&mut self, whole: &Whole) -> bool {
+        let Ok(id) = whole.id.parse::<SecurityGroupId>() else { return false };
+        if !whole.is_members {
+            return self.assemble_group(id);
+        }
+        let members = self.parts.get(whole).map(|parts| match join(parts.values()) {
+            Ok(parts) => {
+                addresses(&parts).map_or(Members::Unjoined(Unjoined::NotUnderstood), Members::Known)
+            }
+            Err(unjoined) => Members::Unjoined(unjoined),
+        });
+        if self.members.get(&id) == members.as_ref() {
+            return false;
+        }
+        match members {
+            Some(members) => drop(self.members.insert(id, members)),
+            None => drop(self.members.remove(&id)),
+        }
+        let is_naming = |parts: &BTreeMap<String, GroupPart>| {
+            let mut rules = parts.values().flat_map(|part| &part.rules);
+            rules.any(|rule| rule.group.as_ref() == Some(&whole.id))
+        };
+        let groups = self.parts.iter().filter(|(of, parts)| !of.is_members && is_naming(parts));
+        let groups: Vec<_> = groups.filter_map(|(of, _)| of.id.parse().ok()).collect();
+        // All of them, whichever changes.
+        let mut changed = false;
+        for group in groups {
+            changed |= self.assemble_group(group);
+        }
+        changed
+    }
+
+    fn assemble_group(&mut self, key: SecurityGroupId) -> bool {
+        let whole = Whole { id: key.to_string(), is_members: false };
+        let parts = self.parts.get(&whole);
+        let joined = parts.map(|parts| {
+            let parts = join(parts.values())?;
+            understand(&key, &parts, &self.members)
+        });
+        let group = match joined {
             // Between two revisions.
-            Err(Unjoined::Torn) if !parts.is_empty() => {
+            Some(Err(Unjoined::Torn)) => {
                 self.torn.entry(key).or_insert_with(Instant::now);
                 return false;
             }
-            Err(_) => {
+            None | Some(Err(Unjoined::NotUnderstood)) => {
                 self.torn.remove(&key);
                 return self.published.groups.remove(&key).is_some();
             }
-            Ok(whole) => whole,
+            Some(Ok(group)) => group,
         };
-        self.torn.remove(&key);
-        let before = self.published.groups.insert(key.clone(), Arc::new(whole));
-        before.as_ref() != self.published.groups.get(&key)
+        let was_torn = self.torn.remove(&key).is_some_and(|since| since.elapsed() >= PATIENCE);
+        let before = self.published.groups.insert(key.clone(), Arc::new(group));
+        was_torn || before.as_ref() != self.published.groups.get(&key)
     }
 }
 
@@ -140,70 +205,150 @@ pub fn part_name(id: &SecurityGroupId, part: u32) -> String {
     format!("{id}.{part}")
 }
 
-/// The objects of a group, by name.
+/// The name of a part of a group's members.
 #[must_use]
-pub fn split(
-    id: &SecurityGroupId,
-    published: &PublishedGroup,
-) -> BTreeMap<String, ResolvedSecurityGroupSpec> {
-    let state = if published.group.is_some() { State::Resolved } else { State::Gone };
-    let empty =
-        GroupPart { id: id.to_string(), state, stale: published.stale, ..GroupPart::default() };
-    let mut parts = vec![empty.clone()];
-    let mut held = 0;
-    let mut room = |parts: &mut Vec<GroupPart>| {
-        if held == ITEMS {
-            parts.push(empty.clone());
-            held = 0;
-        }
-        held += 1;
-    };
-    if let Some(group) = &published.group {
-        let rules = group.ingress.iter().map(|rule| (rule, false));
-        for (rule, egress) in rules.chain(group.egress.iter().map(|rule| (rule, true))) {
-            room(&mut parts);
-            parts.last_mut().expect("the first is there").rules.push(told(rule, egress));
-        }
-    }
-    for (group, addresses) in &published.members {
-        // A group without members is told, too.
-        parts.last_mut().expect("the first is there").members.entry(group.to_string()).or_default();
-        for address in addresses {
-            room(&mut parts);
-            let part = parts.last_mut().expect("the first is there");
-            part.members.entry(group.to_string()).or_default().push(address.to_string());
-        }
-    }
-    let revision = revision(&parts);
-    let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
-    (0..count)
-        .zip(parts)
-        .map(|(number, mut part)| {
-            (part.part, part.parts, part.revision) = (number, count, revision.clone());
-            let spec = ResolvedSecurityGroupSpec { group: Some(part), heartbeat: None };
-            (part_name(id, number), spec)
-        })
-        .collect()
+pub fn members_name(id: &SecurityGroupId, part: u32) -> String {
+    format!("{id}.members.{part}")
 }
 
-/// The same for the same content, whoever leads: FNV-1a over it, which nobody has a reason to collide.
-fn revision(parts: &[GroupPart]) -> String {
-    struct Fnv(u64);
-    impl std::hash::Hasher for Fnv {
-        fn finish(&self) -> u64 {
-            self.0
-        }
-
-        fn write(&mut self, bytes: &[u8]) {
-            for byte in bytes {
-                self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+/// The objects of groups and of the members that their rules name, by name. `existing`: what there is, whose buckets are
+/// kept where they are neither too few nor too many.
+#[must_use]
+pub fn split(
+    groups: &BTreeMap<SecurityGroupId, PublishedGroup>,
+    existing: &BTreeMap<String, ResolvedSecurityGroupSpec>,
+) -> BTreeMap<String, ResolvedSecurityGroupSpec> {
+    let mut objects = BTreeMap::new();
+    let mut members: BTreeMap<&SecurityGroupId, (bool, &BTreeSet<IpAddr>)> = BTreeMap::new();
+    for (id, group) in groups {
+        objects.extend(numbered(parts_of_group(id, group), |part| part_name(id, part)));
+        for (id, addresses) in &group.members {
+            // What one group has anew all have.
+            let known = members.entry(id).or_insert((group.stale, addresses));
+            if known.0 && !group.stale {
+                *known = (false, addresses);
             }
         }
     }
-    let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-    for part in parts {
-        hash.write(format!("{part:?}").as_bytes());
+    for (id, (_, addresses)) in members {
+        let before = existing.get(&members_name(id, 0)).and_then(|spec| spec.group.as_ref());
+        let buckets = buckets(addresses.len(), before.map(|part| part.revisions.len()));
+        let parts = parts_of_members(id, addresses, buckets);
+        objects.extend(numbered(parts, |part| members_name(id, part)));
     }
+    objects
+}
+
+fn parts_of_group(id: &SecurityGroupId, published: &PublishedGroup) -> Vec<GroupPart> {
+    let state = if published.group.is_some() { State::Resolved } else { State::Gone };
+    let empty = || GroupPart { id: id.to_string(), state, ..GroupPart::default() };
+    let rules = published.group.iter().flat_map(|group| {
+        let ingress = group.ingress.iter().map(|rule| told(rule, false));
+        ingress.chain(group.egress.iter().map(|rule| told(rule, true)))
+    });
+    let rules: Vec<_> = rules.collect();
+    let mut parts: Vec<_> =
+        rules.chunks(ITEMS).map(|rules| GroupPart { rules: rules.to_vec(), ..empty() }).collect();
+    if parts.is_empty() {
+        parts.push(empty());
+    }
+    parts[0].stale = published.stale;
+    parts
+}
+
+/// All in the first, or each in its bucket.
+fn parts_of_members(
+    id: &SecurityGroupId,
+    addresses: &BTreeSet<IpAddr>,
+    buckets: usize,
+) -> Vec<GroupPart> {
+    let empty = GroupPart { id: id.to_string(), state: State::Members, ..GroupPart::default() };
+    let mut parts = vec![empty; 1 + buckets];
+    for address in addresses {
+        let part = if buckets == 0 { 0 } else { 1 + bucket(*address, buckets) };
+        parts[part].members.push(address.to_string());
+    }
+    parts
+}
+
+/// How many buckets so many members have, those that the first part is not enough for; a power of two, so that it changes
+/// seldom, and only once what there is does not fit.
+fn buckets(members: usize, before: Option<usize>) -> usize {
+    let fits = |buckets: usize| {
+        let most = buckets.max(1) * BUCKET * 2;
+        let least = if buckets == 0 { 0 } else { buckets * BUCKET / 4 };
+        (least..=most).contains(&members) && (buckets == 0 || buckets.is_power_of_two())
+    };
+    match before.filter(|before| fits(*before)) {
+        Some(before) => before,
+        None if members <= BUCKET => 0,
+        None => members.div_ceil(BUCKET).next_power_of_two(),
+    }
+}
+
+fn bucket(address: IpAddr, buckets: usize) -> usize {
+    let bits = match address {
+        IpAddr::V4(address) => u64::from(address.to_bits()),
+        IpAddr::V6(address) => {
+            let [high, low] = [address.to_bits() >> 64, address.to_bits() & u128::from(u64::MAX)]
+                .map(|half| u64::try_from(half).unwrap_or_default());
+            high.rotate_left(32) ^ low
+        }
+    };
+    // splitmix64 (Steele, Lea, Flood): a subnet's addresses differ in few bits.
+    let mut z = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    usize::try_from(z ^ (z >> 31)).unwrap_or_default() % buckets
+}
+
+/// Parts as objects: the first has the others' revisions.
+fn numbered(
+    mut parts: Vec<GroupPart>,
+    name: impl Fn(u32) -> String,
+) -> impl Iterator<Item = (String, ResolvedSecurityGroupSpec)> {
+    let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+    for (number, part) in (0..count).zip(&mut parts) {
+        (part.part, part.parts, part.revision) = (number, count, revision(part));
+    }
+    let revisions = parts.iter().skip(1).map(|part| part.revision.clone()).collect();
+    if let Some(first) = parts.first_mut() {
+        first.revisions = revisions;
+    }
+    // Only the first says of how many: one more must not change them all.
+    for part in parts.iter_mut().skip(1) {
+        part.parts = 0;
+    }
+    parts.into_iter().map(move |part| {
+        (name(part.part), ResolvedSecurityGroupSpec { group: Some(part), heartbeat: None })
+    })
+}
+
+/// FNV-1a, which nobody has a reason to collide.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl std::hash::Hasher for Fnv {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+/// The same for the same content, whoever leads.
+fn revision(part: &GroupPart) -> String {
+    let mut hash = Fnv::default();
+    hash.write(format!("{:?} {:?}", part.rules, part.members).as_bytes());
     format!("{:016x}", hash.finish())
 }
 
@@ -234,48 +379,52 @@ fn read(rule: &PublishedRule) -> Option<GroupRule> {
     Some(GroupRule { id: rule.id.clone(), protocol, first, last, peer })
 }
 
-/// The group, if these are all parts of one revision, and understood.
-fn join(id: &SecurityGroupId, parts: &[&GroupPart]) -> Result<PublishedGroup, Unjoined> {
-    let first = parts.iter().find(|part| part.part == 0).ok_or(Unjoined::Torn)?;
-    let numbers: BTreeSet<_> = parts
-        .iter()
-        .filter(|part| part.revision == first.revision && part.parts == first.parts)
-        .map(|part| part.part)
-        .collect();
-    let same = numbers.iter().copied().eq(0..first.parts);
-    if !same {
-        return Err(Unjoined::Torn);
+/// The parts in their order, if they are all that the first one lists.
+fn join<'a>(parts: impl Iterator<Item = &'a GroupPart>) -> Result<Vec<&'a GroupPart>, Unjoined> {
+    let parts: BTreeMap<_, _> = parts.map(|part| (part.part, part)).collect();
+    let first = *parts.get(&0).ok_or(Unjoined::Torn)?;
+    if usize::try_from(first.parts) != Ok(first.revisions.len() + 1) {
+        return Err(Unjoined::NotUnderstood);
     }
-    understand(id, first, parts).ok_or(Unjoined::NotUnderstood)
+    let others = (1..first.parts).zip(&first.revisions).map(|(number, revision)| {
+        let part = parts.get(&number).filter(|part| part.revision == *revision);
+        part.copied().ok_or(Unjoined::Torn)
+    });
+    std::iter::once(Ok(first)).chain(others).collect()
 }
 
-/// The group of all parts of this one's revision.
+fn addresses(parts: &[&GroupPart]) -> Option<BTreeSet<IpAddr>> {
+    parts.iter().flat_map(|part| &part.members).map(|address| address.parse().ok()).collect()
+}
+
+/// The group of these parts.
 fn understand(
     id: &SecurityGroupId,
-    first: &GroupPart,
     parts: &[&GroupPart],
-) -> Option<PublishedGroup> {
-    let mut sorted: Vec<_> = parts.iter().filter(|part| part.revision == first.revision).collect();
-    sorted.sort_by_key(|part| part.part);
+    known: &BTreeMap<SecurityGroupId, Members>,
+) -> Result<PublishedGroup, Unjoined> {
+    let first = parts.first().ok_or(Unjoined::Torn)?;
     let (mut ingress, mut egress) = (Vec::new(), Vec::new());
-    let mut members: BTreeMap<SecurityGroupId, BTreeSet<IpAddr>> = BTreeMap::new();
-    for part in sorted {
-        for rule in &part.rules {
-            let direction = if rule.egress { &mut egress } else { &mut ingress };
-            direction.push(read(rule)?);
+    let mut members = BTreeMap::new();
+    for published in parts.iter().flat_map(|part| &part.rules) {
+        let rule = read(published).ok_or(Unjoined::NotUnderstood)?;
+        if let GroupPeer::Group(peer) = &rule.peer
+            && !members.contains_key(peer)
+        {
+            let addresses = match known.get(peer) {
+                Some(Members::Known(addresses)) => addresses.clone(),
+                Some(Members::Unjoined(unjoined)) => return Err(*unjoined),
+                None => return Err(Unjoined::Torn),
+            };
+            members.insert(peer.clone(), addresses);
         }
-        for (group, addresses) in &part.members {
-            let of_group = members.entry(group.parse().ok()?).or_default();
-            for address in addresses {
-                of_group.insert(address.parse().ok()?);
-            }
-        }
+        if published.egress { egress.push(rule) } else { ingress.push(rule) }
     }
     let group = (first.state == State::Resolved).then(|| {
         let state = GroupState::Resolved;
         ResolvedGroup { id: id.clone(), state, ingress, egress }
     });
-    Some(PublishedGroup { group, members, stale: first.stale })
+    Ok(PublishedGroup { group, members, stale: first.stale })
 }
 
 #[cfg(test)]
@@ -308,8 +457,18 @@ mod tests {
         PublishedGroup { group: Some(resolved), members, stale: false }
     }
 
+    type Objects = BTreeMap<String, ResolvedSecurityGroupSpec>;
+
     fn objects(published: &PublishedGroup) -> Vec<(String, ResolvedSecurityGroupSpec)> {
-        split(&id("sg-web"), published).into_iter().collect()
+        let groups = [(id("sg-web"), published.clone())].into();
+        split(&groups, &Objects::new()).into_iter().collect()
+    }
+
+    /// The names of what differs.
+    fn written<'a>(before: &'a Objects, after: &'a Objects) -> Vec<&'a str> {
+        let differs = |name: &&String| before.get(*name) != after.get(*name);
+        let names: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+        names.into_iter().filter(differs).map(String::as_str).collect()
     }
 
     #[test]
@@ -317,11 +476,12 @@ mod tests {
         let gone = PublishedGroup { group: None, members: BTreeMap::new(), stale: false };
         let stale = PublishedGroup { stale: true, ..group(3, 3) };
         for (published, count) in [
-            (group(0, 0), 1),
-            (group(10, 100), 1),
-            (group(1_000, 131_072), 34),
+            (group(0, 0), 3),
+            (group(10, 100), 3),
+            (group(9_000, 100), 5),
+            (group(1_000, 131_072), 259),
             (gone, 1),
-            (stale, 1),
+            (stale, 3),
         ] {
             let objects = objects(&published);
             assert_eq!(objects.len(), count);
@@ -336,30 +496,126 @@ mod tests {
         }
     }
 
+    /// As one pod more in a group that everything names: every node that follows is sent this.
     #[test]
-    fn a_group_is_as_it_was_until_all_parts_of_another_revision_are_there() {
-        let (first, second) = (group(10, 9_000), group(11, 9_000));
+    fn one_member_more_is_one_bucket_and_the_first_part_whoever_names_the_group() {
+        let groups = |members: u32| -> BTreeMap<_, _> {
+            let web = group(10, members);
+            let mut other = group(20, members);
+            if let Some(group) = &mut other.group {
+                group.id = id("sg-other");
+            }
+            [(id("sg-web"), web), (id("sg-other"), other)].into()
+        };
+        for (members, most) in [(100, 1), (60_000, 2)] {
+            let before = split(&groups(members), &Objects::new());
+            let after = split(&groups(members + 1), &before);
+            let written = written(&before, &after);
+            assert!(written.len() <= most && written.contains(&"sg-app.members.0"), "{written:?}");
+            let bytes: usize = written
+                .iter()
+                .map(|name| serde_json::to_string(&after[*name]).unwrap().len())
+                .sum();
+            assert!(bytes < 40_000, "{bytes}");
+            let lists = after.keys().filter(|name| name.starts_with("sg-app.members.")).count();
+            let addresses: usize =
+                after.values().map(|spec| spec.group.as_ref().unwrap().members.len()).sum();
+            assert_eq!(addresses, members as usize + 1, "once, in {lists} objects");
+        }
+    }
+
+    #[test]
+    fn a_group_that_is_stale_is_one_object_that_differs() {
+        let of = |stale| [(id("sg-web"), PublishedGroup { stale, ..group(9_000, 9_000) })].into();
+        let fresh = split(&of(false), &Objects::new());
+        let stale = split(&of(true), &fresh);
+        assert_eq!(written(&fresh, &stale), ["sg-web.0"]);
+    }
+
+    #[test]
+    fn buckets_are_kept_until_they_are_too_few_or_too_many_and_filled_alike() {
+        let check = |members: usize, before: Option<usize>, expected: usize| {
+            assert_eq!(buckets(members, before), expected, "{members} {before:?}");
+        };
+        check(0, None, 0);
+        check(1_000, None, 0);
+        check(1_001, None, 2);
+        check(1_999, Some(0), 0);
+        check(2_001, Some(0), 4);
+        check(500, Some(2), 2);
+        check(499, Some(2), 0);
+        check(60_000, None, 64);
+        check(128_000, Some(64), 64);
+        check(128_001, Some(64), 256);
+        check(60_000, Some(7), 64);
+        for buckets in [2, 64, 256] {
+            let mut filled = vec![0_u32; buckets];
+            let all = 1_000 * u32::try_from(buckets).unwrap();
+            for number in 0..all {
+                let address = std::net::Ipv4Addr::from(0x0a00_0000 + number);
+                filled[bucket(address.into(), buckets)] += 1;
+            }
+            assert!(filled.iter().all(|count| (500..2_000).contains(count)), "{filled:?}");
+        }
+    }
+
+    #[test]
+    fn a_group_is_as_it_was_until_all_parts_that_the_first_lists_are_there() {
+        let (first, second) = (group(9_000, 3), group(9_001, 3));
         let mut board = Board::default();
         for (name, spec) in objects(&first) {
             board.apply(&name, spec);
         }
-        let objects = objects(&second);
-        let (last, others) = objects.split_last().unwrap();
+        let after = objects(&second);
+        let (last, others) = after.split_last().unwrap();
         for (name, spec) in others {
-            assert!(!board.apply(name, spec.clone()));
+            assert!(!board.apply(name, spec.clone()), "{name}");
             assert_eq!(*board.published().groups[&id("sg-web")], first);
         }
         assert!(board.apply(&last.0, last.1.clone()));
         assert_eq!(*board.published().groups[&id("sg-web")], second);
-        // A smaller one, whose left-over part is deleted later.
-        for (name, spec) in split(&id("sg-web"), &group(1, 1)) {
-            assert!(board.apply(&name, spec));
+        // A smaller one, whose left-over parts are deleted later.
+        for (name, spec) in objects(&group(1, 3)) {
+            board.apply(&name, spec);
         }
-        assert_eq!(*board.published().groups[&id("sg-web")], group(1, 1));
-        assert!(!board.remove("sg-web.1"));
-        assert!(board.remove("sg-web.2") || !board.published().groups.is_empty());
+        assert_eq!(*board.published().groups[&id("sg-web")], group(1, 3));
+        assert!(!board.remove("sg-web.1") && !board.remove("sg-web.2"));
         assert!(board.remove("sg-web.0"));
         assert!(board.published().groups.is_empty());
+    }
+
+    #[test]
+    fn members_change_for_all_groups_that_name_them_and_whole() {
+        let groups = |members: u32| -> BTreeMap<_, _> {
+            [(id("sg-web"), group(1, members)), (id("sg-other"), group(2, members))].into()
+        };
+        let before = split(&groups(9_000), &Objects::new());
+        let mut board = Board::default();
+        for (name, spec) in &before {
+            board.apply(name, spec.clone());
+        }
+        let count = |board: &Board, of: &str| {
+            board.published().groups.get(&id(of)).map(|group| group.members[&id("sg-app")].len())
+        };
+        assert_eq!(
+            (count(&board, "sg-web"), count(&board, "sg-other")),
+            (Some(9_000), Some(9_000))
+        );
+        let after = split(&groups(9_001), &before);
+        let names = written(&before, &after);
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert!(!board.apply(names[0], after[names[0]].clone()), "the one without the other");
+        assert_eq!(count(&board, "sg-web"), Some(9_000));
+        assert!(board.apply(names[1], after[names[1]].clone()));
+        assert_eq!(
+            (count(&board, "sg-web"), count(&board, "sg-other")),
+            (Some(9_001), Some(9_001))
+        );
+        // One that this version does not understand.
+        let mut spoilt = after["sg-app.members.0"].clone();
+        spoilt.group.as_mut().unwrap().revisions.pop();
+        assert!(board.apply("sg-app.members.0", spoilt));
+        assert_eq!(count(&board, "sg-web"), None);
     }
 
     #[test]
@@ -371,13 +627,17 @@ mod tests {
             |rule| rule.last = 70_000,
         ];
         for spoil in spoilt {
-            let (name, mut spec) = objects(&group(1, 1)).remove(0);
-            spoil(&mut spec.group.as_mut().unwrap().rules[0]);
             let mut board = Board::default();
+            let mut all = objects(&group(1, 1));
+            let (name, whole) = all.pop().unwrap();
+            for (name, spec) in all {
+                board.apply(&name, spec);
+            }
+            let mut spec = whole.clone();
+            spoil(&mut spec.group.as_mut().unwrap().rules[0]);
             assert!(!board.apply(&name, spec.clone()));
             assert!(board.published().groups.is_empty());
             // Nor does what was before stay: it is not what holds now, and the leader vouches for what nobody here reads.
-            let (_, whole) = objects(&group(1, 1)).remove(0);
             assert!(board.apply(&name, whole));
             assert!(board.apply(&name, spec));
             assert!(board.published().groups.is_empty() && board.torn.is_empty());
@@ -386,38 +646,46 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_group_that_lacks_a_part_for_long_is_stale() {
-        let (first, second) = (objects(&group(10, 9_000)), objects(&group(11, 9_000)));
-        let mut board = Board::default();
-        let stale = |board: &Board| board.published().groups[&id("sg-web")].stale;
-        for (name, spec) in first {
-            board.apply(&name, spec);
+        // Of the rules, and of the members that they name.
+        for (first, second) in
+            [(group(9_000, 3), group(9_001, 3)), (group(10, 9_000), group(10, 9_001))]
+        {
+            let before: Objects = objects(&first).into_iter().collect();
+            let after: Objects = objects(&second).into_iter().collect();
+            let names = written(&before, &after);
+            assert_eq!(names.len(), 2, "{names:?}");
+            let mut board = Board::default();
+            let stale = |board: &Board| board.published().groups[&id("sg-web")].stale;
+            for (name, spec) in &before {
+                board.apply(name, spec.clone());
+            }
+            tokio::time::advance(PATIENCE).await;
+            assert!(!stale(&board));
+            // A part that nobody here can read says nothing.
+            board.apply(names[1], ResolvedSecurityGroupSpec::default());
+            tokio::time::advance(PATIENCE / 2).await;
+            assert!(!stale(&board));
+            board.apply(names[0], after[names[0]].clone());
+            tokio::time::advance(PATIENCE / 2).await;
+            assert!(stale(&board), "since it was whole");
+            assert!(board.apply(names[1], after[names[1]].clone()), "whole again");
+            assert!(!stale(&board));
+            for name in after.keys().filter(|name| *name != "sg-web.0") {
+                board.remove(name);
+            }
+            assert!(board.remove("sg-web.0"));
+            assert!(board.torn.is_empty() && board.published().groups.is_empty());
         }
-        tokio::time::advance(PATIENCE).await;
-        assert!(!stale(&board));
-        // A part that nobody here can read says nothing.
-        board.apply("sg-web.1", ResolvedSecurityGroupSpec::default());
-        tokio::time::advance(PATIENCE / 2).await;
-        assert!(!stale(&board));
-        let (name, spec) = second[0].clone();
-        board.apply(&name, spec);
-        tokio::time::advance(PATIENCE / 2).await;
-        assert!(stale(&board), "since it was whole");
-        for (name, spec) in second {
-            board.apply(&name, spec);
-        }
-        assert!(!stale(&board));
-        board.remove("sg-web.1");
-        board.remove("sg-web.2");
-        assert!(board.remove("sg-web.0"));
-        assert!(board.torn.is_empty() && board.published().groups.is_empty());
     }
 
     #[test]
     fn the_same_content_is_the_same_revision_and_other_content_is_not() {
-        let revision = |published: &PublishedGroup| {
-            objects(published)[0].1.group.as_ref().unwrap().revision.clone()
+        let revisions = |published: &PublishedGroup| -> Vec<_> {
+            let objects = objects(published);
+            objects.iter().map(|(_, spec)| spec.group.as_ref().unwrap().revision.clone()).collect()
         };
-        assert_eq!(revision(&group(3, 3)), revision(&group(3, 3)));
-        assert_ne!(revision(&group(3, 3)), revision(&group(3, 4)));
+        assert_eq!(revisions(&group(3, 3)), revisions(&group(3, 3)));
+        assert_ne!(revisions(&group(3, 3)), revisions(&group(3, 4)));
+        assert_ne!(revisions(&group(3, 3)), revisions(&group(4, 3)));
     }
 }

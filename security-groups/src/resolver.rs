@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -49,9 +50,19 @@ pub struct Driver<C> {
     standings: Arc<Mutex<Vec<Standing>>>,
     /// When all that is wanted is asked for anew.
     refresh_at: Instant,
+    /// How what a leader publishes begins to be followed, with the first group that is wanted.
+    begins: Option<Begin>,
     leader: Option<Leader>,
     /// What the leader's word covers.
     covered: Covered,
+}
+
+struct Begin(Box<dyn FnOnce() -> watch::Receiver<Arc<Published>> + Send>);
+
+impl fmt::Debug for Begin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Begin")
+    }
 }
 
 // === impl Resolver ===
@@ -82,6 +93,7 @@ impl Resolver {
             kept: keeper,
             standings: Arc::clone(&standings),
             refresh_at: Instant::now(),
+            begins: None,
             leader: None,
             covered: Covered::default(),
         };
@@ -121,11 +133,14 @@ fn lock(standings: &Mutex<Vec<Standing>>) -> MutexGuard<'_, Vec<Standing>> {
 // === impl Driver ===
 
 impl<C: Cloud> Driver<C> {
-    /// From now on the cloud is asked only for what no leader publishes.
+    /// From now on the cloud is asked only for what no leader publishes. `follow` is called once, when the first group is
+    /// wanted: most nodes want none, and what is published is sent to all that follow it.
     #[must_use]
-    pub fn led_by(self, published: watch::Receiver<Arc<Published>>) -> Self {
-        let leader = Some(Leader::new(published, self.settings.seed));
-        Self { leader, ..self }
+    pub fn led_by(
+        self,
+        follow: impl FnOnce() -> watch::Receiver<Arc<Published>> + Send + 'static,
+    ) -> Self {
+        Self { begins: Some(Begin(Box::new(follow))), ..self }
     }
 
     /// Works until every [`Resolver`] of it is dropped.
@@ -156,6 +171,9 @@ impl<C: Cloud> Driver<C> {
             self.refresh_at = now + self.loader.jitter.around(self.settings.refresh());
         }
         self.wholes.wanted(wanted, now);
+        if let Some(Begin(follow)) = self.begins.take_if(|_| !wanted.is_empty()) {
+            self.leader = Some(Leader::new(follow(), self.settings.seed));
+        }
         if let Some(leader) = &mut self.leader {
             self.covered = leader.cover(wanted, &self.wholes, now, unix_secs());
             self.covered.learn(&mut self.wholes, now);

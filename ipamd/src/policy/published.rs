@@ -6,12 +6,20 @@ use tokio::sync::watch;
 use veni_core::config::Config;
 use veni_security_groups::published::Published;
 
-/// It; `None` where there is no cluster.
+/// Begins to follow it; `None` where there is no cluster.
 #[cfg(feature = "kube")]
-pub(super) fn follow(config: &Config) -> Option<watch::Receiver<Arc<Published>>> {
-    use veni_security_groups::published::Board;
-    use veni_watch::{Access, GroupNews, follow_published};
+pub(super) fn follow(
+    config: &Config,
+) -> Option<impl FnOnce() -> watch::Receiver<Arc<Published>> + Send + use<>> {
+    use veni_watch::Access;
     let access = Access::from_env().filter(|_| config.policy.manifest_dir.is_none())?;
+    Some(move || begin(access))
+}
+
+#[cfg(feature = "kube")]
+fn begin(access: veni_watch::Access) -> watch::Receiver<Arc<Published>> {
+    use veni_security_groups::published::Board;
+    use veni_watch::{GroupNews, follow_published};
     let (sender, published) = watch::channel(Arc::default());
     let mut board = Board::default();
     tokio::spawn(follow_published(access, move |news| {
@@ -32,11 +40,11 @@ pub(super) fn follow(config: &Config) -> Option<watch::Receiver<Arc<Published>>>
         }
         !sender.is_closed()
     }));
-    Some(published)
+    published
 }
 
 /// There is no cluster that could be read.
 #[cfg(not(feature = "kube"))]
-pub(super) fn follow(_: &Config) -> Option<watch::Receiver<Arc<Published>>> {
+pub(super) fn follow(_: &Config) -> Option<fn() -> watch::Receiver<Arc<Published>>> {
     None
 }

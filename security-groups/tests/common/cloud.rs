@@ -172,7 +172,8 @@ impl Place {
         let (resolver, driver) = Resolver::new(Arc::new(spoiled), settings);
         self.snapshots = resolver.subscribe();
         self.resolver = Some(resolver);
-        self.driver = tokio::spawn(driver.led_by(published.subscribe()).run());
+        let published = published.clone();
+        self.driver = tokio::spawn(driver.led_by(move || published.subscribe()).run());
     }
 
     pub(crate) fn sim(&self) -> MutexGuard<'_, Sim> {

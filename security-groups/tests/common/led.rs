@@ -79,6 +79,19 @@ impl Place {
     }
 }
 
+/// Most nodes have no pod with groups, and what is published is sent to all that follow it.
+#[tokio::test(start_paused = true)]
+async fn what_is_published_is_followed_from_the_first_group_that_is_wanted() {
+    let leader = Leader::new();
+    let mut place = Place::led(&leader);
+    leader.web("10.7.0.0/16");
+    leader.beat(0);
+    place.pass(120).await;
+    assert_eq!(leader.0.receiver_count(), 0);
+    place.resolve(&["sg-web"]).await;
+    assert_eq!((leader.0.receiver_count(), place.ec2()), (1, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn while_a_leader_beats_nobody_else_asks_ec2() {
     let leader = Leader::new();
