@@ -84,7 +84,7 @@ impl Kubernetes {
             .collect::<Result<Vec<_>>>()?;
         thread::scope(|scope| {
             let importing = scope.spawn(|| {
-                let archives = image::write_all(&programs, &images)?;
+                let archives = image::write_all(&programs, lab.account.cloud(), &images)?;
                 nodes.iter_mut().try_for_each(|node| node.import(&archives))
             });
             let finished = control.finish();

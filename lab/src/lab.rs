@@ -13,11 +13,14 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use veni_core::id::{InstanceId, InstanceType};
-use veni_provider::sim::{InstanceSpec, SimConfig};
+use veni_core::{
+    id::{InstanceId, InstanceType},
+    net::Ipv4Prefix,
+};
+use veni_provider::sim::SimConfig;
 
 use crate::{
-    account::{Account, subnet_of, zone_of},
+    account::{Account, Booted, Cloud, subnet_cidr, zone_of},
     binaries,
     cluster::{Cluster, PodSpec},
     dhcp,
@@ -40,7 +43,10 @@ pub struct LabConfig {
     pub name: String,
     /// Its nodes.
     pub nodes: Vec<NodeConfig>,
-    /// How EC2 behaves.
+    /// Where it is.
+    #[serde(default)]
+    pub cloud: Cloud,
+    /// How EC2 behaves, when it is the simulator.
     pub ec2: SimConfig,
 }
 
@@ -130,6 +136,7 @@ impl LabConfig {
                 NodeConfig::new("node-1", "m5.xlarge"),
                 NodeConfig::new("node-2", "t3.large"),
             ],
+            cloud: Cloud::Simulator,
             ec2: SimConfig::default(),
         }
     }
@@ -140,6 +147,7 @@ impl LabConfig {
         Self {
             name: name.to_owned(),
             nodes: vec![NodeConfig::new("node-1", instance_type)],
+            cloud: Cloud::Simulator,
             ec2: SimConfig::default(),
         }
     }
@@ -187,7 +195,7 @@ impl Lab {
         let (lease, dir) = place::take(&config.name)?;
         let outer = Outer::new()?;
         let vpc = Arc::new(Vpc::build(&dir, &outer)?);
-        let account = Account::open(config.ec2.clone(), dir.join("ec2.sock"), Arc::clone(&vpc))?;
+        let account = Account::open(config.cloud, config.ec2.clone(), &dir, &vpc)?;
         let cluster = Cluster::create(dir.join("manifests"))?;
         let mut lab = Self {
             name: config.name.clone(),
@@ -457,7 +465,7 @@ impl Lab {
         if self.namespace(&config.name).is_ok() {
             return Err(Error::invalid(format!("two nodes are called {}", config.name)));
         }
-        let (subnet, cidr) = subnet_of(self.nodes.len());
+        let number = self.nodes.len();
         let dir = self.dir.join("nodes").join(&config.name);
         let bpf = dir.join("bpf");
         for dir in
@@ -471,20 +479,13 @@ impl Lab {
             self.dir.join("netns").join(&config.name),
             &self.outer,
         )?;
-        let instance = format!("i-0lab{}", self.nodes.len())
-            .parse()
-            .map_err(|e| Error::invalid(format!("{e}")))?;
-        self.account.place(&instance, &namespace);
-        let spec = InstanceSpec {
-            id: instance.clone(),
-            instance_type: config.instance_type.clone(),
-            subnet_id: subnet.clone(),
-            security_groups: Vec::new(),
-        };
-        let address = self.boot(spec, &namespace, cidr)?;
+        let booted = self.account.run_instance(number, &config.instance_type, &namespace)?;
+        let cidr = subnet_cidr(number).parse().map_err(|e| Error::invalid(format!("{e}")))?;
+        let address = self.boot(&booted, &namespace, cidr)?;
+        let Booted { instance, subnet, .. } = booted;
 
-        let mut environment =
-            node::environment(&dir, &config.name, self.account.socket(), &instance);
+        let mut environment = node::environment(&dir, &config.name);
+        environment.extend(self.account.environment(&instance));
         environment.extend(self.cluster.environment());
         environment.extend(config.environment.clone());
         let runtime = Runtime {
@@ -493,12 +494,12 @@ impl Lab {
             cache_dir: dir.join("cni"),
             socket: dir.join("ipamd.sock"),
         };
-        let zone = zone_of(self.nodes.len());
+        let zone = zone_of(number);
         self.cluster.put_node(&config.name, zone, address)?;
         runtime.install(&dir.join("net.d"), &dir.join("bin"))?;
         let machine = self.machine(config, &namespace, &dir, &instance)?;
         let daemon = Daemon {
-            program: binaries::find("veni-ipamd")?.path,
+            program: binaries::find(self.account.cloud().daemon())?.path,
             environment,
             worker: machine.as_ref().map_or_else(|| Worker::start(&namespace), Machine::worker)?,
             process: Mutex::default(),
@@ -519,21 +520,17 @@ impl Lab {
         Ok(())
     }
 
-    /// Runs the instance that `node` is, and configures its first interface; returns its address.
-    fn boot(&self, spec: InstanceSpec, node: &Namespace, cidr: &str) -> Result<Ipv4Addr> {
-        let primary = self.account.sim().run_instance(self.account.now(), spec);
-        let primary =
-            primary.map_err(|e| Error::invalid(format!("cannot run {}: {e}", node.name())))?;
-        let address = primary.primary_address;
+    /// Configures the first interface of the instance that `node` is; returns its address.
+    fn boot(&self, booted: &Booted, node: &Namespace, cidr: Ipv4Prefix) -> Result<Ipv4Addr> {
+        let address = booted.primary.primary_address;
         let port = Port {
             node: node.name().to_owned(),
             device_index: 0,
-            mac: primary.mac,
+            mac: booted.primary.mac,
             addresses: [address].into(),
         };
         self.vpc.plug(node, &port)?;
         self.vpc.make_public(address)?;
-        let cidr = cidr.parse().map_err(|e| Error::invalid(format!("{e}")))?;
         dhcp::configure(node, address, cidr)?;
         Ok(address)
     }

@@ -77,7 +77,7 @@ at /opt/cni/bin bin
 at /var/log/pods log/pods
 at /var/log/containers log/containers
 mkdir -p /run/netns /run/lock
-[ -S "$LAB/ec2.sock" ] || { echo "$LAB is below a directory that the machine replaces: choose another VENI_LAB_DIR" >&2; exit 1; }
+[ -e "$LAB/owner.json" ] || { echo "$LAB is below a directory that the machine replaces: choose another VENI_LAB_DIR" >&2; exit 1; }
 
 # What a pod mounts into a volume that it shares with the node is seen on the node.
 mount --make-rshared /

@@ -387,17 +387,10 @@ pub fn directories(dir: &Path) -> [(&'static str, PathBuf); 4] {
     ]
 }
 
-/// The daemon's environment on the node that keeps its files in `dir`, without settings of the pool.
-pub(crate) fn environment(
-    dir: &Path,
-    name: &str,
-    ec2: &Path,
-    instance: &InstanceId,
-) -> BTreeMap<String, String> {
+/// The daemon's environment on the node that keeps its files in `dir`, without settings of the pool and its way to EC2.
+pub(crate) fn environment(dir: &Path, name: &str) -> BTreeMap<String, String> {
     let below = |file: &str| dir.join(file).display().to_string();
     [
-        ("VENI_PROVIDER", format!("sim:{}", ec2.display())),
-        ("VENI_SIM_INSTANCE", instance.to_string()),
         ("VENI_SOCKET", below("ipamd.sock")),
         ("VENI_STATE_DIR", below("state")),
         ("VENI_BPF_DIR", below("bpf/veni")),

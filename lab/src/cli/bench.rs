@@ -130,10 +130,13 @@ fn warm_lab(options: &Options, held: u32) -> anyhow::Result<Lab> {
             node.instance_type
         );
     }
-    let mut config =
-        LabConfig { name: options.name.clone(), nodes: vec![node], ec2: SimConfig::instant() }
-            .with_env("WARM_IP_TARGET", "1")
-            .with_env("MINIMUM_IP_TARGET", &held.to_string());
+    let mut config = LabConfig {
+        nodes: vec![node],
+        ec2: SimConfig::instant(),
+        ..LabConfig::two_nodes(&options.name)
+    }
+    .with_env("WARM_IP_TARGET", "1")
+    .with_env("MINIMUM_IP_TARGET", &held.to_string());
     for variable in &options.env {
         let (name, value) = super::pair(variable, "--env", "NAME=VALUE")?;
         config = config.with_env(name, value);

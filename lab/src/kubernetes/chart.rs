@@ -42,6 +42,10 @@ pub(super) fn open_doors(lab: &Lab) -> Result<()> {
     for node in lab.nodes() {
         let dir = node.dir.join("cloud").join(CONTROLLER_DOOR);
         make_dir(&dir)?;
+        // Who has the AWS SDK goes another way.
+        if lab.account.localstack().is_some() {
+            continue;
+        }
         let socket = dir.join("ec2.sock");
         lab.account.serve_instance(&caller, &socket)?;
         // Connecting takes the right to write (unix(7)).

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::programs::Programs;
 use crate::{
+    account::Cloud,
     binaries,
     error::{Context as _, Result, succeeded},
 };
@@ -23,6 +24,9 @@ pub const AGNHOST: &str = "veni.test/agnhost:local";
 
 /// The daemon, the plugin, `venictl`, and the `nft` that the daemon needs.
 pub const VENI: &str = "veni.test/veni:local";
+
+/// Who signed AWS' certificates, as the image for users has them.
+const AUTHORITIES: &str = "etc/ssl/certs/ca-certificates.crt";
 
 /// One image of one layer.
 struct Image {
@@ -44,11 +48,11 @@ esac
 exec /bin/sh "$@"
 "#;
 
-/// Writes the archives of all images into `dir`; their files.
+/// Writes the archives of all images of a cluster in `cloud` into `dir`; their files.
 ///
 /// # Errors
 /// When a file cannot be read or written.
-pub(crate) fn write_all(programs: &Programs, dir: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn write_all(programs: &Programs, cloud: Cloud, dir: &Path) -> Result<Vec<PathBuf>> {
     let busybox = || ("bin/busybox".to_owned(), programs.busybox());
     // A sandbox ends by SIGKILL when its first process ignores the rest: it need not be a program of its own.
     let pause = Image {
@@ -71,7 +75,7 @@ pub(crate) fn write_all(programs: &Programs, dir: &Path) -> Result<Vec<PathBuf>>
         name: VENI,
         entrypoint: &["/usr/bin/veni-ipamd"],
         command: &[],
-        programs: veni_programs()?,
+        programs: veni_programs(cloud)?,
         applets: Vec::new(),
         scripts: Vec::new(),
     };
@@ -111,16 +115,21 @@ fn applets(busybox: &Path) -> Result<Vec<String>> {
     Ok(names.lines().filter(|name| *name != "busybox").map(str::to_owned).collect())
 }
 
-/// Our programs and `nft`.
-fn veni_programs() -> Result<Vec<(String, PathBuf)>> {
+/// Our programs, those that speak to `cloud`, and `nft`.
+fn veni_programs(cloud: Cloud) -> Result<Vec<(String, PathBuf)>> {
     let mut programs = vec![("usr/sbin/nft".to_owned(), PathBuf::from("/usr/sbin/nft"))];
-    for name in ["veni-ipamd", "veni-cni", "venictl"] {
-        programs.push((format!("usr/bin/{name}"), binaries::find(name)?.path));
+    for (place, name) in
+        [("veni-ipamd", cloud.daemon()), ("veni-cni", "veni-cni"), ("venictl", "venictl")]
+    {
+        programs.push((format!("usr/bin/{place}"), binaries::find(name)?.path));
     }
     // Where it was built: the chart's `controller.enabled` wants it.
-    let controller = binaries::find("veni-controller").ok();
+    let controller = binaries::find(cloud.controller()).ok();
     programs.extend(controller.map(|found| ("usr/bin/veni-controller".to_owned(), found.path)));
-    with_libraries(programs)
+    let mut all = with_libraries(programs)?;
+    // The AWS SDK ends without any, whatever endpoint it is given.
+    all.push((AUTHORITIES.to_owned(), Path::new("/").join(AUTHORITIES)));
+    Ok(all)
 }
 
 /// With the programs' libraries, where they look for them.

@@ -54,6 +54,9 @@ impl Process {
         tied.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program());
         tied.args(command.get_args()).env_clear();
         tied.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        if let Some(dir) = command.get_current_dir() {
+            tied.current_dir(dir);
+        }
         tied.stdin(Stdio::null()).stdout(output).stderr(errors);
         let what = format!("cannot start {name}");
         let child = worker.run(move || tied.spawn().context(|| what))?;
