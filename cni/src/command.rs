@@ -6,8 +6,8 @@ use veni_core::{
     chain::chain,
     id::IfName,
     wire::{
-        AddRequest, Attachment, CheckRequest, DelReason, DelRequest, GcRequest, ReleasedAttachment,
-        ReplyBody, RequestBody, Wiring,
+        ADD_PATIENCE, AddRequest, Attachment, CheckRequest, DelReason, DelRequest, GcRequest,
+        ReleasedAttachment, ReplyBody, RequestBody, Wiring,
     },
 };
 use veni_datapath::{
@@ -26,10 +26,7 @@ use crate::{
     spec::{Code, SpecVersion},
 };
 
-/// How long an ADD waits for ipamd: longer than ipamd waits for the cloud (`VENI_ADD_WAIT_SECS`, 20), shorter than
-/// the kubelet waits for the runtime (4 minutes).
-const ADD_PATIENCE: Duration = Duration::from_secs(60);
-/// What of it is ours: ipamd's own answer, which says why there is no address, must come before we give up.
+/// What of an ADD's time is ours: ipamd's own answer, which says why there is no address, must come before we give up.
 const ADD_MARGIN: Duration = Duration::from_secs(5);
 /// How long an ADD waits for an ipamd that is being replaced: a rolling update ends the pod before it starts the next one.
 const ABSENCE: Duration = Duration::from_secs(15);

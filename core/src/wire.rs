@@ -7,7 +7,7 @@
 //! One connection carries one request and one reply. The plugin keeps the connection of an ADD open until the pod
 //! is wired: while it is open, a second ADD, a DEL or a CHECK for the same attachment waits for it.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,13 @@ pub const MAX_REQUEST_BYTES: usize = 256 * 1024;
 pub const MAX_REPLY_BYTES: usize = 8 * 1024 * 1024;
 /// Where ipamd listens unless `VENI_SOCKET` says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/veni/ipamd.sock";
+/// How long the plugin gives an ADD, waiting for its address and wiring the pod: longer than ipamd waits for the cloud
+/// (`VENI_ADD_WAIT_SECS`, 20), shorter than the kubelet waits for the runtime (4 minutes). Past it, a plugin whose connection ipamd
+/// has closed wires nothing.
+///
+/// The daemon that comes after one that answered keeps the address for as long. Plugin and daemon may be of different releases, so
+/// this never grows from one release to the next: an older daemon would give away what a newer plugin wires.
+pub const ADD_PATIENCE: Duration = Duration::from_secs(60);
 /// The versions that this build speaks.
 pub const VERSIONS: VersionRange = VersionRange { min: 1, max: 1 };
 

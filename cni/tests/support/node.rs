@@ -5,6 +5,7 @@
 use std::{
     ffi::OsString,
     io::{BufRead, BufReader, Read, Write},
+    net::Shutdown,
     os::{
         fd::{AsFd, AsRawFd},
         unix::{
@@ -74,6 +75,8 @@ pub(crate) struct State {
     pub(crate) version: u32,
     /// Every request, in order.
     pub(crate) asked: Vec<RequestBody>,
+    /// The connections of ADDs.
+    adds: Vec<UnixStream>,
 }
 
 /// A finished call.
@@ -173,6 +176,7 @@ impl FakeIpamd {
             thinks: std::time::Duration::ZERO,
             version: 1,
             asked: Vec::new(),
+            adds: Vec::new(),
         };
         let adding = (Mutex::new(false), Condvar::new());
         let fake = Self(Arc::new(Shared { state: Mutex::new(state), adding }));
@@ -205,6 +209,13 @@ impl FakeIpamd {
         })
     }
 
+    /// Closes the connections of ADDs, as a daemon that ends does.
+    pub(crate) fn hang_up(&self) {
+        self.with(|state| {
+            state.adds.drain(..).for_each(|add| add.shutdown(Shutdown::Both).unwrap())
+        });
+    }
+
     fn serve(&self, stream: &UnixStream) {
         let mut line = String::new();
         let mut reader = BufReader::new(stream);
@@ -226,6 +237,9 @@ impl FakeIpamd {
         let reply = self.with(|state| state.answer(&request.body));
         let mut reply = serde_json::to_vec(&reply).unwrap();
         reply.push(b'\n');
+        if matches!(request.body, RequestBody::Add(_)) {
+            self.with(|state| state.adds.push(stream.try_clone().unwrap()));
+        }
         // A plugin that was killed does not read its answer.
         drop((&*stream).write_all(&reply));
         if matches!(request.body, RequestBody::Add(_)) {
