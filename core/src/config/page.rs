@@ -55,16 +55,25 @@ fn row(variable: &Variable) -> String {
     let cells = [&standing, *meaning, variable.trap().unwrap_or_default()];
     let mut row = format!("| `{name}` | {default} |");
     for cell in cells {
-        // What follows a pipe would be a column of its own.
-        write!(row, " {} |", cell.replace('|', "\\\\|")).expect("a String takes everything");
+        write!(row, " {} |", in_cell(cell)).expect("a String takes everything");
     }
     row + "\n"
+}
+
+/// What follows a pipe would be a column of its own.
+fn in_cell(text: &str) -> String {
+    text.replace('|', r"\|")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{find, traps::TRAPS};
+
+    #[test]
+    fn a_pipe_in_a_cell_is_escaped_once() {
+        assert_eq!(in_cell("strict|none"), "strict\\|none");
+    }
 
     #[test]
     fn every_part_and_every_trap_is_of_a_variable() {
