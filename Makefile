@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help demo test e2e e2e-upstream test-kernels lint bench build image-root install-tools clean
+.PHONY: help demo test e2e e2e-localstack e2e-upstream test-kernels lint bench build image-root install-tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,15 @@ e2e: ## a real Kubernetes on two nodes, checked from end to end; ends with a tab
 	@hack/build.sh
 	@cargo build --locked --release -p veni-e2e
 	@VENI_BIN_DIR=target/veni target/release/veni-e2e $(E2E_ARGS)
+	@[ -n '$(E2E_ARGS)' ] || $(MAKE) --no-print-directory e2e-localstack LOCALSTACK_ARGS='--only connect,scale,restart,enis'
+
+e2e-localstack: ## the same cluster with the AWS provider, and LocalStack for a cloud (as e2e; 8 GiB of memory for the AWS SDK)
+	@hack/setup.sh test
+	@hack/kubernetes.sh
+	@hack/build.sh
+	@hack/build-aws.sh
+	@cargo build --locked --release -p veni-e2e
+	@VENI_BIN_DIR=target/veni target/release/veni-e2e --cloud localstack --pods 30 $(LOCALSTACK_ARGS)
 
 UPSTREAM ?= sig-network.*Conformance|NetworkPolic
 POLICY_API ?= .*

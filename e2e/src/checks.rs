@@ -6,6 +6,7 @@ pub(crate) mod connect;
 pub(crate) mod connectivity;
 pub(crate) mod controller;
 pub(crate) mod drain;
+pub(crate) mod enis;
 pub(crate) mod gate;
 pub(crate) mod networking;
 pub(crate) mod policy;

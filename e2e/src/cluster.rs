@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 use veni_lab::{
     Lab, LabConfig, Node, NodeConfig,
+    account::{Cloud, LocalStack},
     kubernetes::{self, Kubernetes, Settings, chart, image},
 };
 
@@ -64,12 +65,13 @@ pub(crate) struct Pod {
 impl Stage {
     /// Two nodes of 56 pods each, whose daemons start last.
     pub(crate) fn up(
+        cloud: Cloud,
         name: &str,
         env: &[(String, String)],
         table: &mut Table,
     ) -> anyhow::Result<Self> {
         let start = Instant::now();
-        let mut stage = Self::bare(name, env)?;
+        let mut stage = Self::bare(cloud, name, env)?;
         let registered = start.elapsed();
         let gated = gate::closed(&stage);
         let opened = Instant::now();
@@ -85,15 +87,17 @@ impl Stage {
     }
 
     /// Nodes without daemons, registered.
-    pub(crate) fn bare(name: &str, env: &[(String, String)]) -> anyhow::Result<Self> {
+    pub(crate) fn bare(cloud: Cloud, name: &str, env: &[(String, String)]) -> anyhow::Result<Self> {
         print::step("bringing up a VPC in a box, and a Kubernetes on its two nodes");
-        let mut config = LabConfig::two_nodes(name);
+        let mut config = LabConfig { cloud, ..LabConfig::two_nodes(name) };
         for node in &mut config.nodes {
             *node = NodeConfig::new(&node.name, "m5.xlarge");
         }
         let cooldown = [("IP_COOLDOWN_PERIOD".to_owned(), COOLDOWN_SECS.to_owned())];
-        let env = cooldown.into_iter().chain(env.iter().cloned()).collect();
         let lab = Lab::up(&kubernetes::lab_config(config))?;
+        let localstack =
+            lab.account.localstack().map(LocalStack::environment).into_iter().flatten();
+        let env = cooldown.into_iter().chain(localstack).chain(env.iter().cloned()).collect();
         let cluster = Kubernetes::start(&lab)?;
         let controller = SWEEPS.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         Ok(Self { cluster, lab, settings: Settings { env, controller } })

@@ -16,11 +16,12 @@ use std::{
 };
 
 use clap::Parser;
-use veni_lab::interrupt;
+use veni_lab::{account::Cloud, interrupt};
 
 use crate::{
     checks::{
-        away, chart, connect, connectivity, controller, drain, networking, policy, restart, scale,
+        away, chart, connect, connectivity, controller, drain, enis, networking, policy, restart,
+        scale,
     },
     cluster::Stage,
     print::Table,
@@ -33,6 +34,9 @@ pub(crate) struct Options {
     /// The lab's name
     #[arg(long, default_value = "e2e")]
     name: String,
+    /// Where the lab is: simulator, or localstack (whose daemon and controller hack/build-aws.sh builds)
+    #[arg(long, default_value = "simulator")]
+    cloud: Cloud,
     /// Pods that are started and ended at once
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100))]
     pods: u32,
@@ -42,7 +46,8 @@ pub(crate) struct Options {
     /// A variable of every node's veni-ipamd, NAME=VALUE, several times
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
-    /// Only these parts: chart, connect, connectivity, policy, controller, scale, restart, away, drain, sample, networking
+    /// Only these parts: chart, connect, connectivity, policy, controller, scale, restart, away, drain, sample, networking; with
+    /// localstack: connect, policy, scale, restart, enis
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Instead of our checks: Kubernetes' own specs whose names match this regular expression
@@ -82,6 +87,11 @@ const PARTS: [Part; 10] = [
     }),
 ];
 
+/// On LocalStack only.
+const ON_LOCALSTACK: [Part; 1] = [("enis", |stage, _, table| enis::check(stage, table))];
+/// What of [`PARTS`] runs on LocalStack: the others ask the simulator for what they need, or would see nothing else there.
+const ALSO_ON_LOCALSTACK: [&str; 4] = ["connect", "policy", "scale", "restart"];
+
 /// On a cluster of its own.
 const NETWORKING: &str = "networking";
 
@@ -98,8 +108,8 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> anyhow::Result<bool> {
+    let known = options.parts();
     for name in &options.only {
-        let known: Vec<_> = PARTS.map(|(known, _)| known).into_iter().chain([NETWORKING]).collect();
         anyhow::ensure!(known.contains(&name.as_str()), "--only {name}: there are {known:?}");
     }
     interrupt::remove_on_signal(&options.name)?;
@@ -116,7 +126,7 @@ fn run(options: &Options) -> anyhow::Result<bool> {
 
 fn on_one_cluster(options: &Options, table: &mut Table) -> anyhow::Result<()> {
     let start = Instant::now();
-    let mut stage = Stage::up(&options.name, &options.env, table)?;
+    let mut stage = Stage::up(options.cloud, &options.name, &options.settings(), table)?;
     table.took("up", start.elapsed());
     if let Some(focus) = &options.upstream {
         run_upstream(&stage, focus, options.upstream_skip.as_deref(), table);
@@ -124,7 +134,7 @@ fn on_one_cluster(options: &Options, table: &mut Table) -> anyhow::Result<()> {
     if let Some(only) = &options.policy_api {
         run_policy_api(&stage, only, table);
     }
-    let parts = PARTS.iter().filter(|_| !options.only_theirs());
+    let parts = PARTS.iter().chain(&ON_LOCALSTACK).filter(|_| !options.only_theirs());
     for (name, check) in parts.filter(|(name, _)| options.wants(name)) {
         let start = Instant::now();
         if let Err(error) = check(&mut stage, options, table) {
@@ -152,7 +162,7 @@ fn run_policy_api(stage: &Stage, only: &str, table: &mut Table) {
 fn with_custom_networking(options: &Options, table: &mut Table) -> anyhow::Result<()> {
     let start = Instant::now();
     let env: Vec<_> = options.env.iter().cloned().chain(networking::settings()).collect();
-    let mut stage = Stage::bare(&options.name, &env)?;
+    let mut stage = Stage::bare(options.cloud, &options.name, &env)?;
     stage.cluster.install(&stage.settings)?;
     if let Err(error) = networking::check(&mut stage, table) {
         table.record(&format!("{NETWORKING} came to its end"), Err(error));
@@ -178,7 +188,27 @@ impl Options {
     }
 
     fn wants(&self, part: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == part)
+        let is_asked_for = self.only.is_empty() || self.only.iter().any(|only| only == part);
+        is_asked_for && self.parts().contains(&part)
+    }
+
+    /// The parts that there are in this cloud.
+    fn parts(&self) -> Vec<&'static str> {
+        match self.cloud {
+            Cloud::Simulator => {
+                PARTS.map(|(name, _)| name).into_iter().chain([NETWORKING]).collect()
+            }
+            Cloud::LocalStack => {
+                let own = ON_LOCALSTACK.map(|(name, _)| name);
+                ALSO_ON_LOCALSTACK.into_iter().chain(own).collect()
+            }
+        }
+    }
+
+    /// The daemons' variables.
+    fn settings(&self) -> Vec<(String, String)> {
+        let own = (self.cloud == Cloud::LocalStack).then(enis::settings);
+        own.into_iter().flatten().chain(self.env.iter().cloned()).collect()
     }
 }
 

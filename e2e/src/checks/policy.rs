@@ -7,11 +7,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
-use veni_lab::vpc::VPC_CIDR;
-use veni_provider::{
-    security_group::{RuleDirection, RulePeer, RuleTraffic, TCP},
-    sim::{Admin, AdminAnswer, RuleSpec},
-};
+use veni_lab::account::Group;
 
 use crate::{
     cluster::{PORT, Pod, SETTLE, Stage, dial_path, until},
@@ -28,7 +24,7 @@ const PODS: u32 = 2;
 /// How often each policy is switched on and off.
 const ROUNDS: usize = 3;
 const GROUPED: &str = "grouped";
-const GROUP: &str = "sg-0e2e";
+const GROUP: &str = "e2e";
 /// The daemons ask EC2 for a known group's rules once a minute, spread by a tenth.
 const REFRESH: Duration = Duration::from_secs(80);
 
@@ -171,40 +167,30 @@ fn connect(stage: &Stage, from: &Pod, to: &Pod) -> anyhow::Result<Fate> {
 
 /// Pods that a SecurityGroupPolicy selects are reached by what a rule of their group lets in, and by nobody else.
 fn security_group(stage: &Stage, visitors: &[Pod]) -> anyhow::Result<String> {
-    let group = GROUP.parse()?;
-    stage.lab.account.create_group(&group, [])?;
+    let mut group = Group::create(&stage.lab.account, GROUP)?;
     let policy = json!({
         "apiVersion": "vpcresources.k8s.aws/v1beta1", "kind": "SecurityGroupPolicy",
         "metadata": {"name": GROUPED},
         "spec": {
             "podSelector": {"matchLabels": {"app": GROUPED}},
-            "securityGroups": {"groupIds": [GROUP]},
+            "securityGroups": {"groupIds": [group.id()]},
         },
     });
     stage.cluster.apply(&[policy, Stage::web(GROUPED, PODS)])?;
     stage.rolled_out(GROUPED)?;
     let grouped = stage.pods(GROUPED)?;
     everywhere(stage, visitors, &grouped, Fate::Dropped).context("without a rule")?;
-    let rule = RuleSpec {
-        group: group.clone(),
-        direction: RuleDirection::Ingress,
-        traffic: RuleTraffic::Ports { protocol: TCP, first: PORT, last: PORT },
-        peer: RulePeer::Cidr(VPC_CIDR.parse()?),
-    };
-    let AdminAnswer::Rule(rule) = stage.lab.account.change_groups(Admin::AuthorizeRule(rule))?
-    else {
-        bail!("no rule was made")
-    };
+    group.let_in(PORT)?;
     let (start, both) = (Instant::now(), |fate| everywhere(stage, visitors, &grouped, fate));
     until(REFRESH, || both(Fate::Open)).context("with the rule")?;
     let opened = start.elapsed();
-    stage.lab.account.change_groups(Admin::RevokeRule(rule))?;
+    group.shut()?;
     let start = Instant::now();
     until(REFRESH, || both(Fate::Dropped)).context("after the rule")?;
     let closed = start.elapsed();
     stage.cluster.kubectl(&["delete", "securitygrouppolicy", GROUPED])?;
     stage.delete(GROUPED, &[])?;
-    stage.lab.account.change_groups(Admin::DeleteSecurityGroup(group))?;
+    group.delete()?;
     Ok(format!(
         "members of a new group are closed at once, open {} after a rule, closed {} after its end",
         seconds(opened),

@@ -16,7 +16,7 @@ const APP: &str = "many";
 pub(crate) fn check(stage: &mut Stage, pods: u32, table: &mut Table) -> anyhow::Result<()> {
     step(format!("{pods} pods at once"));
     let start = Instant::now();
-    stage.cluster.apply(&[deployment(pods)])?;
+    stage.cluster.apply(&[deployment(APP, pods)])?;
     stage.rolled_out(APP)?;
     let took = start.elapsed();
     let running = stage.pods(APP)?;
@@ -54,10 +54,10 @@ pub(crate) fn refused_sandboxes(stage: &Stage) -> anyhow::Result<u64> {
 }
 
 /// Pods that do nothing: what is measured is how they come and go.
-fn deployment(replicas: u32) -> serde_json::Value {
-    let labels = json!({"app": APP});
+pub(super) fn deployment(app: &str, replicas: u32) -> serde_json::Value {
+    let labels = json!({"app": app});
     json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": APP},
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": app},
         "spec": {
             "replicas": replicas,
             "selector": {"matchLabels": labels},
