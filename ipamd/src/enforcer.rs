@@ -41,6 +41,7 @@ mod unlabelled;
 mod views;
 mod wirings;
 
+use carry::tidying;
 pub use events::Subscriber;
 pub use foreign::Look;
 pub use matrix::Reply;
@@ -53,6 +54,9 @@ pub use views::{Answer, Query, ServiceRanges};
 use wirings::Wirings;
 pub use wirings::{keyed, pod_of, stranger};
 
+/// Changes in a row, each for the room that the one before made. What there is still room for after them follows whatever is
+/// told next.
+const ROUNDS: usize = 8;
 /// After a write that failed it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest that grows to for the node's addresses.
@@ -443,28 +447,39 @@ impl<P: Plane> Enforcer<P> {
             return;
         }
         self.unasked = true;
-        let change = self.index.change();
-        let refused: Vec<String> = change.refused.iter().map(ToString::to_string).collect();
+        let mut refused = Vec::new();
+        for _ in 0..ROUNDS {
+            let change = self.index.change();
+            refused = change.refused;
+            if !self.enforce(change.steps, now) || !self.index.may_fit() {
+                break;
+            }
+        }
+        let refused: Vec<String> = refused.iter().map(ToString::to_string).collect();
         // Once for each: the status goes on saying it.
         for refusal in refused.iter().filter(|refusal| !self.refused.contains(refusal)) {
             tracing::error!(refusal, "rule set not in force");
         }
         self.refused = refused;
-        if !change.steps.is_empty() {
+    }
+
+    /// Carries out a change, and answers who waits for it. `false`: a step failed, and is tried again.
+    fn enforce(&mut self, steps: Vec<Step>, now: Instant) -> bool {
+        if !steps.is_empty() {
             self.progress.changed_at = Some(SystemTime::now());
         }
-        self.pending.extend(change.steps);
+        self.pending.extend(steps);
         // Once it is in force nobody waits for the rest: for programs that are still running, and what goes after them.
-        let tidying = self.pending.iter().position(|step| matches!(step, Step::Grace));
-        let mut rest = tidying.map_or_else(VecDeque::new, |at| self.pending.split_off(at));
+        let tidying = tidying(self.pending.make_contiguous());
+        let mut rest = self.pending.split_off(tidying);
         rest.extend(self.later.drain(..));
         let in_force = self.carry(now);
         self.pending.append(&mut rest);
         if in_force {
             self.progress.reach();
             self.answer_known();
-            self.carry(now);
         }
+        in_force && self.carry(now)
     }
 
     /// Services' steps, before those of policy. What was left over of the last ones comes first: it may give up numbers that

@@ -98,3 +98,12 @@ impl<P: Plane> Enforcer<P> {
         self.wirings.of(pod).try_for_each(|ifindex| self.plane.judge(ifindex, sets).map(drop))
     }
 }
+
+/// Where what nobody waits for begins: with the grace that follows all that pods are told. One before that lets programs end
+/// that know of a pod what it was before it was closed.
+pub(super) fn tidying(steps: &[Step]) -> usize {
+    let tells = |step: &Step| matches!(step, Step::Endpoint { .. } | Step::Epoch);
+    let told = steps.iter().rposition(tells).map_or(0, |last| last + 1);
+    let grace = steps[told..].iter().position(|step| matches!(step, Step::Grace));
+    grace.map_or(steps.len(), |at| told + at)
+}
