@@ -65,7 +65,7 @@ fn filled(directory: &std::path::Path, rules: u32, services: u32) -> World {
     writes.extend((0..64).map(|n| Write::CidrV4 { prefix: [12, n, 0, 0], length: 16, class: 3 }));
     let none = PortRange {
         protocol: 0,
-        reserved: 0,
+        of_node: 0,
         first: 1,
         last: 0,
         reserved2: 0,

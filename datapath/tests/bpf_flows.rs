@@ -17,8 +17,8 @@ mod world;
 
 use given::{DENIED, EGRESS_DENIED, at, front, isolated, served};
 use world::{
-    ACK, FIN, NODE, OPEN, OTHER, OTHER_V6, PEER, PEER_V6, POD, POD_V6, RST, Rule, SYN, TCP, UDP,
-    VIP, World, ends, icmp, tcp, tcp6, udp, udp6,
+    ACK, FIN, NODE, NODE_V6, OPEN, OTHER, OTHER_V6, PEER, PEER_V6, POD, POD_V6, RST, Rule, SYN,
+    TCP, UDP, VIP, World, ends, icmp, icmp6, tcp, tcp6, udp, udp6,
 };
 
 #[test]
@@ -425,5 +425,202 @@ fn the_range_of_node_ports_is_a_setting() {
         world.egress("outside", &to(4003, 30_080), Ok(()));
         world.egress("its last", &to(4004, 20_100), refused);
         world.egress("behind it", &to(4005, 20_101), Ok(()));
+    });
+}
+
+/// The pod under sets 4 and 2, which deny by rules 7 and 8, at a node of both families whose addresses have class 50.
+fn at_own_node(directory: &std::path::Path) -> World {
+    let mut world = served(directory);
+    world.filter.set_node_addresses(&[NODE.into(), NODE_V6.into()].into()).unwrap();
+    world.class(NODE, 50);
+    world.class(NODE_V6, 50);
+    world.set(4, 7, &[]);
+    world.set(2, 8, &[]);
+    world.isolate(4, 2);
+    world
+}
+
+/// What a pod may begin with the node: over both families, by every kind of protocol.
+fn to_node(port: u16) -> [(&'static str, Vec<u8>); 7] {
+    [
+        ("TCP", tcp((POD, port), (NODE, 10250), SYN)),
+        ("UDP", udp((POD, port), (NODE, 10250))),
+        ("a ping", icmp(POD, NODE, 8, 0, &[0, 7, 0, 1], b"x")),
+        ("a message", icmp(POD, NODE, 13, 0, &[0; 4], &[0; 12])),
+        ("GRE", world::ip4(POD, NODE, 47, &[0; 12])),
+        ("TCP over IPv6", tcp6((POD_V6, port), (NODE_V6, 10250), SYN)),
+        ("a ping over IPv6", icmp6(POD_V6, NODE_V6, 128, 0, &[0, 7, 0, 1], b"x")),
+    ]
+}
+
+#[test]
+fn a_policy_that_names_nodes_closes_the_own_one() {
+    node::in_node(|directory| {
+        let mut world = at_own_node(directory);
+        let check = |world: &World, port, expect| {
+            for (what, frame) in to_node(port) {
+                world.egress(what, &frame, expect);
+            }
+        };
+        check(&world, 4000, Ok(()));
+        world.of_node(2, 50, 9, &[Rule(50, TCP, 443, 443, 10)]);
+        world.filter.raise_epoch().unwrap();
+        world.events();
+        for (what, frame) in to_node(4001) {
+            let verdict = world.verdict(Direction::Egress, &frame).map(drop);
+            // The same ping is of a flow that had begun.
+            let begun = what.starts_with("a ping") || what == "GRE";
+            let reason = if begun { DropReason::Revoked } else { DropReason::EgressDenied };
+            assert_eq!(verdict, Err(reason), "{what}");
+            let events = world.events();
+            let [event] = events[..] else { panic!("{what}: {events:?}") };
+            assert_eq!((event.decision.rule(), event.decision.allowed()), (9, false), "{what}");
+        }
+        check(&world, 4002, EGRESS_DENIED);
+        world.events();
+        // What one of its rules allows, and nothing that came in by its ports.
+        let answer = tcp((NODE, 443), (POD, 4003), SYN | ACK);
+        world.egress("allowed", &tcp((POD, 4003), (NODE, 443), SYN), Ok(()));
+        assert_eq!(world.events()[0].decision.rule(), 10);
+        world.ingress("masqueraded", &answer, DENIED);
+        assert_eq!(world.verdict_from(Direction::Ingress, &answer, 0).map(drop), Ok(()));
+        world.filter.raise_epoch().unwrap();
+        world.egress("and goes on", &tcp((POD, 4003), (NODE, 443), ACK), Ok(()));
+        // Pods under other sets, and without any.
+        world.set(3, 8, &[]);
+        world.isolate(3, 3);
+        check(&world, 4004, Ok(()));
+        world.isolate(OPEN, OPEN);
+        check(&world, 4005, Ok(()));
+    });
+}
+
+#[test]
+fn a_flow_to_the_own_node_ends_when_a_policy_names_nodes() {
+    for (node_first, open_before) in [(true, true), (true, false), (false, true), (false, false)] {
+        node::in_node(move |directory| {
+            let mut world = at_own_node(directory);
+            if open_before {
+                world.isolate(OPEN, OPEN);
+            }
+            world.service(front(VIP, 443, UDP), 5, &[at(NODE, 6443)], 0);
+            let made_here = |world: &World, frame: &[u8]| {
+                world.verdict_from(Direction::Ingress, frame, 0).map(drop)
+            };
+            let flows = [
+                (
+                    tcp((POD, 4000), (NODE, 10250), SYN),
+                    tcp((NODE, 10250), (POD, 4000), SYN | ACK),
+                    tcp((POD, 4000), (NODE, 10250), ACK),
+                ),
+                (
+                    udp((POD, 4001), (NODE, 53)),
+                    udp((NODE, 53), (POD, 4001)),
+                    udp((POD, 4001), (NODE, 53)),
+                ),
+                (
+                    udp((POD, 4002), (VIP, 443)),
+                    udp((NODE, 6443), (POD, 4002)),
+                    udp((POD, 4002), (VIP, 443)),
+                ),
+                (
+                    udp6((POD_V6, 4003), (NODE_V6, 53)),
+                    udp6((NODE_V6, 53), (POD_V6, 4003)),
+                    udp6((POD_V6, 4003), (NODE_V6, 53)),
+                ),
+            ];
+            for (ask, answer, more) in &flows {
+                world.egress("asks", ask, Ok(()));
+                assert_eq!(made_here(&world, answer), Ok(()));
+                world.egress("goes on", more, Ok(()));
+            }
+            world.of_node(2, 50, 9, &[]);
+            world.isolate(4, 2);
+            for (_, answer, more) in &flows {
+                if node_first {
+                    assert_eq!(made_here(&world, answer), Err(DropReason::Revoked));
+                    world.egress("gone", more, EGRESS_DENIED);
+                } else {
+                    world.egress("revoked", more, Err(DropReason::Revoked));
+                }
+            }
+            assert_eq!(world.counter(Counter::Revoked), 4);
+        });
+    }
+}
+
+#[test]
+fn what_the_node_begins_is_exempt_whatever_a_policy_names() {
+    node::in_node(|directory| {
+        let mut world = at_own_node(directory);
+        world.of_node(2, 50, 9, &[]);
+        let made_here = |world: &World, frame: &[u8]| {
+            world.verdict_from(Direction::Ingress, frame, 0).map(drop)
+        };
+        let probe = |flags| tcp((NODE, 40_000), (POD, 8080), flags);
+        let answer = |flags| tcp((POD, 8080), (NODE, 40_000), flags);
+        assert_eq!(made_here(&world, &probe(SYN)), Ok(()));
+        world.egress("its answer", &answer(SYN | ACK), Ok(()));
+        assert_eq!(made_here(&world, &probe(ACK)), Ok(()));
+        world.isolate(4, 2);
+        world.egress("another epoch", &answer(ACK), Ok(()));
+        assert_eq!(made_here(&world, &probe(ACK)), Ok(()));
+        let ask = udp6((NODE_V6, 40_001), (POD_V6, 161));
+        assert_eq!(made_here(&world, &ask), Ok(()));
+        world.filter.raise_epoch().unwrap();
+        world.egress("over IPv6", &udp6((POD_V6, 161), (NODE_V6, 40_001)), Ok(()));
+        // Without it the node's packets do not find the pod.
+        let advertised = icmp6(POD_V6, NODE_V6, 136, 0, &[0x60, 0, 0, 0], &POD_V6.octets());
+        world.egress("where the pod is", &advertised, Ok(()));
+        // Of a flow that began before there was a table.
+        let known_before = tcp((POD, 8080), (NODE, 40_002), ACK);
+        world.egress("of an unknown flow", &known_before, EGRESS_DENIED);
+        world.configure(|s| s.flags |= SettingFlags::LEARN);
+        world.egress("while learning", &known_before, Ok(()));
+        world.egress("a new one", &tcp((POD, 8081), (NODE, 40_002), SYN), EGRESS_DENIED);
+        world.configure(|s| s.flags &= !SettingFlags::LEARN);
+        world.filter.raise_epoch().unwrap();
+        world.egress("as what the node began", &known_before, Ok(()));
+    });
+}
+
+#[test]
+fn front_ends_of_a_node_that_a_policy_names_are_what_they_were() {
+    node::in_node(|directory| {
+        let world = at_own_node(directory);
+        world.set(2, 8, &[Rule(5, TCP, 8080, 8080, 12)]);
+        world.of_node(2, 50, 9, &[Rule(50, TCP, 443, 443, 10)]);
+        world.service(front(NODE, 30_080, TCP), 5, &[at(PEER, 8080)], 0);
+        world.service(front(VIP, 8443, TCP), 6, &[at(NODE, 443)], 0);
+        world.service(front(VIP, 8444, TCP), 7, &[at(NODE, 6443)], 0);
+        world.service(front(VIP, 8445, TCP), 8, &[at(NODE, 30_080)], 0);
+        let syn = |from, to, port| tcp((POD, from), (to, port), SYN);
+        let translated = world.egress("a node port", &syn(4000, NODE, 30_080), Ok(()));
+        assert_eq!(ends(&translated).1, (PEER, 8080));
+        let unknown = Err(DropReason::UnknownService);
+        world.egress("one that nobody has", &syn(4001, NODE, 30_081), unknown);
+        let translated = world.egress("a back end on the node", &syn(4002, VIP, 8443), Ok(()));
+        assert_eq!(ends(&translated).1, (NODE, 443));
+        world.egress("another that is closed", &syn(4003, VIP, 8444), EGRESS_DENIED);
+        let nested = Err(DropReason::NestedService);
+        world.egress("one that leads to a node port", &syn(4004, VIP, 8445), nested);
+    });
+}
+
+/// Rules say more to the node than to anybody else.
+#[test]
+fn what_is_said_of_the_node_counts_for_no_other_address() {
+    node::in_node(|directory| {
+        let world = at_own_node(directory);
+        world.of_node(2, 50, 9, &[Rule(50, TCP, 443, 443, 10)]);
+        world.class(OTHER, 50);
+        let incomplete = Err(DropReason::TablesIncomplete);
+        world.egress("another's", &tcp((POD, 4000), (OTHER, 443), SYN), incomplete);
+        world.egress("the node's", &tcp((POD, 4001), (NODE, 443), SYN), Ok(()));
+        world.filter.set_node_addresses(&[NODE_V6.into()].into()).unwrap();
+        world.egress("the node's no more", &tcp((POD, 4002), (NODE, 443), SYN), incomplete);
+        world.filter.raise_epoch().unwrap();
+        let data = tcp((POD, 4001), (NODE, 443), ACK);
+        world.egress("nor what it began", &data, Err(DropReason::Revoked));
     });
 }

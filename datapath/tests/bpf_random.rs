@@ -31,6 +31,8 @@ use world::{
     TCP, UDP, VIP, VIP_V6, World, ip4, ip6,
 };
 
+/// The class of an address that is the node's, and named by a policy.
+const OF_NODE: u32 = 50;
 /// Another address that the node may have.
 const NODE_2: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 11);
 /// Back ends.
@@ -110,6 +112,10 @@ fn policy(directory: &std::path::Path) -> (World, Model) {
             allowed.push((rule.1, rule.2, rule.3));
         }
     }
+    let at_node = [Rule(OF_NODE, TCP, 80, 81, 6), Rule(OF_NODE, ICMP, 8 << 8, 8 << 8, 7)];
+    world.of_node(2, OF_NODE, 8, &at_node);
+    let allowed = at_node.map(|rule| (rule.1, rule.2, rule.3));
+    model.of_node.insert((2, OF_NODE), allowed.to_vec());
     let classes: [(IpAddr, u32); 6] = [
         (PEER.into(), 5),
         (PEER_V6.into(), 5),
@@ -430,11 +436,18 @@ impl Run {
     /// A change of policy, of Services, or of the node's addresses, each with its epoch.
     fn change(&mut self) {
         let Self { world, model, random, .. } = self;
-        match random.below(4) {
+        match random.below(5) {
             0 => {
-                let class = random.one(&[5, 6, 99]);
+                let class = random.one(&[5, 5, 6, 6, 99, 99, OF_NODE]);
                 world.class(PEER, class);
                 model.classes.insert(PEER.into(), class);
+            }
+            4 => {
+                for address in [NODE, NODE_2] {
+                    let class = random.one(&[0, OF_NODE]);
+                    world.class(address, class);
+                    model.classes.insert(address.into(), class);
+                }
             }
             1 => {
                 let sets = (random.one(&[Some(1), Some(1), None]), random.one(&[Some(2), None]));

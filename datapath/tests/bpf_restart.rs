@@ -142,7 +142,7 @@ fn the_tables_of_flows_tell_their_room() {
 /// Five entries and a profile.
 fn tables() -> Vec<Write> {
     let decision = Decision::deny(0);
-    let none = PortRange { protocol: 0, reserved: 0, first: 1, last: 0, reserved2: 0, decision };
+    let none = PortRange { protocol: 0, of_node: 0, first: 1, last: 0, reserved2: 0, decision };
     let profile = Profile { otherwise: decision, count: 0, ranges: [none; 8] };
     let mut address = [0; 16];
     address[..4].copy_from_slice(&[10, 0, 0, 8]);

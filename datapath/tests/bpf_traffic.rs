@@ -62,7 +62,7 @@ impl Pods {
             count: 0,
             ranges: [PortRange {
                 protocol: 0,
-                reserved: 0,
+                of_node: 0,
                 first: 1,
                 last: 0,
                 reserved2: 0,

@@ -197,14 +197,18 @@ pub(crate) fn rejudge<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     work.remote_port = remote_port;
     if work.entry.flags & FlowFlags::EXEMPT != 0 {
         if policy::stays_exempt(env, work, protocol) {
-            return 0;
+            if !began_here || F::same(&remote, &F::of_pod(env.pod)) {
+                return 0;
+            }
+            work.at_node = true;
+        } else {
+            work.entry.flags &= !FlowFlags::EXEMPT;
         }
-        work.entry.flags &= !FlowFlags::EXEMPT;
     }
     let isolated = set_of(env.pod, work.entry.origin) != veni_ebpf_common::table::OPEN_SET;
     let direct = work.entry.kind == FlowKind::DIRECT;
     // It began while the pod was open, when nobody asked for whom it is.
-    if began_here && isolated && F::is_node(&remote) {
+    if began_here && isolated && !work.at_node && F::is_node(&remote) {
         match policy::at_node(env, work, protocol, direct) {
             end::EXEMPT
                 if work.packet.kind != Kind::Error && !work.is_egress() && came_in(env, work) =>
@@ -215,8 +219,7 @@ pub(crate) fn rejudge<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
             }
             end::EXEMPT => {
                 work.entry.flags |= FlowFlags::EXEMPT;
-                work.decision = Decision::allow(0);
-                return 0;
+                work.at_node = true;
             }
             _ => {
                 work.refuse(DropReason::Revoked);
@@ -234,7 +237,7 @@ pub(crate) fn rejudge<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     };
     work.judge = true;
     // Through kube-proxy, then: where it ends cannot be known.
-    if began_here && isolated && direct {
+    if began_here && isolated && direct && !work.at_node {
         let front_end = has_ports(protocol) && F::service(&remote, remote_port, protocol).is_some();
         if front_end || F::in_service_range(env.settings, &remote) {
             work.refuse(DropReason::Revoked);
@@ -451,7 +454,12 @@ pub(crate) fn begin<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
             return 0;
         }
         match policy::to_node(env, work) {
-            end::EXEMPT => true,
+            end::EXEMPT => {
+                // Neighbours are found whatever is closed: without the pod's advertisement the node's own packets do
+                // not reach it.
+                work.at_node = work.packet.kind != Kind::Neighbour;
+                true
+            }
             end::JUDGE => false,
             slot => {
                 work.reason = slot;
@@ -463,7 +471,9 @@ pub(crate) fn begin<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     };
     if exempt {
         work.entry.flags = FlowFlags::EXEMPT;
-        return 0;
+        if !work.at_node {
+            return 0;
+        }
     }
     work.judged_port = if is_icmp::<F>(work.packet.protocol) {
         work.packet.message

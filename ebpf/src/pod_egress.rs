@@ -213,6 +213,7 @@ pub(crate) fn step<F: Family>(env: &Env, packet: Packet<F::Address>, direction: 
     work.place = Place::Nowhere;
     work.absent = seen == glance::ABSENT;
     work.judge = false;
+    work.at_node = false;
     work.translated = false;
     work.untracked = false;
     work.rejudged = false;

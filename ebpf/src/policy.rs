@@ -1,4 +1,10 @@
 //! Verdicts on new flows, on flows of another epoch, and on single messages.
+//!
+//! The node and its own pods may always talk, but only really. From the node is what was made there. To the node is what
+//! ends in local input; it passes unless the pod's egress set has a profile for the address that
+//! [judges the node](Profile::judges_node), which it has where a ClusterNetworkPolicy names nodes, and this one among them.
+//! The tables are asked after the front ends, and a flow keeps [`FlowFlags::EXEMPT`](veni_ebpf_common::FlowFlags) whatever
+//! they say: its other end is the node, and nothing that came in by an interface is of it.
 
 use veni_ebpf_common::{
     Direction, DropReason, SettingFlags,
@@ -35,6 +41,11 @@ impl Tables for Maps {
     }
 }
 
+#[inline(always)]
+fn judges_node(profile: u32) -> bool {
+    PROFILES.get(profile).is_some_and(Profile::judges_node)
+}
+
 /// Asks the tables: [`Work::decision`], and [`Work::reason`] when it is a refusal.
 #[inline(never)]
 pub(crate) fn judge<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
@@ -43,6 +54,13 @@ pub(crate) fn judge<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
         return 0;
     }
     // Once more, as an answer: by the pod's other set, to the port that it was begun at.
+    if work.at_node {
+        // What the node makes is exempt, and so is this answer to it.
+        work.entry.origin = Direction::Ingress as u8;
+        work.decision = Decision::allow(0);
+        work.reason = NO_REASON;
+        return 1;
+    }
     let (_, local_port, remote_port) = ends::<F>(&work.packet, work.is_egress());
     work.judged_direction = 1 - work.direction;
     work.judged_port = if work.is_egress() { local_port } else { remote_port };
@@ -66,8 +84,17 @@ fn verdict<F: Family>(env: &Env, work: &mut Work<F>) -> u32 {
     let mut decision = Decision::allow(0);
     if set != OPEN_SET {
         work.class = F::class(&work.remote);
+        let profile = table::profile_of(&Maps, set, work.class);
+        let of_node = profile.is_some_and(judges_node);
+        if work.at_node && !of_node {
+            work.decision = decision;
+            return NO_REASON;
+        }
+        // An address that the node has no more, or that its map has no room for: what the node may be told is too much
+        // for any other.
+        let profile = profile.filter(|_| work.at_node == of_node);
         let protocol = conntrack::protocol(work);
-        let judged = table::judge(&Maps, set, work.class, protocol, work.judged_port);
+        let judged = profile.and_then(|profile| Maps.profile(profile, protocol, work.judged_port));
         let Some(found) = judged else {
             work.decision = Decision::deny(0);
             return DropReason::TablesIncomplete.slot();
@@ -116,7 +143,7 @@ pub(crate) fn stays_exempt<F: Family>(env: &Env, work: &Work<F>, protocol: u8) -
 pub(crate) mod end {
     /// Ask the tables.
     pub(crate) const JUDGE: u32 = u32::MAX;
-    /// It ends here: the node and its own pods may always talk.
+    /// It ends here: exempt, if the tables have nothing to say of the node itself.
     pub(crate) const EXEMPT: u32 = u32::MAX - 1;
 }
 

@@ -93,6 +93,8 @@ pub(crate) struct Work<F: Family> {
     pub(crate) absent: bool,
     /// The tables have to be asked.
     pub(crate) judge: bool,
+    /// The other end is the node itself: what the tables say counts only where they say it of the node.
+    pub(crate) at_node: bool,
     /// A Service was translated.
     pub(crate) translated: bool,
     /// It passes, and nothing is remembered of it.

@@ -316,6 +316,8 @@ impl<P: Plane> Enforcer<P> {
     /// The node's own addresses.
     pub fn node_addresses(&mut self, addresses: BTreeSet<IpAddr>, now: Instant) {
         self.progress.generation += 1;
+        // The programs know them before a class of theirs is written.
+        self.index.own_addresses(addresses.clone());
         let steps = self.services.set_addresses(addresses);
         self.lead(steps);
         self.settle(now);

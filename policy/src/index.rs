@@ -203,6 +203,8 @@ pub struct Index {
     cluster_policies: BTreeMap<String, Arc<ClusterNetworkPolicy>>,
     nodes: BTreeMap<String, Node>,
     nodes_by_address: FastMap<IpAddr, BTreeSet<String>>,
+    /// Those of the node that the scope names, as the programs know them.
+    own_addresses: BTreeSet<IpAddr>,
     groups: SecurityGroups,
     groups_by_address: FastMap<IpAddr, BTreeSet<SecurityGroupId>>,
     /// Addresses that the node gave its pods, before the API says so.
@@ -261,7 +263,7 @@ impl Index {
             rule: RuleIndex::None,
             reason: Some("nothing is known of the pod".to_owned()),
         });
-        let body = Body { otherwise: Decision::deny(number), ranges: Vec::new() };
+        let body = Body { otherwise: Decision::deny(number), ranges: Vec::new(), of_node: false };
         let any = profiles.number(body, None).expect("an empty map has room");
         profiles.acquire(any);
         let mut closed = Set::uniform(any);
@@ -277,6 +279,7 @@ impl Index {
             cluster_policies: BTreeMap::new(),
             nodes: BTreeMap::new(),
             nodes_by_address: FastMap::default(),
+            own_addresses: BTreeSet::new(),
             groups: SecurityGroups::default(),
             groups_by_address: FastMap::default(),
             attached: BTreeMap::new(),

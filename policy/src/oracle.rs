@@ -6,11 +6,12 @@
 //!
 //! Where several rules allow alike, any of them may be named: [`Half::rules`] is the list.
 //!
-//! Deliberately absent: the node's exemption (the programs do it, on what a packet is rather than on addresses),
-//! Services (policy sees back ends), established flows.
+//! Deliberately absent: the exemption of what the node makes itself (the programs do it, on what a packet is rather than
+//! on addresses), and of the node as a destination unless [`Oracle::at_node`] says which it is; Services (policy sees back ends), established flows.
 
 mod group;
 pub mod manifest;
+mod own_node;
 pub mod systematic;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -125,6 +126,8 @@ pub struct Oracle<'a> {
     attached: Option<&'a BTreeMap<PodKey, Vec<IpAddr>>>,
     /// See [`Oracle::holding`].
     held: Option<&'a BTreeMap<PodKey, Chosen>>,
+    /// See [`Oracle::at_node`].
+    own_node: Option<own_node::OwnNode<'a>>,
 }
 
 /// An end with what is known about it.
@@ -190,6 +193,7 @@ impl<'a> Oracle<'a> {
             enforcing: Enforcing::default(),
             attached: None,
             held: None,
+            own_node: None,
         };
         for object in objects {
             match object {
@@ -322,14 +326,18 @@ impl<'a> Oracle<'a> {
             return Half::new(true, By::Itself);
         }
         let Some(pod) = subject.pod else { return Half::new(true, By::Default) };
+        let at_node = self.is_own_node(direction, pod, peer.address);
         if self.is_new(pod) {
-            return Half::new(false, By::Unknown);
+            return Half::new(at_node, if at_node { By::Default } else { By::Unknown });
         }
         let destination = match direction {
             Direction::Ingress => subject,
             Direction::Egress => peer,
         };
         let flow = Flow { direction, peer, destination, protocol, port };
+        if at_node {
+            return self.own_node_half(pod, &flow);
+        }
         let policy = self.policy(pod, &flow);
         let Some(group) = self.security_groups(pod, &flow) else { return policy };
         match (policy.allowed, group.allowed) {

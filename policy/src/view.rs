@@ -1,8 +1,8 @@
 //! Verdicts as documents: who may talk to whom, and which rule says so.
 //!
 //! What `venictl policy` prints from manifests and what the daemon serves of its index is made here, so that both say
-//! the same. Judged are new connections between pods' own addresses. Deliberately absent: the node's exemption, which
-//! depends on where a packet comes from rather than on addresses; Services, whose back ends policy sees.
+//! the same. Judged are new connections between pods' own addresses. Deliberately absent: the exemption of what the node
+//! makes, which depends on where a packet comes from rather than on addresses; Services, whose back ends policy sees.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -32,6 +32,9 @@ pub(crate) struct Model {
     pub(crate) classes: HashMap<IpAddr, u32>,
     /// What a set allows a class.
     pub(crate) allowed: HashMap<(u32, u32), Vec<Allowed>>,
+    /// What a set allows the node itself, by the class of its address. Said of nobody else, and where nothing is said the
+    /// node is exempt.
+    pub(crate) of_node: HashMap<(u32, u32), Vec<Allowed>>,
     pub(crate) services: HashMap<(IpAddr, u16, u8), Service>,
     pub(crate) service_range: fn(IpAddr) -> bool,
     pub(crate) epoch: u32,
@@ -104,6 +107,7 @@ impl Model {
             sets: (None, None),
             classes: HashMap::new(),
             allowed: HashMap::new(),
+            of_node: HashMap::new(),
             services: HashMap::new(),
             service_range,
             epoch: 0,
@@ -236,6 +240,8 @@ impl Model {
                 return None;
             }
             self.judge(out, remote, seen.protocol, seen.message)?;
+        } else if out && !matches!(seen.what, What::Neighbours(_)) {
+            self.at_node(remote, seen.protocol, seen.message)?;
         }
         Some(Expected::Pass(None))
     }
@@ -253,10 +259,19 @@ impl Model {
     fn judge(&self, out: bool, remote: IpAddr, protocol: u8, port: u16) -> Option<()> {
         let Some(set) = self.set(out) else { return Some(()) };
         let class = *self.classes.get(&remote)?;
-        let allowed = self.allowed.get(&(set, class))?;
-        let fits =
-            |r: &(u8, u16, u16)| (r.0 == protocol || r.0 == 255) && (r.1..=r.2).contains(&port);
-        allowed.iter().any(fits).then_some(())
+        if out && self.of_node.contains_key(&(set, class)) {
+            return None;
+        }
+        fits(self.allowed.get(&(set, class))?, protocol, port)
+    }
+
+    /// What the pod may send to the node itself.
+    fn at_node(&self, remote: IpAddr, protocol: u8, port: u16) -> Option<()> {
+        let of_class = |class: &u32| self.of_node.get(&(self.set(true)?, *class));
+        match self.classes.get(&remote).and_then(of_class) {
+            Some(allowed) => fits(allowed, protocol, port),
+            None => Some(()),
+        }
     }
 
     fn is_front_end(&self, end: Key) -> bool {
@@ -286,14 +301,15 @@ impl Model {
         let of_node = self.nodes.contains(&end.remote);
         let restricted = flow.out && self.set(true).is_some();
         let stays = flow.exempt && (own || (of_node && (!flow.out || !self.is_front_end(end))));
-        let mut may = stays;
+        let port = match end.protocol {
+            1 if end.remote.is_ipv4() => 8 << 8,
+            58 if end.remote.is_ipv6() => 128 << 8,
+            _ if flow.out => end.remote_port,
+            _ => end.local_port,
+        };
+        let at_node = self.at_node(end.remote, end.protocol, port).is_some();
+        let mut may = stays && (own || !flow.out || at_node);
         if !stays {
-            let port = match end.protocol {
-                1 if end.remote.is_ipv4() => 8 << 8,
-                58 if end.remote.is_ipv6() => 128 << 8,
-                _ if flow.out => end.remote_port,
-                _ => end.local_port,
-            };
             // Through kube-proxy, then.
             let behind = direct
                 && restricted
@@ -302,9 +318,12 @@ impl Model {
             if flow.exempt && came_in {
                 return Still::Foreign;
             }
-            may = flow.exempt
-                || !(behind || (restricted && of_node))
-                    && self.judge(flow.out, end.remote, end.protocol, port).is_some();
+            may = if flow.exempt {
+                at_node
+            } else {
+                !(behind || (restricted && of_node))
+                    && self.judge(flow.out, end.remote, end.protocol, port).is_some()
+            };
         }
         if !may {
             self.forget(key);
@@ -450,16 +469,18 @@ impl Model {
         } else {
             false
         };
+        let is_icmp = seen.protocol == if end.0.is_ipv4() { 1 } else { 58 };
+        let port = if is_icmp {
+            seen.message
+        } else if out {
+            end.1
+        } else {
+            key.local_port
+        };
         if !exempt {
-            let is_icmp = seen.protocol == if end.0.is_ipv4() { 1 } else { 58 };
-            let port = if is_icmp {
-                seen.message
-            } else if out {
-                end.1
-            } else {
-                key.local_port
-            };
             self.judge(out, end.0, seen.protocol, port)?;
+        } else if out {
+            self.at_node(end.0, seen.protocol, port)?;
         }
         self.track(out, seen, key, end, (translated, exempt, syn))
     }
@@ -533,6 +554,11 @@ impl Model {
         assert_ne!(local_port, other.local_port, "it is taken");
         self.keep(key, Key { local_port, ..other }, flow);
     }
+}
+
+fn fits(allowed: &[Allowed], protocol: u8, port: u16) -> Option<()> {
+    let fits = |r: &Allowed| (r.0 == protocol || r.0 == 255) && (r.1..=r.2).contains(&port);
+    allowed.iter().any(fits).then_some(())
 }
 
 fn has_ports(protocol: u8) -> bool {

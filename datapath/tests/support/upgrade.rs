@@ -58,7 +58,7 @@ fn open(pins: &Path) -> Filter {
 fn policy() -> Vec<Write> {
     let none = PortRange {
         protocol: 0,
-        reserved: 0,
+        of_node: 0,
         first: 1,
         last: 0,
         reserved2: 0,

@@ -30,6 +30,8 @@ pub(crate) const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 3);
 pub(crate) const PEER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 9);
 pub(crate) const OTHER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 3, 0, 0, 0, 0, 0, 3);
 pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 10);
+/// The node's only where a test says so.
+pub(crate) const NODE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 10);
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 10);
 pub(crate) const VIP_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x7172, 0, 0, 0, 0, 0, 10);
 pub(crate) const MARK: u32 = 0x0002_0000;
@@ -102,32 +104,18 @@ impl World {
         let mut writes = Vec::new();
         for (position, (class, rules)) in by_class.into_iter().enumerate() {
             let number = set * 16 + u32::try_from(position).unwrap();
-            let mut profile = Profile {
-                otherwise: Decision::deny(default),
-                count: u32::try_from(rules.len()).unwrap(),
-                ranges: [PortRange {
-                    protocol: 0,
-                    reserved: 0,
-                    first: 1,
-                    last: 0,
-                    reserved2: 0,
-                    decision: Decision::deny(0),
-                }; 8],
-            };
-            for (range, rule) in profile.ranges.iter_mut().zip(&rules) {
-                *range = PortRange {
-                    protocol: rule.1,
-                    reserved: 0,
-                    first: rule.2,
-                    last: rule.3,
-                    reserved2: 0,
-                    decision: Decision::allow(rule.4),
-                };
-            }
-            writes.push(Write::Profile { number, profile });
+            writes.push(Write::Profile { number, profile: profile(default, &rules) });
             writes.push(Write::Verdict { key: VerdictKey { set, class }, profile: number });
         }
         self.write(&writes);
+    }
+
+    /// What a set says of the node itself, to an address of this class: it denies (by rule `default`) what no rule allows.
+    pub(crate) fn of_node(&self, set: u32, class: u32, default: u32, rules: &[Rule]) {
+        let (number, mut profile) = (set * 16 + 15, profile(default, rules));
+        profile.ranges[0].of_node = 1;
+        let key = VerdictKey { set, class };
+        self.write(&[Write::Profile { number, profile }, Write::Verdict { key, profile: number }]);
     }
 
     pub(crate) fn class(&self, address: impl Into<IpAddr>, class: u32) {
@@ -268,6 +256,25 @@ impl World {
 }
 
 pub(crate) const OPEN: u32 = OPEN_SET;
+
+/// Denies (by rule `default`) what no rule allows.
+fn profile(default: u32, rules: &[Rule]) -> Profile {
+    let none = PortRange {
+        protocol: 0,
+        of_node: 0,
+        first: 1,
+        last: 0,
+        reserved2: 0,
+        decision: Decision::deny(0),
+    };
+    let mut ranges = [none; 8];
+    for (range, Rule(_, protocol, first, last, number)) in ranges.iter_mut().zip(rules) {
+        let (protocol, first, last) = (*protocol, *first, *last);
+        *range = PortRange { protocol, first, last, decision: Decision::allow(*number), ..none };
+    }
+    let count = u32::try_from(rules.len()).unwrap();
+    Profile { otherwise: Decision::deny(default), count, ranges }
+}
 
 /// One end of a packet.
 pub(crate) type End = (Ipv4Addr, u16);

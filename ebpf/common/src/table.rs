@@ -15,6 +15,10 @@
 //! | `BACKENDS` | hash | [`BackendKey`] → [`BackendValue`] |
 //! | `MEMBERS` | hash | [`MemberKey`] → slot: whether a list has a back end, wherever in it |
 //!
+//! The node itself is exempt from what a pod's egress set says, but where the profile of the address' class
+//! [judges the node](Profile::judges_node). The mark is in a byte that was always zero: programs that do not know it exempt
+//! the node as before, and tables without it exempt it under programs that do.
+//!
 //! Invariants: ports in keys are in network order, ports in [`PortRange`] in host order; for ICMP and ICMPv6 the
 //! "port" is type << 8 | code. Class 0 is an address that no rule names; [`ANY_CLASS`] is a set's answer for every
 //! class without an entry of its own, and every set has it.
@@ -97,8 +101,8 @@ pub struct VerdictKey {
 pub struct PortRange {
     /// IP protocol number, or [`ANY_PROTOCOL`].
     pub protocol: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// 1 in the first range, used or not, of a profile that [judges the node](Profile::judges_node); else 0.
+    pub of_node: u8,
     /// First port, host order.
     pub first: u16,
     /// Last port, host order, included.
@@ -124,6 +128,15 @@ pub struct Profile {
 impl Profile {
     /// `count` of a profile whose ranges are in the map `PORTS`.
     pub const IN_PORTS: u32 = u32::MAX;
+
+    /// Whether it says what a pod may do at its own node. What any other profile says of an own address does not count: there
+    /// the node is exempt. This one counts nowhere else.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as for `judge`")]
+    #[must_use]
+    pub const fn judges_node(&self) -> bool {
+        self.ranges[0].of_node != 0
+    }
 }
 
 /// The data of a `PORTS` key; the prefix counts its bits, so a whole protocol has a prefix of 48 bits, one port 64.
@@ -270,11 +283,17 @@ pub fn judge<T: Tables>(
     if set == OPEN_SET {
         return Some(Decision::allow(0));
     }
-    let profile = match tables.verdict(&VerdictKey { set, class }) {
-        Some(profile) => profile,
-        None => tables.verdict(&VerdictKey { set, class: ANY_CLASS })?,
-    };
-    tables.profile(profile, protocol, port)
+    tables.profile(profile_of(tables, set, class)?, protocol, port)
+}
+
+/// The profile that a set, not the open one, has for a class. `None`: as for [`judge`].
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "as for `judge`")]
+pub fn profile_of<T: Tables>(tables: &T, set: u32, class: u32) -> Option<u32> {
+    match tables.verdict(&VerdictKey { set, class }) {
+        Some(profile) => Some(profile),
+        None => tables.verdict(&VerdictKey { set, class: ANY_CLASS }),
+    }
 }
 
 /// The decision of a profile whose ranges are inline.

@@ -26,6 +26,8 @@ mod groups;
 mod held;
 mod interfaces;
 mod matrix;
+mod own_node;
+mod room;
 
 /// Maps that remember who is judged by what, and that can be made to fail.
 #[derive(Clone, Default)]

@@ -38,6 +38,8 @@ pub(crate) struct FlatRule {
     pub(crate) number: u32,
     /// Any of these atoms; `None`: everyone.
     pub(crate) peers: Option<Box<[AtomId]>>,
+    /// Whether it names the node itself: any of these, which no other address matches.
+    pub(crate) own_node: Box<[AtomId]>,
     /// Any of these; `None`: every protocol and port.
     pub(crate) ports: Option<Box<[FlatPort]>>,
 }
@@ -76,6 +78,18 @@ pub(crate) struct NamedPort {
     pub(crate) number: u16,
 }
 
+impl FlatRule {
+    /// Whether it holds for the node itself although it does not name it. Only a ClusterNetworkPolicy that names nodes
+    /// denies it anything, and security groups are not asked.
+    pub(crate) const fn reaches_own_node(&self) -> bool {
+        !matches!(self.stage, Stage::Group) && !matches!(self.verb, Verb::Deny)
+    }
+
+    fn atoms(&self) -> impl Iterator<Item = AtomId> {
+        self.peers.iter().flatten().chain(&self.own_node).copied()
+    }
+}
+
 impl Content {
     /// Whether it judges nothing: allowed by default.
     pub(crate) fn is_open(&self) -> bool {
@@ -102,7 +116,7 @@ impl Content {
 
     /// Atoms of all rules, with repetitions.
     pub(crate) fn atoms(&self) -> impl Iterator<Item = AtomId> {
-        self.rules.iter().filter_map(|rule| rule.peers.as_deref()).flatten().copied()
+        self.rules.iter().flat_map(FlatRule::atoms)
     }
 
     /// Names of ports that rules ask for, with repetitions.

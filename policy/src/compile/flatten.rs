@@ -154,7 +154,8 @@ impl Flattener<'_> {
         // Which port a name stands for is not known of them either.
         let named = |port: &FlatPort| matches!(port, FlatPort::Named { .. });
         let ports = flat.ports.clone().filter(|ports| !ports.iter().any(named));
-        Some(FlatRule { verb: Verb::Deny, peers: Some(unique(atoms)), ports, ..flat.clone() })
+        let (peers, own_node) = (Some(unique(atoms)), Box::default());
+        Some(FlatRule { verb: Verb::Deny, peers, own_node, ports, ..flat.clone() })
     }
 
     /// The number of "isolated and no rule matched"; `None` when nothing isolates.
@@ -224,7 +225,8 @@ impl Flattener<'_> {
             ),
         });
         let peers = Some(unique(atoms.to_vec()));
-        FlatRule { stage: Stage::Group, verb: Verb::Allow, number, peers, ports: None }
+        let (stage, verb, own_node) = (Stage::Group, Verb::Allow, Box::default());
+        FlatRule { stage, verb, number, peers, own_node, ports: None }
     }
 
     fn no_group_rule(
@@ -281,8 +283,8 @@ impl Flattener<'_> {
                     Some([FlatPort::Range { protocol, first, last }].into())
                 }
             };
-            let peers = Some(atoms.into());
-            rules.push(FlatRule { stage: Stage::Group, verb: Verb::Allow, number, peers, ports });
+            let (stage, verb, peers) = (Stage::Group, Verb::Allow, Some(atoms.into()));
+            rules.push(FlatRule { stage, verb, number, peers, own_node: Box::default(), ports });
         }
     }
 }
@@ -374,7 +376,8 @@ fn policy_rule(
         }
         flat.into()
     });
-    FlatRule { stage: Stage::NetworkPolicy, verb: Verb::Allow, number, peers, ports }
+    let (stage, verb, own_node) = (Stage::NetworkPolicy, Verb::Allow, Box::default());
+    FlatRule { stage, verb, number, peers, own_node, ports }
 }
 
 fn unique(mut atoms: Vec<AtomId>) -> Box<[AtomId]> {
@@ -458,5 +461,13 @@ fn cluster_rule(
         }
         flat.into()
     });
-    FlatRule { stage, verb, number, peers, ports }
+    // From the node is what was made there, which no rule is asked about.
+    let own_node = rule.peers.iter().filter_map(|peer| match peer {
+        ClusterPeer::Nodes(nodes) if case.direction == Direction::Egress => {
+            Some(atoms.number(Question::OwnNode(nodes.clone())))
+        }
+        _ => None,
+    });
+    let own_node = unique(own_node.collect());
+    FlatRule { stage, verb, number, peers, own_node, ports }
 }

@@ -61,6 +61,19 @@ pub(crate) fn paint<'a>(
     }
 }
 
+/// What these rules say to the node itself, which some of them name, and all of which reach it. What they do not decide
+/// NetworkPolicies accept, and security groups are not asked.
+pub(crate) fn paint_own_node<'a>(
+    content: &Content,
+    matching: impl Iterator<Item = &'a FlatRule>,
+    ports: &[NamedPort],
+) -> Body {
+    let by_default = Decision::allow(0);
+    let accepted = content.isolated.map(|_| by_default);
+    let painted = paint_all(&strokes(matching, ports), accepted, by_default);
+    Body { of_node: true, ..body(painted) }
+}
+
 /// What the security groups alone say; `None` for a pod without any.
 pub(crate) fn paint_groups_only<'a>(
     content: &Content,
@@ -80,7 +93,7 @@ fn paint_policy<'a>(
 ) -> Painted {
     let strokes = strokes(matching.filter(|rule| rule.stage != Stage::Group), ports);
     let otherwise = content.unselected.map_or(Decision::allow(0), Decision::deny);
-    paint_all(&strokes, content.isolated, otherwise)
+    paint_all(&strokes, content.isolated.map(Decision::deny), otherwise)
 }
 
 fn paint_groups<'a>(
@@ -129,7 +142,8 @@ fn strokes<'a>(rules: impl Iterator<Item = &'a FlatRule>, named: &[NamedPort]) -
     strokes
 }
 
-fn paint_all(strokes: &[Stroke], isolated: Option<u32>, otherwise: Decision) -> Painted {
+/// `isolated` decides what is open after the NetworkPolicies, `otherwise` what is in the end.
+fn paint_all(strokes: &[Stroke], isolated: Option<Decision>, otherwise: Decision) -> Painted {
     let protocols: BTreeSet<u8> = strokes.iter().filter_map(|stroke| stroke.protocol).collect();
     let lane = |protocol: Option<u8>| {
         let reaches = |of: Option<u8>| of.is_none() || of == protocol;
@@ -155,7 +169,7 @@ impl Lane {
     fn painted(
         mut self,
         strokes: &[Stroke],
-        isolated: Option<u32>,
+        isolated: Option<Decision>,
         otherwise: Decision,
     ) -> Vec<Segment<Decision>> {
         for stage in [Stage::Admin, Stage::NetworkPolicy, Stage::Baseline, Stage::Group] {
@@ -163,9 +177,9 @@ impl Lane {
                 self.paint(stroke);
             }
             if stage == Stage::NetworkPolicy
-                && let Some(number) = isolated
+                && let Some(decision) = isolated
             {
-                self.turn(Spot::Open, Spot::Decided(Decision::deny(number)));
+                self.turn(Spot::Open, Spot::Decided(decision));
             }
             self.turn(Spot::Passed, Spot::Open);
         }
@@ -255,5 +269,5 @@ fn body((protocols, otherwise): Painted) -> Body {
         let kept = joined.into_iter().filter(|(_, _, decision)| *decision != otherwise);
         ranges.extend(kept.map(|(first, last, decision)| (protocol, first, last, decision)));
     }
-    Body { otherwise, ranges }
+    Body { otherwise, ranges, of_node: false }
 }

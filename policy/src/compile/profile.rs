@@ -16,6 +16,8 @@ pub(crate) struct Body {
     pub(crate) otherwise: Decision,
     /// Protocol, first and last port; sorted, not overlapping.
     pub(crate) ranges: Vec<(u8, u16, u16, Decision)>,
+    /// See [`Profile::judges_node`].
+    pub(crate) of_node: bool,
 }
 
 #[derive(Debug)]
@@ -105,19 +107,20 @@ impl Body {
     fn profile(&self) -> Profile {
         let none = PortRange {
             protocol: 0,
-            reserved: 0,
+            of_node: 0,
             first: 0,
             last: 0,
             reserved2: 0,
             decision: Decision(0),
         };
         let mut ranges = [none; INLINE_RANGES];
+        ranges[0].of_node = u8::from(self.of_node);
         if !self.is_inline() {
             return Profile { otherwise: self.otherwise, count: Profile::IN_PORTS, ranges };
         }
         for (slot, (protocol, first, last, decision)) in ranges.iter_mut().zip(&self.ranges) {
             let (protocol, first, last, decision) = (*protocol, *first, *last, *decision);
-            *slot = PortRange { protocol, first, last, decision, ..none };
+            *slot = PortRange { protocol, first, last, decision, ..*slot };
         }
         let count = u32::try_from(self.ranges.len()).expect("at most INLINE_RANGES");
         Profile { otherwise: self.otherwise, count, ranges }
@@ -378,9 +381,12 @@ mod tests {
     fn a_profile_is_inline_up_to_its_room() {
         for (ranges, inline) in [(8_u16, true), (9, false)] {
             let ranges = (0..ranges).map(|port| (6, 2 * port, 2 * port, Decision::allow(1)));
-            let body = Body { otherwise: Decision::deny(2), ranges: ranges.collect() };
+            let (otherwise, ranges) = (Decision::deny(2), ranges.collect());
+            let body = Body { otherwise, ranges, of_node: false };
             assert_eq!(body.profile().count == Profile::IN_PORTS, !inline);
             assert_eq!(body.prefixes(7).is_empty(), inline);
+            assert!(!body.profile().judges_node());
+            assert!(Body { of_node: true, ..body }.profile().judges_node(), "{inline}");
         }
     }
 }

@@ -41,6 +41,18 @@ pub(crate) struct Rules {
     everyone_named: bool,
 }
 
+/// In a list of rules: the rule is reached by what it says of the node itself. Comes after every plain one.
+const OWN_NODE: u32 = 1 << 31;
+
+/// The rules that match a class.
+#[derive(Debug)]
+struct Matching {
+    /// In order.
+    rules: Vec<u32>,
+    /// The class is the node itself, and some rule names it.
+    own_node: bool,
+}
+
 /// The lists that shapes refer to.
 #[derive(Debug)]
 pub(crate) struct Lists {
@@ -92,6 +104,9 @@ impl Rules {
             let asks =
                 rule.ports.iter().flatten().any(|port| matches!(port, FlatPort::Named { .. }));
             named |= asks;
+            for atom in &rule.own_node {
+                naming.entry(*atom).or_default().push(index | OWN_NODE);
+            }
             match &rule.peers {
                 None => {
                     everyone.push(index);
@@ -127,8 +142,7 @@ impl Rules {
         &self.content.rules[index as usize]
     }
 
-    /// The rules that match a class, in order.
-    fn matching(&self, shape: Shape, lists: &Lists) -> Vec<u32> {
+    fn matching(&self, shape: Shape, lists: &Lists) -> Matching {
         let found = lists.atoms_of(shape).filter_map(|atom| self.by_atom.get(&atom).copied());
         let mut found: Vec<u32> = found.collect();
         found.sort_unstable();
@@ -136,17 +150,30 @@ impl Rules {
         self.merged(&found)
     }
 
-    /// The rules of these lists and those for everyone, in order.
-    fn merged(&self, lists: &[u32]) -> Vec<u32> {
-        let mut matching = self.everyone.clone();
-        lists.iter().for_each(|list| matching.extend(&self.lists[*list as usize]));
-        matching.sort_unstable();
-        matching.dedup();
-        matching
+    /// The rules of these lists and those for everyone. Where one names the node itself, the others stay that reach it.
+    fn merged(&self, lists: &[u32]) -> Matching {
+        let mut rules = self.everyone.clone();
+        lists.iter().for_each(|list| rules.extend(&self.lists[*list as usize]));
+        rules.sort_unstable();
+        rules.dedup();
+        let mut naming = rules.split_off(rules.partition_point(|index| *index < OWN_NODE));
+        let own_node = !naming.is_empty();
+        if own_node {
+            rules.retain(|index| self.rule(*index).reaches_own_node());
+            naming.iter_mut().for_each(|index| *index &= !OWN_NODE);
+            rules.append(&mut naming);
+            rules.sort_unstable();
+            rules.dedup();
+        }
+        Matching { rules, own_node }
     }
 
-    fn paint(&self, matching: &[u32], ports: &[NamedPort]) -> Body {
-        paint::paint(&self.content, matching.iter().map(|index| self.rule(*index)), ports)
+    fn paint(&self, matching: &Matching, ports: &[NamedPort]) -> Body {
+        let rules = matching.rules.iter().map(|index| self.rule(*index));
+        if matching.own_node {
+            return paint::paint_own_node(&self.content, rules, ports);
+        }
+        paint::paint(&self.content, rules, ports)
     }
 
     /// What a class gets.
@@ -154,10 +181,13 @@ impl Rules {
         self.paint(&self.matching(shape, lists), lists.ports.get(shape.ports))
     }
 
-    /// What a class gets from the security groups alone; `None` without groups.
+    /// What a class gets from the security groups alone; `None` without groups, and where they are not asked.
     pub(crate) fn evaluate_groups(&self, shape: Shape, lists: &Lists) -> Option<Body> {
-        let matching = self.matching(shape, lists);
-        paint::paint_groups_only(&self.content, matching.iter().map(|index| self.rule(*index)))
+        let Matching { rules, own_node } = self.matching(shape, lists);
+        if own_node {
+            return None;
+        }
+        paint::paint_groups_only(&self.content, rules.iter().map(|index| self.rule(*index)))
     }
 
     /// The table over all classes: the profile that most of them get, and where it is another one.
@@ -274,6 +304,8 @@ impl Set {
         }
         let numbers = self.table.values().chain([&self.any]);
         let bodies = numbers.filter_map(|number| profiles.body(*number));
+        // The node is allowed by default where no other is.
+        let bodies = bodies.filter(|body| !body.of_node);
         let by_default = Decision::allow(0);
         let mut decisions =
             bodies.flat_map(|body| body.ranges.iter().map(|range| range.3).chain([body.otherwise]));

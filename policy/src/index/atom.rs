@@ -16,6 +16,9 @@ pub(crate) enum Question {
     Block { cidr: IpNet, except: Vec<IpNet> },
     /// Is its address that of a node with these labels?
     Nodes(Selector),
+    /// Is its address the own node's, and does that have these labels? Of every address that the node has, those that its
+    /// object does not name too.
+    OwnNode(Selector),
     /// Is it a member of the security group?
     Group(SecurityGroupId),
     /// Is it an address of the family of which nothing is known? Asked while known ones have found no room in the map

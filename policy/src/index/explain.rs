@@ -361,6 +361,11 @@ impl Index {
         let decision = table::judge(self, set, peer.class, protocol, port);
         let decision = decision.unwrap_or(Decision::deny(0));
         let state = self.sets.get(&set);
+        let body = state.and_then(|state| self.profiles.body(state.profile(peer.class)));
+        let at_node = direction == Direction::Egress && self.own_addresses.contains(&peer.address);
+        if at_node && !body.is_some_and(|body| body.of_node) {
+            return Half { set, ..Half::open() };
+        }
         let group = state.and_then(|state| self.group_half(state, peer.class, protocol, port));
         let rule = self.registry.get(decision.rule()).cloned();
         // Where policies have only their default to say, the tables do not name the group's rule.
@@ -427,7 +432,11 @@ impl Index {
     fn members(&self) -> BTreeMap<u32, Vec<String>> {
         let mut members: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         for (address, entry) in &self.entries {
-            let name = self.pod_at(*address).map_or_else(|| address.to_string(), |p| p.to_string());
+            let bare = || match self.own_addresses.contains(address) {
+                true => format!("{address} (this node)"),
+                false => address.to_string(),
+            };
+            let name = self.pod_at(*address).map_or_else(bare, |pod| pod.to_string());
             members.entry(entry.class).or_default().push(name);
         }
         let within = self.regions.within();
@@ -485,7 +494,7 @@ impl Index {
     }
 
     fn explain_profile(&self, number: u32) -> Option<ProfileEntry> {
-        let Body { otherwise, ranges } = self.profiles.body(number)?;
+        let Body { otherwise, ranges, .. } = self.profiles.body(number)?;
         let ports = ranges.iter().map(|(protocol, first, last, decision)| PortEntry {
             protocol: *protocol,
             first: *first,

@@ -1,6 +1,6 @@
 //! Objects into the model, and what has to be looked at because of them.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use veni_ebpf_common::table::OPEN_SET;
 
@@ -59,6 +59,27 @@ impl Index {
         self.cluster.release_namespace(id);
     }
 
+    /// The node's own addresses are exactly these, to the programs before the next change. It is exempt from what judges
+    /// its pods' egress, unless a ClusterNetworkPolicy names nodes and it is among them.
+    pub fn own_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        let old = std::mem::replace(&mut self.own_addresses, addresses);
+        self.dirty.addresses.extend(old.symmetric_difference(&self.own_addresses));
+    }
+
+    /// The node that the scope names.
+    pub(super) fn own_node(&self) -> Option<&Node> {
+        match &self.scope {
+            Scope::Node(name) => self.nodes.get(name),
+            Scope::All => None,
+        }
+    }
+
+    fn touch_own_addresses(&mut self, node: &str) {
+        if matches!(&self.scope, Scope::Node(name) if name == node) {
+            self.dirty.addresses.extend(&self.own_addresses);
+        }
+    }
+
     pub(super) fn apply_node(&mut self, node: Node) {
         if self.nodes.get(&node.name) == Some(&node) {
             return;
@@ -68,11 +89,13 @@ impl Index {
             self.nodes_by_address.entry(*address).or_default().insert(node.name.clone());
             self.dirty.addresses.insert(*address);
         }
+        self.touch_own_addresses(&node.name);
         self.nodes.insert(node.name.clone(), node);
     }
 
     pub(super) fn remove_node(&mut self, name: &str) {
         let Some(node) = self.nodes.remove(name) else { return };
+        self.touch_own_addresses(name);
         for address in node.addresses {
             if let Some(names) = self.nodes_by_address.get_mut(&address) {
                 names.remove(name);

@@ -238,7 +238,8 @@ fn bodies(found: &Found) -> BTreeMap<u32, Body> {
             let inline = profile.ranges.iter().take(count as usize);
             ranges.extend(inline.map(|r| (r.protocol, r.first, r.last, r.decision)));
         }
-        bodies.insert(*number, Body { otherwise, ranges });
+        let of_node = profile.is_some_and(Profile::judges_node);
+        bodies.insert(*number, Body { otherwise, ranges, of_node });
     }
     bodies
 }

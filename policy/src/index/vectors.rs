@@ -31,8 +31,9 @@ impl Index {
                 _ => {}
             }
         }
-        let asks_addresses =
-            |question: &Question| matches!(question, Question::Nodes(_) | Question::Group(_));
+        let asks_addresses = |question: &Question| {
+            matches!(question, Question::Nodes(_) | Question::OwnNode(_) | Question::Group(_))
+        };
         let gone: FastSet<AtomId> = removed.iter().map(|(atom, _)| *atom).collect();
         self.extra_atoms.retain(|(atom, _)| !gone.contains(atom));
         let more = added.iter().filter(|(_, question)| asks_addresses(question));
@@ -53,6 +54,7 @@ impl Index {
                 Question::Nodes(_) => {
                     self.dirty.addresses.extend(self.nodes_by_address.keys().copied());
                 }
+                Question::OwnNode(_) => self.dirty.addresses.extend(&self.own_addresses),
                 Question::Group(id) => {
                     let members = self.groups.members.get(id);
                     self.dirty.addresses.extend(members.into_iter().flatten().copied());
@@ -155,7 +157,7 @@ impl Index {
         with_ports.into_iter().for_each(|id| self.refresh_ports(id));
     }
 
-    /// What is known of an address itself: its nodes, and groups whose members it is among. A pod that chooses groups is
+    /// What is known of an address itself: its nodes, whether it is this one, and groups whose members it is among. A pod that chooses groups is
     /// a member of those: its ENI's are the node's, not its own.
     fn extra(&mut self, address: IpAddr) -> u32 {
         let pod = self.entries.get(&address).and_then(|entry| entry.pod);
@@ -163,7 +165,8 @@ impl Index {
             pod.is_some_and(|pod| self.cluster.identity(self.cluster.pod(pod).identity).chosen.any);
         let nodes = self.nodes_by_address.get(&address);
         let groups = self.groups_by_address.get(&address).filter(|_| !chooses);
-        if nodes.is_none() && groups.is_none() {
+        let own = self.own_node().filter(|_| self.own_addresses.contains(&address));
+        if nodes.is_none() && groups.is_none() && own.is_none() {
             return 0;
         }
         let mut atoms = Vec::new();
@@ -172,6 +175,7 @@ impl Index {
                 Question::Nodes(selector) => nodes.into_iter().flatten().any(|name| {
                     self.nodes.get(name).is_some_and(|node| selector.matches(&node.labels))
                 }),
+                Question::OwnNode(selector) => own.is_some_and(|own| selector.matches(&own.labels)),
                 Question::Group(id) => groups.is_some_and(|groups| groups.contains(id)),
                 Question::Pods { .. } | Question::Block { .. } | Question::Unlisted { .. } => false,
             };
@@ -218,9 +222,10 @@ fn matching<'a>(
             let members = live.filter(move |(_, id)| id.chosen.ids.binary_search(group).is_ok());
             Box::new(members.map(|(id, _)| id))
         }
-        Question::Block { .. } | Question::Nodes(_) | Question::Unlisted { .. } => {
-            Box::new(std::iter::empty())
-        }
+        Question::Block { .. }
+        | Question::Nodes(_)
+        | Question::OwnNode(_)
+        | Question::Unlisted { .. } => Box::new(std::iter::empty()),
     }
 }
 
@@ -235,6 +240,9 @@ fn matches(cluster: &Cluster, identity: &Identity, question: &Question) -> bool 
             in_namespace && identity.matches(pods)
         }
         Question::Group(group) => identity.chosen.ids.binary_search(group).is_ok(),
-        Question::Block { .. } | Question::Nodes(_) | Question::Unlisted { .. } => false,
+        Question::Block { .. }
+        | Question::Nodes(_)
+        | Question::OwnNode(_)
+        | Question::Unlisted { .. } => false,
     }
 }

@@ -203,7 +203,7 @@ fn for_everyone(service: &Service, family: Family) -> bool {
 
 /// The node's own addresses that have NodePorts and hostPorts: every one that pods reach, link-local ones too. kube-proxy and
 /// the portmap plugin lead on what any local address is sent (`fib daddr type local`, `--dst-type LOCAL`), and to an address
-/// of the node at which nothing is claimed a pod may always talk.
+/// of the node at which nothing is claimed a pod may talk unless a policy names nodes.
 fn own(sources: &Sources) -> impl Iterator<Item = IpAddr> {
     let own = sources.own.addresses.iter().map(|address| address.to_canonical());
     own.filter(|address| !address.is_loopback())

@@ -35,6 +35,8 @@ pub(crate) struct Compiled {
     groups: SecurityGroups,
     /// The groups that pods keep until those that they choose are known.
     held: BTreeMap<PodKey, Chosen>,
+    /// The node's own addresses, to the programs and to the index.
+    own: BTreeSet<IpAddr>,
     /// Addresses that the node gave, which count before the status says them.
     attached: BTreeMap<PodKey, Vec<IpAddr>>,
     /// What the tables say now, of the pods that have sets.
@@ -68,6 +70,7 @@ impl Compiled {
             objects: BTreeMap::new(),
             groups: SecurityGroups::default(),
             held: BTreeMap::new(),
+            own: BTreeSet::new(),
             attached: BTreeMap::new(),
             masks: BTreeMap::new(),
             probes,
@@ -80,6 +83,31 @@ impl Compiled {
         self.index = self.index.enforcing(enforcing);
         self.enforcing = enforcing;
         self
+    }
+
+    /// The node of the scope has these addresses from now on; the programs are told before the index changes anything.
+    pub(crate) fn own_addresses(&mut self, own: BTreeSet<IpAddr>) {
+        self.peers.extend(
+            own.iter().filter(|address| !self.peers.contains(address)).copied().collect::<Vec<_>>(),
+        );
+        self.own.clone_from(&own);
+        self.index.own_addresses(own);
+        self.look_again();
+    }
+
+    /// What the tables say of peers that are others now.
+    fn look_again(&mut self) {
+        let sides: Vec<Side> = self.masks.keys().cloned().collect();
+        for side in sides {
+            let masks = self.now(&side, self.model.endpoints[&side.0]);
+            self.masks.insert(side, masks);
+        }
+    }
+
+    /// The class of a peer, and whether it is the node itself that a pod talks to.
+    fn whom(&self, direction: Direction, peer: IpAddr) -> (u32, bool) {
+        let at_node = direction == Direction::Egress && self.own.contains(&peer);
+        (self.model.class_of(peer), at_node)
     }
 
     /// Applies a batch and checks the tables after every step.
@@ -138,10 +166,12 @@ impl Compiled {
         let groups = self.groups.clone();
         let held = self.held.clone();
         let attached = self.attached.clone();
+        let own = self.own.clone();
+        let scope = self.scope.clone();
         let mut oracle =
             Oracle::new(&objects, &groups).enforcing(self.enforcing).attached(&attached);
-        if matches!(self.scope, Scope::Node(_)) {
-            oracle = oracle.holding(&held);
+        if let Scope::Node(node) = &scope {
+            oracle = oracle.holding(&held).at_node(node, &own);
         }
         let ours = |pod: &&Pod| match &self.scope {
             Scope::All => true,
@@ -216,11 +246,7 @@ impl Compiled {
             }
         }
         if added {
-            let sides: Vec<Side> = self.masks.keys().cloned().collect();
-            for side in sides {
-                let masks = self.now(&side, self.model.endpoints[&side.0]);
-                self.masks.insert(side, masks);
-            }
+            self.look_again();
         }
     }
 
@@ -250,9 +276,9 @@ impl Compiled {
     /// What the tables say now about a side.
     fn now(&self, (_, direction): &Side, sets: PodSets) -> Masks {
         let class = |peer: &IpAddr| {
-            let class = self.model.class_of(*peer);
+            let whom = self.whom(*direction, *peer);
             self.mask(|(protocol, port)| {
-                self.model.judge(sets, *direction, class, protocol, port).allowed()
+                self.model.judge(sets, *direction, whom, protocol, port).allowed()
             })
         };
         self.peers.iter().map(class).collect()
@@ -329,9 +355,9 @@ impl Compiled {
                 return Err(format!("{key} {direction}: the set has no entry for any class"));
             }
             for peer in self.peers.iter().filter(|peer| !pod.addresses.contains(peer)) {
-                let class = self.model.class_of(*peer);
+                let whom = self.whom(direction, *peer);
                 for (protocol, port) in &self.probes {
-                    let decision = self.model.judge(*sets, direction, class, *protocol, *port);
+                    let decision = self.model.judge(*sets, direction, whom, *protocol, *port);
                     let half = oracle.judge(direction, pod, *peer, *protocol, *port);
                     let rule = self.index.rules().get(decision.rule());
                     if decision.allowed() != half.allowed || !names(decision, rule, &half.rules) {
@@ -396,6 +422,7 @@ impl Compiled {
         let mut fresh =
             Self::with_peers(self.scope.clone(), self.peers.clone(), self.probes.clone())
                 .enforcing(self.enforcing);
+        fresh.own_addresses(self.own.clone());
         fresh.attached = self.attached.clone();
         for (pod, addresses) in &self.attached {
             fresh.index.attach(pod.clone(), addresses.clone());

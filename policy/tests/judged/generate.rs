@@ -73,6 +73,18 @@ pub(crate) fn outside() -> Vec<IpAddr> {
     outside
 }
 
+/// The addresses that the first node has itself while a history goes on: those of its object, not all of them at all
+/// times, and one that its object does not name and pods' blocks hold.
+pub(crate) fn own_addresses(batch: usize) -> BTreeSet<IpAddr> {
+    let [v4, v6] = node_addresses(0);
+    let unnamed = outside()[0];
+    match batch % 5 {
+        2 => [v6, unnamed].into(),
+        4 => [v4].into(),
+        _ => [v4, v6, unnamed].into(),
+    }
+}
+
 fn node_addresses(index: u8) -> [IpAddr; 2] {
     [IpAddr::from([192, 168, 0, index]), IpAddr::from([0xfd01, 0, 0, 0, 0, 0, 0, index.into()])]
 }
@@ -577,6 +589,23 @@ fn change() -> impl Strategy<Value = Change> {
         1 => groups().prop_map(Change::Groups),
         2 => attachment(),
     ]
+}
+
+/// The same history, but that every other egress rule of ClusterNetworkPolicies names nodes, too.
+pub(crate) fn naming_nodes(history: History) -> History {
+    let selectors = [json!({}), json!({"matchLabels": {"a": "0"}})];
+    let named = |change: Change| {
+        let Change::Apply(mut object) = change else { return change };
+        if object["kind"] == "ClusterNetworkPolicy" {
+            let rules = object["spec"].get_mut("egress").and_then(Value::as_array_mut);
+            for (place, rule) in rules.into_iter().flatten().enumerate().step_by(2) {
+                let peers = rule.get_mut("to").and_then(Value::as_array_mut);
+                peers.into_iter().for_each(|to| to.push(json!({"nodes": selectors[place / 2]})));
+            }
+        }
+        Change::Apply(object)
+    };
+    history.into_iter().map(|batch| batch.into_iter().map(named).collect()).collect()
 }
 
 /// A cluster that is built in one batch and then changes, `changes` times.

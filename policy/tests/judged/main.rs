@@ -7,6 +7,7 @@ mod generate;
 mod golden;
 mod model;
 mod network_policy;
+mod own_node;
 mod property;
 mod raw;
 mod reach;

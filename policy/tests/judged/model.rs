@@ -7,7 +7,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use veni_ebpf_common::table::{
-    ANY_CLASS, Decision, NO_CLASS, PortKey, Profile, Tables, VerdictKey, in_ranges, judge,
+    ANY_CLASS, Decision, NO_CLASS, OPEN_SET, PortKey, Profile, Tables, VerdictKey, in_ranges,
+    judge, profile_of,
 };
 use veni_policy::change::{Direction, PodKey, PodSets, Remove, Step, Write};
 
@@ -230,16 +231,25 @@ impl Model {
         longest.map_or(NO_CLASS, |(_, class)| *class)
     }
 
-    /// The verdict of a pod's set on a peer.
+    /// The verdict of a pod's set on a peer. What is said of the node itself (`at_node`) counts there and nowhere else:
+    /// without it the node is exempt, and another address that it is said of is refused.
     pub(crate) fn judge(
         &self,
         sets: PodSets,
         direction: Direction,
-        class: u32,
+        (class, at_node): (u32, bool),
         protocol: u8,
         port: u16,
     ) -> Decision {
-        judge(self, sets.of(direction), class, protocol, port)
+        let set = sets.of(direction);
+        let profile = profile_of(self, set, class).filter(|_| set != OPEN_SET);
+        let of_node = profile.is_some_and(|profile| self.profiles[&profile].judges_node());
+        match (at_node, of_node) {
+            (true, false) => return Decision::allow(0),
+            (false, true) => return Decision::deny(0),
+            _ => {}
+        }
+        judge(self, set, class, protocol, port)
             .unwrap_or_else(|| panic!("the tables of {sets:?} are incomplete for class {class}"))
     }
 
@@ -255,8 +265,7 @@ impl Model {
 
     /// Whether the set has an entry for any class.
     pub(crate) fn is_complete(&self, set: u32) -> bool {
-        set == veni_ebpf_common::table::OPEN_SET
-            || self.verdicts.contains_key(&VerdictKey { set, class: ANY_CLASS })
+        set == OPEN_SET || self.verdicts.contains_key(&VerdictKey { set, class: ANY_CLASS })
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use proptest::strategy::Strategy;
 use proptest::test_runner::{
     Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestRng, TestRunner,
 };
@@ -13,7 +14,7 @@ use veni_core::config::Enforcing;
 use veni_policy::index::Scope;
 
 use crate::compiled::Compiled;
-use crate::generate::{History, history};
+use crate::generate::{History, history, naming_nodes, own_addresses};
 
 /// Batches after the first of each history.
 const CHANGES: usize = 7;
@@ -35,6 +36,15 @@ fn announce(text: &str) {
 
 /// `scope` gives the index's view: every pod, or one node's; `enforcing` what its node does.
 fn histories(part: u32, scope: &Scope, enforcing: Enforcing) {
+    histories_of(part, history(CHANGES), scope, enforcing);
+}
+
+fn histories_of(
+    part: u32,
+    histories: impl Strategy<Value = History>,
+    scope: &Scope,
+    enforcing: Enforcing,
+) {
     let states = setting("VENI_POLICY_STATES", 2_400);
     let seed = setting("VENI_POLICY_SEED", 20_251_121);
     let per_history = u64::try_from(CHANGES + 1).expect("few");
@@ -56,14 +66,17 @@ fn histories(part: u32, scope: &Scope, enforcing: Enforcing) {
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(config, rng);
     let run = |history: History| check(&history, scope, enforcing).map_err(TestCaseError::fail);
-    if let Err(failure) = runner.run(&history(CHANGES), run) {
+    if let Err(failure) = runner.run(&histories, run) {
         panic!("VENI_POLICY_SEED={seed}, part {part}: {failure}");
     }
 }
 
 fn check(history: &History, scope: &Scope, enforcing: Enforcing) -> Result<(), String> {
     let mut compiled = Compiled::new(scope.clone()).enforcing(enforcing);
-    for batch in history {
+    for (number, batch) in history.iter().enumerate() {
+        if let Scope::Node(_) = scope {
+            compiled.own_addresses(own_addresses(number));
+        }
         compiled.apply(batch)?;
     }
     compiled.compare_with_fresh()
@@ -87,6 +100,12 @@ fn tables_agree_with_the_oracle_part_2() {
 #[test]
 fn tables_of_one_node_agree_with_the_oracle() {
     histories(3, &Scope::Node("node0".to_owned()), Enforcing::Standard);
+}
+
+#[test]
+fn tables_of_a_node_that_policies_name_agree_with_the_oracle() {
+    let scope = Scope::Node("node0".to_owned());
+    histories_of(6, history(CHANGES).prop_map(naming_nodes), &scope, Enforcing::Standard);
 }
 
 #[test]
