@@ -43,6 +43,7 @@ mod published;
 mod ranges;
 
 pub use objects::Beside;
+pub(crate) use ranges::as_known;
 use objects::{Ask, Batch, Source};
 
 /// In the state directory: the security groups in force. As [`LABELS`], it goes with the journal.
@@ -163,7 +164,7 @@ fn enforcer<C: Cloud>(
         ask,
     })
     .context("starting the policy thread")?;
-    let own = own_addresses(&config.policy).context("listing the node's addresses")?;
+    let own = own_addresses(&config.policy, filter).context("listing the node's addresses")?;
     handle.tell(Input::NodeAddresses(own));
     tokio::spawn(driver.run());
     tokio::spawn(groups(resolver, handle.clone()));
@@ -198,7 +199,7 @@ fn service_ranges(config: &Config, filter: &Filter, source: &Source) -> Result<S
         ranges::warn_of_none(&config.policy);
         config.policy.clone()
     } else {
-        ranges::as_known(&config.policy, &filter.settings().context("reading the settings")?)
+        as_known(&config.policy, &filter.settings().context("reading the settings")?)
     };
     filter.configure(|settings| configure(settings, &policy)).context("writing the settings")?;
     Ok(ServiceRanges::of(&policy))

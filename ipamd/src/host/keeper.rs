@@ -33,7 +33,10 @@ use veni_datapath::{
 };
 
 use super::{HostEvent, Strays, Wanted, stray};
-use crate::enforcer::{Handle, Input};
+use crate::{
+    enforcer::{Handle, Input},
+    policy::as_known,
+};
 
 /// How often what sends no notification is looked at.
 const CHECK_PERIOD: Duration = Duration::from_secs(10);
@@ -383,7 +386,7 @@ impl Keeper {
     /// Tells programs and Services which addresses are the node's own. Where policy is on its thread tells the programs:
     /// an address is the node's only while its front ends are there.
     fn own_addresses(&mut self) {
-        let addresses = match own_addresses(&self.config.policy) {
+        let addresses = match own_addresses(&self.config.policy, &self.filter) {
             Ok(addresses) => addresses,
             Err(error) => {
                 tracing::warn!(error = chain(&error), "the node's addresses not read");
@@ -493,8 +496,11 @@ fn keep(file: &Path, kept: &Value) {
 /// When the kernel cannot be asked.
 pub(crate) fn own_addresses(
     policy: &PolicySettings,
+    filter: &Filter,
 ) -> Result<BTreeSet<IpAddr>, veni_datapath::Error> {
-    host::addresses().map(|addresses| outside(&addresses, policy))
+    // The ranges of Services may be known by their objects alone.
+    let policy = as_known(policy, &filter.settings()?);
+    host::addresses().map(|addresses| outside(&addresses, &policy))
 }
 
 /// The addresses without those of Services that a proxy (or NodeLocal DNS) keeps on the node: a Service that is not
@@ -563,5 +569,14 @@ mod tests {
         policy.service_v6 = Some("fd12::/108".parse().unwrap());
         let own = ["10.0.0.1", "169.254.20.10", "fd00::a"].map(|own| own.parse().unwrap());
         assert_eq!(outside(&addresses, &policy), own.into());
+        // The cluster's objects said where Services are; the settings do not.
+        let told = veni_ebpf_common::Settings {
+            service_v4: [10, 100, 0, 0],
+            service_mask_v4: [255, 255, 0, 0],
+            ..Default::default()
+        };
+        let known = as_known(&Config::default().policy, &told);
+        let own = ["10.0.0.1", "169.254.20.10", "fd00::a", "fd12::a"];
+        assert_eq!(outside(&addresses, &known), own.map(|own| own.parse().unwrap()).into());
     }
 }

@@ -16,13 +16,16 @@ use veni_datapath::bpf::Filter;
 use veni_ebpf_common::Settings;
 
 use super::configure;
-use crate::enforcer::{Handle, Input, ServiceRanges};
+use crate::{
+    enforcer::{Handle, Input, ServiceRanges},
+    host::keeper::own_addresses,
+};
 
 /// The ranges of each object, by its name.
 pub(super) type Cidrs = BTreeMap<String, Vec<String>>;
 
 /// The settings with what the programs know of the ranges.
-pub(super) fn as_known(own: &PolicySettings, known: &Settings) -> PolicySettings {
+pub(crate) fn as_known(own: &PolicySettings, known: &Settings) -> PolicySettings {
     let v4 = Ipv4Net::with_netmask(known.service_v4.into(), known.service_mask_v4.into());
     let mask = Ipv6Addr::from(known.service_mask_v6);
     let v6 = Ipv6Net::with_netmask(known.service_v6.into(), mask);
@@ -83,7 +86,16 @@ fn put(policy: &PolicySettings, left_out: &[IpNet], filter: &Filter, handle: &Ha
     }
     warn_of_none(policy);
     match filter.configure(|settings| configure(settings, policy)) {
-        Ok(_) => handle.tell(Input::Ranges(ServiceRanges::of(policy))),
+        Ok(_) => {
+            handle.tell(Input::Ranges(ServiceRanges::of(policy)));
+            // An address of a Service that a proxy keeps on the node is the node's no more, or again.
+            match own_addresses(policy, filter) {
+                Ok(own) => handle.tell(Input::NodeAddresses(own)),
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "the node's addresses not read");
+                }
+            }
+        }
         Err(error) => {
             tracing::error!(error = chain(&error), "the programs do not know the Service ranges");
         }
