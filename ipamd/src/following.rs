@@ -76,12 +76,13 @@ impl Heard {
         })
     }
 
-    /// What is wrong with objects, each with its name.
+    /// What is wrong with objects, each with its name. `former` is the one that was in force.
     #[must_use]
-    pub fn problems(&self) -> Vec<(String, String)> {
+    pub fn problems(&self, former: Option<&Following>) -> Vec<(String, String)> {
         let wrong = |(name, known): (&String, &Known)| {
             let what = known.problem.as_ref()?;
-            let then = if known.value.is_some() {
+            let here = former.is_some_and(|former| former.is(name, known));
+            let then = if here || known.value.is_some() {
                 "its previous version stays in force where it was"
             } else {
                 "it is in force nowhere"
@@ -101,6 +102,19 @@ impl Heard {
 impl Following {
     fn is(&self, name: &str, known: &Known) -> bool {
         self.name == name && self.uid == known.uid
+    }
+
+    /// The field that takes the place of a variable, and whose it is; `None` where the object leaves it to the variable.
+    #[must_use]
+    pub fn setting(&self, variable: &str) -> Option<(&'static str, String)> {
+        let field = match variable {
+            "MAX_ENI" => "maxENI",
+            "VENI_MAX_PODS" => "maxPods",
+            "DISABLE_NETWORK_RESOURCE_PROVISIONING" => "disableProvisioning",
+            _ => return None,
+        };
+        let its = self.overrides.variables().contains(&variable);
+        its.then(|| (field, format!(" of NodeNetworkConfig {}", self.name)))
     }
 
     /// As it was read. It selected this node, and nobody knows better.
@@ -204,7 +218,10 @@ mod tests {
             "b",
             "never applied where it was never sound"
         );
-        let problems = broken.problems();
+        let problems = broken.problems(Some(&former));
+        assert!(!problems[0].1.contains("nowhere"), "it is in force here: {problems:?}");
+        let elsewhere = broken.problems(None);
+        assert!(elsewhere[0].1.contains("it is in force nowhere"), "{elsewhere:?}");
         assert!(problems[0].1.contains("maxENI: must be 1 or more"), "{problems:?}");
         assert_eq!(problems.len(), 1);
         // Another object of that name is not it.

@@ -121,10 +121,12 @@ pub struct Wanted {
 /// What the node's kernel tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostEvent {
-    /// The ENIs whose link is there and configured.
+    /// How it stands with the wanted ENIs.
     Configured {
-        /// Them, with the link's name.
+        /// Those whose link is there and configured, with the link's name.
         ready: Vec<(EniSlot, String)>,
+        /// Those whose link is there, configured or not. Where the kernel does not say, all: nothing is given back for that.
+        present: Vec<EniSlot>,
         /// What could not be configured, in one line each, with the next step.
         problems: Vec<String>,
     },

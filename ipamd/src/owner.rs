@@ -61,7 +61,7 @@ const METADATA_PERIOD: Duration = Duration::from_secs(60);
 /// The same while an attached ENI waits for its subnet's CIDR.
 const PREFIX_PERIOD: Duration = Duration::from_secs(10);
 /// How long a plugin that a former daemon answered may be at work still: it keeps to that itself once its connection has closed.
-const HOLD: Duration = Duration::from_secs(60);
+const HOLD: Duration = veni_core::wire::ADD_PATIENCE;
 /// How often a disk that took nothing is tried again.
 const STORAGE_RETRY: Duration = Duration::from_secs(1);
 /// How often a filter that is not in force is.
@@ -505,7 +505,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     fn host_event(&mut self, event: HostEvent) {
         let now = self.now();
         match event {
-            HostEvent::Configured { ready, problems } => {
+            HostEvent::Configured { ready, present, problems } => {
+                self.parts.pool.links_there(present);
                 let slots: Vec<_> = ready.iter().map(|(slot, _)| *slot).collect();
                 self.parts.pool.links_ready(&slots, now);
                 self.links = ready.into_iter().collect();

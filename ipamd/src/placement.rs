@@ -4,8 +4,9 @@
 //! and tells the owner through a watch channel. Sources are the folder of manifests ([`from_manifests`])
 //! and the cluster ([`from_cluster`]).
 //!
-//! Invariants: as long as nobody has spoken, what was known before stays in force; an object that is not there or cannot be
-//! used is named, with what is wrong with it, and never replaced by another one.
+//! Invariants: as long as nobody has spoken, what was known before stays in force, and so does what EC2 told of an object that has
+//! not changed while it does not answer; an object that is not there or cannot be used is named, with what is wrong with it, and
+//! never replaced by another one.
 
 use std::{collections::BTreeMap, future::pending, path::Path, sync::Arc, time::Duration};
 
@@ -13,7 +14,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use veni_core::{
     config::Config,
-    id::{SecurityGroupId, SubnetId, VpcId},
+    id::{InstanceId, SecurityGroupId, SubnetId, VpcId},
     ipam::placement::{PlacedSubnet, Placement},
 };
 use veni_eniconfig_crd::{
@@ -22,9 +23,12 @@ use veni_eniconfig_crd::{
 };
 use veni_provider::{Cloud, CloudResult, Subnet, SubnetFilter, security_group::has_tags};
 
-use crate::{executor, policy, whereabouts::Whereabouts};
+use crate::{executor, policy, pool::jitter, whereabouts::Whereabouts};
 
-/// When EC2 is asked again for subnets that it did not tell.
+/// When EC2 is asked again for what it did not tell, at first, ± 20 % so that nodes do not march in step; then twice as late each
+/// time, up to [`RETRY`].
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+/// The longest such wait.
 const RETRY: Duration = Duration::from_secs(60);
 /// When it is asked whether other subnets have the tags, or one that was missing is there.
 const REFRESH: Duration = Duration::from_secs(300);
@@ -65,6 +69,27 @@ pub struct Objects {
 struct Zone {
     vpc_id: VpcId,
     name: String,
+}
+
+/// What a choice comes to.
+#[derive(Debug)]
+struct Resolved {
+    news: News,
+    /// What EC2 did not tell; then `news` is the best that can be made of the object alone.
+    unanswered: Option<String>,
+    /// When it is looked at again, where it does not change.
+    again: Option<Duration>,
+}
+
+/// What is known of the choice in force.
+#[derive(Debug)]
+struct Follower {
+    zone: Zone,
+    instance: InstanceId,
+    /// What EC2 told last, and of which object.
+    found: Option<(EniConfig, Placement)>,
+    /// How often in a row it has not answered.
+    failures: u32,
 }
 
 /// The next news; never any where there is no source (any more).
@@ -168,6 +193,8 @@ pub fn follow<C: Cloud>(
         vpc_id: whereabouts.primary.vpc_id.clone(),
         name: whereabouts.identity.availability_zone.clone(),
     };
+    let instance = whereabouts.identity.instance_id.clone();
+    let mut follower = Follower { zone, instance, found: None, failures: 0 };
     let (sender, source) = watch::channel(News::Unheard);
     tokio::spawn(async move {
         loop {
@@ -175,7 +202,7 @@ pub fn follow<C: Cloud>(
             let (news, again) = match choice {
                 None => (News::Unheard, None),
                 Some(Err(what)) => (News::Awaits(what), None),
-                Some(Ok(config)) => zone.resolve(&*cloud, &config).await,
+                Some(Ok(config)) => follower.look(&*cloud, config).await,
             };
             sender.send_if_modified(|told| {
                 let changed = *told != news;
@@ -258,11 +285,53 @@ fn texts(map: Option<&Value>) -> Labels {
     fields.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
+// === impl Follower ===
+
+impl Follower {
+    /// Asks EC2 what `config` means here. What it told of the very same object stays while it does not answer.
+    async fn look<C: Cloud>(&mut self, cloud: &C, config: EniConfig) -> (News, Option<Duration>) {
+        let Resolved { news, unanswered, again } = self.zone.resolve(cloud, &config).await;
+        let Some(what) = unanswered else {
+            self.failures = 0;
+            self.found = match &news {
+                News::Found(placement) => Some((config, placement.clone())),
+                _ => None,
+            };
+            return (news, again);
+        };
+        let wait = FIRST_RETRY.saturating_mul(1 << self.failures.min(6)).min(RETRY);
+        let again = wait.mul_f64(0.8 + 0.4 * jitter(&self.instance, self.failures.into()));
+        self.failures = self.failures.saturating_add(1);
+        match self.found.as_ref().filter(|(of, _)| *of == config) {
+            Some((_, placement)) => {
+                tracing::warn!(what, "what EC2 told before stays in force");
+                (News::Found(placement.clone()), Some(again))
+            }
+            None => (news, Some(again)),
+        }
+    }
+}
+
+// === impl Resolved ===
+
+impl Resolved {
+    /// EC2 has nothing that fits.
+    fn awaits(what: String) -> Self {
+        Self { news: News::Awaits(what), unanswered: None, again: Some(REFRESH) }
+    }
+
+    /// EC2 did not tell.
+    fn unanswered(what: String) -> Self {
+        let news = News::Awaits(what.clone());
+        Self { news, unanswered: Some(what), again: Some(RETRY) }
+    }
+}
+
 // === impl Zone ===
 
 impl Zone {
-    /// The placement that `config` means here, and when it is looked at again.
-    async fn resolve<C: Cloud>(&self, cloud: &C, config: &EniConfig) -> (News, Option<Duration>) {
+    /// The placement that `config` means here.
+    async fn resolve<C: Cloud>(&self, cloud: &C, config: &EniConfig) -> Resolved {
         let source = format!("ENIConfig {}", config.name);
         for note in &config.notes {
             tracing::warn!(%note, source, "ENIConfig");
@@ -272,7 +341,7 @@ impl Zone {
             GroupChoice::Ids(ids) => ids.clone(),
             GroupChoice::Tags(tags) => match self.groups(cloud, &source, tags).await {
                 Ok(groups) => groups,
-                Err((what, again)) => return (News::Awaits(what), Some(again)),
+                Err(resolved) => return resolved,
             },
         };
         let filter = SubnetFilter::InZone {
@@ -281,15 +350,15 @@ impl Zone {
         };
         let call = cloud.describe_subnets(filter);
         let here = executor::bounded("DescribeSubnets", call).await;
+        let silence = here.as_ref().err().map(|error| format!("subnets not listed: {error}"));
         let (subnets, again) = match &config.subnets {
             SubnetChoice::Ids(ids) => self.by_ids(&source, ids, here),
             SubnetChoice::Tags(tags) => match here {
                 Ok(here) => (tagged(here, tags), Some(REFRESH)),
                 Err(error) => {
-                    let what = format!(
+                    return Resolved::unanswered(format!(
                         "{source} names subnets by tags, and EC2 does not list them: {error}"
-                    );
-                    return (News::Awaits(what), Some(RETRY));
+                    ));
                 }
             },
         };
@@ -298,45 +367,42 @@ impl Zone {
                 "{source} names no subnet in the zone {} of the node's VPC {}: add one, or another ENIConfig for this node",
                 self.name, self.vpc_id
             );
-            return (News::Awaits(what), Some(REFRESH));
+            return Resolved::awaits(what);
         }
         // Other groups may get the tags.
         let tagged = matches!(config.security_groups, GroupChoice::Tags(_)).then_some(REFRESH);
-        (News::Found(Placement { source, subnets, security_groups }), again.or(tagged))
+        Resolved {
+            news: News::Found(Placement { source, subnets, security_groups }),
+            unanswered: silence,
+            again: again.or(tagged),
+        }
     }
 
-    /// The groups of the VPC with all of these tags; else what is waited for, and how long.
+    /// The groups of the VPC with all of these tags; else what is waited for.
     async fn groups<C: Cloud>(
         &self,
         cloud: &C,
         source: &str,
         tags: &BTreeMap<String, String>,
-    ) -> Result<Vec<SecurityGroupId>, (String, Duration)> {
+    ) -> Result<Vec<SecurityGroupId>, Resolved> {
         let call = cloud.find_security_groups(&self.vpc_id, tags);
         let found = executor::bounded("DescribeSecurityGroups", call).await.map_err(|error| {
-            let what = format!(
+            Resolved::unanswered(format!(
                 "{source} names security groups by tags, and EC2 does not list them: {error}"
-            );
-            (what, RETRY)
+            ))
         })?;
         let mut groups: Vec<_> = found.into_iter().map(|group| group.id).collect();
         groups.sort();
         let vpc_id = &self.vpc_id;
         match groups.len() {
             // None would be those of the primary ENI: not what was meant.
-            0 => Err((
-                format!(
-                    "{source}: no security group of the VPC {vpc_id} has all of spec.securityGroupTags: tag one, or name groups in spec.securityGroups"
-                ),
-                REFRESH,
-            )),
+            0 => Err(Resolved::awaits(format!(
+                "{source}: no security group of the VPC {vpc_id} has all of spec.securityGroupTags: tag one, or name groups in spec.securityGroups"
+            ))),
             1..=GROUPS_PER_ENI => Ok(groups),
-            found => Err((
-                format!(
-                    "{source}: {found} security groups of the VPC {vpc_id} have spec.securityGroupTags, and an ENI takes {GROUPS_PER_ENI} at most: narrow the tags"
-                ),
-                REFRESH,
-            )),
+            found => Err(Resolved::awaits(format!(
+                "{source}: {found} security groups of the VPC {vpc_id} have spec.securityGroupTags, and an ENI takes {GROUPS_PER_ENI} at most: narrow the tags"
+            ))),
         }
     }
 

@@ -3,7 +3,7 @@
 //! Invariant: an allocation is in the journal before it is answered for, and an intent before its call starts.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io,
     time::Duration,
 };
@@ -21,7 +21,7 @@ use veni_core::{
 };
 use veni_provider::Interface;
 
-use crate::{fault, journal::Store, whereabouts::Whereabouts};
+use crate::{fault, following::Following, journal::Store, whereabouts::Whereabouts};
 
 mod adopt;
 mod confirm;
@@ -36,6 +36,7 @@ mod strayed;
 mod unclaimed;
 
 pub use adopt::Adoption;
+pub(crate) use explain::PROVISIONING;
 pub use settle::Outcome;
 
 /// The longest wait between two attempts.
@@ -77,9 +78,9 @@ pub struct Pool<S> {
     pub on_pods: HashSet<std::net::Ipv4Addr>,
     /// Pods that the kernel shows and whose addresses no answer of EC2 has shown yet, by address.
     unclaimed: BTreeMap<std::net::Ipv4Addr, Allocation>,
-    /// Whether such a pod was taken over of which the kernel side has not been told.
     /// Addresses that EC2 shows on another ENI than the ledger, with that one's place.
     strayed: BTreeMap<std::net::Ipv4Addr, EniSlot>,
+    /// Whether such a pod was taken over of which the kernel side has not been told.
     took_over: bool,
     /// Whether EC2 is to be asked what was left behind.
     pub orphans_wanted: bool,
@@ -92,10 +93,16 @@ pub struct Pool<S> {
     survey_began: BootTime,
     /// CIDRs of subnets, as instance metadata tells them of attached ENIs.
     seen_prefixes: BTreeMap<SubnetId, Ipv4Prefix>,
+    /// Whether instance metadata has told this daemon of the primary ENI's security groups.
+    groups_heard: bool,
     /// When `activity.fit` was last found to be so.
     fit_at: BootTime,
     /// What could not be configured of the ENIs' links, for people.
     pub link_problems: Vec<String>,
+    /// Kinds of blocks that a success has ended.
+    ended: BTreeSet<&'static str>,
+    /// The NodeNetworkConfig that the settings come from, for people.
+    pub following: Option<Following>,
     budget: Budget,
     /// When the next call may leave, while the budget is used up.
     budget_back: Option<BootTime>,
@@ -178,8 +185,11 @@ impl<S: Store> Pool<S> {
             began: BTreeMap::new(),
             survey_began: now,
             seen_prefixes: BTreeMap::new(),
+            groups_heard: false,
             fit_at: now,
             link_problems: Vec::new(),
+            ended: BTreeSet::new(),
+            following: None,
             budget: Budget::new(now),
             budget_back: None,
         }
@@ -415,8 +425,7 @@ impl<S: Store> Pool<S> {
 
     fn backoff(&self, base: Duration, attempts: u32, longest: Duration, now: BootTime) -> Duration {
         let wait = base.saturating_mul(1 << attempts.min(6)).min(longest).max(base);
-        let jitter = attachment_jitter(&self.place.instance_id, now.0);
-        wait.mul_f64(0.8 + 0.4 * jitter)
+        wait.mul_f64(0.8 + 0.4 * jitter(&self.place.instance_id, now.0))
     }
 
     /// What was tried on this ENI has happened, or is of no use any more.
@@ -424,8 +433,20 @@ impl<S: Store> Pool<S> {
         self.failing.retain(|(at, _), _| *at != slot);
     }
 
+    /// A call has succeeded that could not be made.
     fn unblock(&mut self, what: Blocked) {
+        let block = self.activity.blocks.remove(&what);
+        self.ended.extend(block.map(|block| block.kind));
+    }
+
+    /// The block has no object any more, or may have none: that says nothing of its cause.
+    fn drop_block(&mut self, what: Blocked) {
         self.activity.blocks.remove(&what);
+    }
+
+    /// Kinds of blocks that a success has ended since this was last asked.
+    pub fn take_ended(&mut self) -> BTreeSet<&'static str> {
+        std::mem::take(&mut self.ended)
     }
 
     fn host_ifname(&self, attachment: &Attachment) -> veni_core::id::IfName {
@@ -452,9 +473,9 @@ fn attachment_hash(attachment: &Attachment) -> u64 {
     })
 }
 
-/// 0 to 1 out of the instance and the time.
-fn attachment_jitter(instance: &InstanceId, now: u64) -> f64 {
-    let mut hash = now.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+/// 0 to 1 out of the instance and the time, or whatever else differs from one attempt to the next.
+pub(crate) fn jitter(instance: &InstanceId, attempt: u64) -> f64 {
+    let mut hash = attempt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     for byte in instance.as_str().bytes() {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }

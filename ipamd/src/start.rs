@@ -41,7 +41,7 @@ use crate::{
     journal::{Recovered, Store},
     metrics::Metrics,
     owner::{Command, Owner, Parts, WIRING_GRACE},
-    pool::{Adoption, Pool},
+    pool::{Adoption, PROVISIONING, Pool},
     startup::Startup,
     whereabouts::Whereabouts,
 };
@@ -317,6 +317,7 @@ fn settings(config: &Config, whereabouts: &Whereabouts, booted_at_secs: u64) -> 
         cooldown: config.cooldown,
         max_pods: config.max_pods,
         provisioning: !config.disable_provisioning,
+        provisioned_by: PROVISIONING.to_owned(),
         networking: Networking {
             primary: whereabouts.primary_place(),
             custom: config.custom_networking.then(known),

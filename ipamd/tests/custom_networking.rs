@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says by panicking what does not hold")]
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+
+use tokio::sync::watch;
 
 use veni_core::{
     config::{Config, Targets},
@@ -10,9 +12,11 @@ use veni_core::{
     net::Ipv4Prefix,
     wire::{ErrorCode, ReplyBody, inspect::View},
 };
+use veni_eniconfig_crd::EniConfig;
 use veni_ipamd::{
     owner::Command,
-    placement::News,
+    placement::{News, follow},
+    start,
     testing::{Node, NodeSpec},
 };
 use veni_provider::sim::{Fault, SubnetSpec};
@@ -448,4 +452,40 @@ async fn a_subnet_whose_cidr_nobody_told_is_learned_from_instance_metadata() {
     let wanted = node.host.state().wanted.clone();
     let prefixes: Vec<_> = wanted.enis.iter().map(|(_, f)| f.subnet_prefix).collect();
     assert_eq!(prefixes[1], "10.0.1.0/24".parse().ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ec2_that_does_not_tell_of_tags_stops_no_eni_and_no_restart_remembers_it() {
+    let mut node = node(config()).await;
+    let tag = ("pods".to_owned(), "yes".to_owned());
+    node.sim().tag_security_group(&GROUP.parse().unwrap(), [tag].into()).unwrap();
+    let object = serde_json::json!({
+        "apiVersion": "crd.k8s.amazonaws.com/v1alpha1", "kind": "ENIConfig", "metadata": {"name": "pods"},
+        "spec": {"subnet": "subnet-a", "securityGroupTags": {"pods": "yes"}},
+    });
+    let cloud = Arc::new(node.cloud());
+    let whereabouts = start::whereabouts(&*cloud).await;
+    let (_choose, choices) = watch::channel(Some(Ok(EniConfig::parse(&object).unwrap())));
+    let mut source = follow(cloud, &whereabouts, choices);
+    source.changed().await.unwrap();
+    node.place(source.borrow_and_update().clone());
+    add(&node, 0..3).await;
+    node.settle().await;
+
+    let action = "DescribeSecurityGroups";
+    node.sim().inject(Fault::throttle(action, None).times(u32::MAX));
+    pass(700).await;
+    assert!(node.sim().calls().of(action).errors > 0, "it was asked again");
+    if source.has_changed().unwrap() {
+        node.place(source.borrow_and_update().clone());
+        pass(1).await;
+    }
+    assert_eq!(problem(&node.view().await, "eni_config"), None);
+    // The next daemon hears of no ENIConfig: the API server is away.
+    node.kill().await;
+    node.place(News::Unheard);
+    node.boot().await;
+    assert_in(&add(&node, 3..25).await, "subnet-a");
+    assert_eq!(enis(&node, "subnet-a"), 2, "22 more do not fit on one");
+    node.assert_sound();
 }

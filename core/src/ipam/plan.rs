@@ -87,6 +87,8 @@ pub struct Settings {
     pub max_pods: Option<u32>,
     /// Whether the pool is grown and shrunk at all.
     pub provisioning: bool,
+    /// The setting that says so, for people.
+    pub provisioned_by: String,
     /// Where ENIs are made.
     pub networking: Networking,
     /// Distinguishes this node's and this boot's tokens from all others: at most 40 characters.
@@ -100,8 +102,10 @@ pub struct Activity {
     pub in_flight: BTreeMap<EniSlot, Step>,
     /// Slots of which EC2 must be asked before anything is changed: a call's outcome is unknown.
     pub doubts: BTreeSet<EniSlot>,
-    /// Slots whose link is on the node.
+    /// Slots whose link is on the node and can be used.
     pub links: BTreeSet<EniSlot>,
+    /// Slots whose link is on the node, whether it can be used or not.
+    pub present: BTreeSet<EniSlot>,
     /// Whether `links` says anything: the node's links have been looked at.
     pub links_known: bool,
     /// Whether part of the journal was lost and EC2 has not been heard of since: nothing is handed out.
@@ -286,9 +290,8 @@ pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
         shrink::shrink(&mut plan, snapshot);
         place::retire(&mut plan, snapshot);
     } else {
-        plan.reasons.push(
-            "the pool is left as it is: DISABLE_NETWORK_RESOURCE_PROVISIONING is set".to_owned(),
-        );
+        let by = &snapshot.settings.provisioned_by;
+        plan.reasons.push(format!("the pool is left as it is: {by} is set"));
     }
     plan.wake_by(snapshot.ledger.next_thaw(snapshot.settings.cooldown));
     plan

@@ -40,6 +40,8 @@ pub struct FakeState {
     pub unreadable: bool,
     /// From now on it is not told what is configured, as by a kernel that is slow.
     pub silent: bool,
+    /// From now on no further ENI can be configured: why.
+    pub broken: Option<String>,
     /// From now on the filter's map takes nothing.
     pub failing: bool,
     events: Option<mpsc::UnboundedSender<HostEvent>>,
@@ -116,6 +118,13 @@ impl FakeHost {
         state.send(HostEvent::PodLinkGone { name: format!("link {index}") });
     }
 
+    /// Further ENIs can be configured again.
+    pub fn mend(&self) {
+        let mut state = self.state();
+        state.broken = None;
+        state.report();
+    }
+
     /// ENIs with these MACs are plugged now, and no others.
     pub fn plug(&self, macs: HashSet<Mac>) {
         let mut state = self.state();
@@ -159,14 +168,20 @@ impl FakeState {
             return;
         }
         let there = |mac: Mac| self.plugged.as_ref().is_none_or(|plugged| plugged.contains(&mac));
-        let ready = self
+        let present: Vec<_> = self
             .wanted
             .enis
             .iter()
             .filter(|(slot, eni)| there(eni.mac) && !self.withheld.contains(&slot.device_index()))
-            .map(|(slot, _)| (*slot, format!("eth{}", slot.device_index())))
+            .map(|(slot, _)| *slot)
             .collect();
-        self.send(HostEvent::Configured { ready, problems: Vec::new() });
+        let ready = present
+            .iter()
+            .filter(|slot| self.broken.is_none() || self.wanted.in_use.contains(slot))
+            .map(|slot| (*slot, format!("eth{}", slot.device_index())))
+            .collect();
+        let problems = self.broken.iter().cloned().collect();
+        self.send(HostEvent::Configured { ready, present, problems });
     }
 }
 

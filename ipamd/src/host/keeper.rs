@@ -218,8 +218,11 @@ impl Keeper {
         let listed = self.catch_up();
         let Some(wanted) = self.wanted.clone() else { return listed };
         let mut problems = Vec::new();
-        let Some(config) = self.host_config(&wanted, &mut problems) else {
-            self.report(Vec::new(), problems);
+        let links = host::links().map_err(|error| problems.push(chain(&error))).ok();
+        let present = on_node(&wanted.enis, links.as_deref());
+        let config = links.and_then(|links| self.host_config(&wanted, &links, &mut problems));
+        let Some(config) = config else {
+            self.report(Vec::new(), present, problems);
             return false;
         };
         let mut ready: Vec<_> = std::iter::once(&config.primary)
@@ -259,7 +262,7 @@ impl Keeper {
         }
         self.used.clone_from(&ready);
         self.settled = Some(slots);
-        self.report(ready, problems);
+        self.report(ready, present, problems);
         listed && sound && pods_sound
     }
 
@@ -282,18 +285,15 @@ impl Keeper {
         true
     }
 
-    fn host_config(&mut self, wanted: &Wanted, problems: &mut Vec<String>) -> Option<HostConfig> {
-        let links = match host::links() {
-            Ok(links) => links,
-            Err(error) => {
-                problems.push(chain(&error));
-                return None;
-            }
-        };
+    fn host_config(
+        &mut self,
+        wanted: &Wanted,
+        links: &[host::Link],
+        problems: &mut Vec<String>,
+    ) -> Option<HostConfig> {
         let mut found = Vec::new();
         for (slot, eni) in &wanted.enis {
-            let link = links.iter().find(|link| link.mac == Some(eni.mac) && link.can_be_eni());
-            match (link, eni.subnet_prefix) {
+            match (link_of(eni, links), eni.subnet_prefix) {
                 (Some(link), Some(_)) => {
                     self.enis.insert(link.ifindex, eni.mac);
                     found.push(self.eni_link(*slot, eni, link));
@@ -454,8 +454,13 @@ impl Keeper {
         }
     }
 
-    fn report(&mut self, ready: Vec<(EniSlot, String)>, problems: Vec<String>) {
-        let event = HostEvent::Configured { ready, problems };
+    fn report(
+        &mut self,
+        ready: Vec<(EniSlot, String)>,
+        present: Vec<EniSlot>,
+        problems: Vec<String>,
+    ) {
+        let event = HostEvent::Configured { ready, present, problems };
         if self.reported.as_ref() != Some(&event) {
             self.reported = Some(event.clone());
             self.send(event);
@@ -466,6 +471,20 @@ impl Keeper {
         // The owner ends before this thread does: then nobody needs it.
         drop(self.events.send(event));
     }
+}
+
+fn link_of<'a>(eni: &EniFacts, links: &'a [host::Link]) -> Option<&'a host::Link> {
+    links.iter().find(|link| link.mac == Some(eni.mac) && link.can_be_eni())
+}
+
+/// The ENIs whose links the node has. All, where it has not even the primary's: then this is not the namespace that ENIs are
+/// plugged into, or the kernel did not list its links, and what is not seen says nothing.
+fn on_node(enis: &[(EniSlot, EniFacts)], links: Option<&[host::Link]>) -> Vec<EniSlot> {
+    let slots = |seen: &dyn Fn(&EniFacts) -> bool| -> Vec<_> {
+        enis.iter().filter(|(_, eni)| seen(eni)).map(|(slot, _)| *slot).collect()
+    };
+    let found = slots(&|eni| link_of(eni, links.unwrap_or_default()).is_some());
+    if found.iter().any(|slot| slot.get() == 1) { found } else { slots(&|_| true) }
 }
 
 /// The links of `former` that are not there any more.
@@ -555,6 +574,35 @@ mod tests {
         let now = links(&[(2, "ens5"), (8, "eni8"), (9, "eni9")]);
         assert_eq!(gone(&former, &now), [(7, "eni7".to_owned())]);
         assert_eq!(gone(&now, &now), []);
+    }
+
+    #[test]
+    fn an_eni_is_missing_only_where_the_node_shows_the_primary_one() {
+        let facts = |n: u8| EniFacts {
+            id: format!("eni-{n}").parse().unwrap(),
+            mac: Mac::local(n.into()),
+            subnet: "subnet-1".parse().unwrap(),
+            subnet_prefix: None,
+            primary_address: [10, 0, 0, n].into(),
+        };
+        let slot = |n| EniSlot::new(0, n).unwrap();
+        let enis: Vec<_> = (0..3).map(|n| (slot(n), facts(n))).collect();
+        let link = |n: u8, kind: Option<&str>| host::Link {
+            ifindex: 1 + u32::from(n),
+            ifname: format!("eth{n}"),
+            mac: Some(Mac::local(n.into())),
+            mtu: 9001,
+            up: true,
+            kind: kind.map(str::to_owned),
+        };
+        let check = |links: Option<&[host::Link]>, expect: &[u8]| {
+            let expect: Vec<_> = expect.iter().map(|n| slot(*n)).collect();
+            assert_eq!(on_node(&enis, links), expect, "{links:?}");
+        };
+        check(Some(&[link(0, None), link(2, None)]), &[0, 2]);
+        check(Some(&[link(0, None), link(2, Some("vlan"))]), &[0]);
+        check(Some(&[link(2, None)]), &[0, 1, 2]);
+        check(None, &[0, 1, 2]);
     }
 
     #[test]

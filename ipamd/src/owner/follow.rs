@@ -10,6 +10,7 @@ use crate::{
     following::{self, Following, Heard},
     host::Host,
     journal::Store,
+    pool::PROVISIONING,
     start,
 };
 
@@ -45,7 +46,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     /// The cluster's objects have changed. What nobody has read yet changes nothing.
     pub(super) fn hear(&mut self, heard: Option<Heard>) {
         let Some(heard) = heard else { return };
-        let refused = heard.problems();
+        let refused = heard.problems(self.settings.following.as_ref());
         for (_, problem) in refused.iter().filter(|wrong| !self.settings.refused.contains(wrong)) {
             tracing::warn!(problem, "settings");
         }
@@ -83,6 +84,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         settings.cooldown = config.cooldown;
         settings.max_pods = config.max_pods;
         settings.provisioning = !config.disable_provisioning;
+        pool.following.clone_from(&following);
+        pool.settings.provisioned_by = pool.setting(PROVISIONING).to_string();
         pool.limits = start::pool_limits(&self.parts.whereabouts.limits, &config);
         self.parts.metrics.following(following.as_ref());
         self.parts.whereabouts.following.clone_from(&following);

@@ -28,8 +28,7 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
                 tracing::info!(cidrs = ?self.vpc_cidrs.held(), "CIDRs of the VPC have changed");
             }
             if !primary.security_groups.is_empty() {
-                let known = &mut self.parts.pool.settings.networking.primary;
-                known.security_groups.clone_from(&primary.security_groups);
+                self.parts.pool.groups_told(&primary.security_groups);
             }
             self.keep_whereabouts();
         }

@@ -15,7 +15,8 @@ use crate::{
     report::{Followed, Happening, Network, Teller},
 };
 
-/// Pods of whose missing address was told, at most: they are remembered until they have one.
+/// Pods of whose missing address was told, at most: they are remembered until they have one. Those that never get one are gone, and
+/// nobody says so here: the oldest gives way.
 const MOST: usize = 1024;
 
 const STARTING: &str = "Starting";
@@ -27,8 +28,10 @@ pub(super) struct Told {
     /// The node has been seen able to take pods.
     pub(super) able: bool,
     network: Option<Network>,
-    /// Pods that have no address, by namespace and name.
-    starving: HashMap<(String, String), ()>,
+    /// Pods that have no address, by namespace and name, with the number of the last ADD that told so.
+    starving: HashMap<(String, String), u64>,
+    /// How many ADDs have ended without an address.
+    starved: u64,
     /// Troubles of the node: of each kind, what was said last.
     troubles: BTreeMap<&'static str, String>,
 }
@@ -47,8 +50,12 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
         if pod.name.is_empty() {
             return;
         }
-        if self.told.starving.len() < MOST {
-            self.told.starving.insert(key(pod), ());
+        self.told.starved += 1;
+        self.told.starving.insert(key(pod), self.told.starved);
+        if self.told.starving.len() > MOST {
+            let oldest = self.told.starving.iter().min_by_key(|(_, at)| **at);
+            let oldest = oldest.map(|(pod, _)| pod.clone());
+            self.told.starving.retain(|pod, _| Some(pod) != oldest.as_ref());
         }
         let note = format!("no address for the pod: {why}");
         teller.happened(happening(Some(pod), true, "NoPodAddress", note));
@@ -147,8 +154,9 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
     }
 
     /// What EC2 refuses: a warning when it begins, good news when it has come to an end. A block that is over counts until
-    /// the call has succeeded.
+    /// the call has succeeded, or was not tried for so long that nobody knows: then there is no news.
     fn tell_troubles(&mut self) {
+        let ended = self.parts.pool.take_ended();
         let activity = &self.parts.pool.activity;
         let blocks = activity.blocks.values().chain(activity.full.values());
         let mut now = BTreeMap::new();
@@ -167,7 +175,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             }
         }
         for (reason, note) in &self.told.troubles {
-            if !now.contains_key(reason) {
+            let resolved = ended.iter().any(|kind| self::reason(kind) == Some(*reason));
+            if resolved && !now.contains_key(reason) {
                 teller.happened(happening(
                     None,
                     false,

@@ -280,7 +280,8 @@ impl<C: Cloud, H: Host, S: Store> Owner<C, H, S> {
             .map(|allocation| &allocation.attachment)
             .filter(|a| a.network == request.network)
             .filter(|a| !valid.contains(&(a.container_id.as_str(), a.ifname.as_str())))
-            .filter(|a| !self.held.contains_key(*a))
+            // A plugin is at work on it, of this daemon or of the former one.
+            .filter(|a| !self.held.contains_key(*a) && !self.resuming.contains_key(*a))
             .cloned()
             .collect();
         let released =

@@ -90,7 +90,8 @@ async fn region() -> (Node, Zone) {
 
 async fn resolved(node: &Node, zone: &Zone, spec: &Value) -> (News, Option<Duration>) {
     let config = EniConfig::parse(&eni_config("x", spec)).unwrap();
-    zone.resolve(&node.cloud(), &config).await
+    let Resolved { news, again, .. } = zone.resolve(&node.cloud(), &config).await;
+    (news, again)
 }
 
 fn found(news: &News) -> Vec<(&str, bool)> {
@@ -227,4 +228,47 @@ async fn a_folder_of_manifests_is_followed_from_the_eniconfig_to_the_placement()
     assert_eq!(found(&next(&mut source).await), [("subnet-c", true)]);
     std::fs::remove_file(folder.path().join("x.yaml")).unwrap();
     assert!(matches!(next(&mut source).await, News::Awaits(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ec2_told_of_an_object_that_has_not_changed_stays_while_it_does_not_answer() {
+    for (spec, action) in [
+        (
+            json!({"subnet": "subnet-a", "securityGroupTags": {"pods": "yes"}}),
+            "DescribeSecurityGroups",
+        ),
+        (json!({"subnetTags": {"pods": "yes"}}), "DescribeSubnets"),
+        // One of them is elsewhere: it must not come back because EC2 does not say so now.
+        (json!({"subnets": ["subnet-far", "subnet-b"]}), "DescribeSubnets"),
+    ] {
+        let (node, _) = region().await;
+        node.sim().add_security_group("sg-9".parse().unwrap(), "vpc-1".parse().unwrap()).unwrap();
+        let tag = BTreeMap::from([("pods".to_owned(), "yes".to_owned())]);
+        node.sim().tag_security_group(&"sg-9".parse().unwrap(), tag).unwrap();
+        let cloud = Arc::new(node.cloud());
+        let whereabouts = crate::start::whereabouts(&*cloud).await;
+        let config = EniConfig::parse(&eni_config("x", &spec)).unwrap();
+        let (choose, choices) = watch::channel(Some(Ok(config)));
+        let mut source = follow(cloud, &whereabouts, choices);
+        source.changed().await.unwrap();
+        let before = source.borrow_and_update().clone();
+        assert!(matches!(before, News::Found(_)), "{before:?}");
+        let fault = node.sim().inject(Fault::throttle(action, None).times(u32::MAX));
+        let calls = |node: &Node| node.sim().calls().of(action).errors;
+        tokio::time::sleep(REFRESH * 3).await;
+        let asked = calls(&node);
+        assert!((8..30).contains(&asked), "with a backoff: {asked}");
+        assert!(!source.has_changed().unwrap(), "{spec}: {:?}", *source.borrow());
+        // Another object, of which EC2 has told nothing.
+        let other = json!({"subnetTags": {"pods": "no"}, "securityGroupTags": {"pods": "yes"}});
+        choose.send_replace(Some(
+            EniConfig::parse(&eni_config("x", &other)).map_err(|_| String::new()),
+        ));
+        source.changed().await.unwrap();
+        let news = source.borrow_and_update().clone();
+        assert!(matches!(&news, News::Awaits(what) if what.contains(action)), "{spec}: {news:?}");
+        node.sim().withdraw(fault);
+        source.changed().await.unwrap();
+        assert_eq!(found(&source.borrow_and_update()), [("subnet-c", true)], "{spec}");
+    }
 }

@@ -38,6 +38,7 @@ impl<S: Store> Pool<S> {
         self.unblock(Blocked::Survey);
         self.calls_work_since(self.survey_began);
         self.activity.foreign.clear();
+        self.groups_shown(interfaces);
         let mut replaced = false;
         for interface in interfaces {
             let Some((slot, primary)) = self.slot_of(interface) else { continue };
@@ -191,6 +192,11 @@ impl<S: Store> Pool<S> {
         self.activity.links_known = true;
     }
 
+    /// Links that are on the node, configured or not.
+    pub fn links_there(&mut self, present: Vec<EniSlot>) {
+        self.activity.present = present.into_iter().collect();
+    }
+
     /// Links that are on the node and configured: their ENIs can be used.
     pub fn links_ready(&mut self, ready: &[EniSlot], now: BootTime) {
         self.activity.links = ready.iter().copied().collect();
@@ -201,7 +207,7 @@ impl<S: Store> Pool<S> {
             .filter(|slot| self.ledger.eni(*slot).is_some_and(|eni| eni.phase == Phase::Attaching))
             .collect();
         for slot in arrived {
-            self.unblock(Blocked::Slot(slot));
+            self.drop_block(Blocked::Slot(slot));
             self.activity.doubts.remove(&slot);
             self.note(vec![Record::EniReady { slot, at: now }]);
             self.enis_come(true);
@@ -217,6 +223,7 @@ impl<S: Store> Pool<S> {
         let slot = eni.slot;
         let phase = eni.phase.clone();
         self.activity.links.remove(&slot);
+        self.activity.present.remove(&slot);
         match phase {
             Phase::Detaching => {
                 self.unblock(Blocked::Slot(slot));
@@ -240,7 +247,6 @@ impl<S: Store> Pool<S> {
         let Some(interface) = seen else {
             return self.absent(slot, now);
         };
-        self.see_groups(&interface);
         self.absent.remove(&slot);
         self.activity.doubts.remove(&slot);
         if phase == Phase::Detached && self.moved(slot, &interface, now) {
@@ -256,7 +262,7 @@ impl<S: Store> Pool<S> {
         // A look that was not asked for it does not shorten a failed call's wait.
         let fails = self.failing.iter().any(|((at, _), f)| *at == slot && f.until > now);
         if !held_back && !fails {
-            self.unblock(Blocked::Slot(slot));
+            self.drop_block(Blocked::Slot(slot));
         }
     }
 
@@ -301,8 +307,11 @@ impl<S: Store> Pool<S> {
                 self.note(vec![Record::EniAttaching { slot, attachment, at: now }]);
             }
             (Phase::Attaching, Some(_), _) => {
-                let reason =
-                    format!("{} is attached in EC2, its link is not on the node yet", interface.id);
+                let link = match self.activity.present.contains(&slot) {
+                    true => "its link is not configured",
+                    false => "its link is not on the node yet",
+                };
+                let reason = format!("{} is attached in EC2, {link}", interface.id);
                 self.block(Blocked::Slot(slot), "attaching", now, Duration::from_secs(5), reason);
                 return true;
             }
@@ -481,7 +490,6 @@ impl<S: Store> Pool<S> {
     }
 
     fn adopt(&mut self, slot: EniSlot, primary: bool, interface: &Interface, now: BootTime) {
-        self.see_groups(interface);
         let attachment = interface.attachment.as_ref();
         let addresses: Vec<_> = self
             .unknown(&interface.secondary_addresses)
@@ -558,7 +566,7 @@ impl<S: Store> Pool<S> {
         self.adopt(slot, false, interface, now);
     }
 
-    fn slot_of(&self, interface: &Interface) -> Option<(EniSlot, bool)> {
+    pub(super) fn slot_of(&self, interface: &Interface) -> Option<(EniSlot, bool)> {
         let attachment = interface.attachment.as_ref()?;
         if attachment.instance_id != self.place.instance_id {
             return None;

@@ -1,6 +1,6 @@
 //! Why there is no address, in one line that a person can act on.
 
-use std::net::Ipv4Addr;
+use std::{fmt, net::Ipv4Addr};
 
 use veni_core::ipam::{
     AddressState, BootTime, Counts,
@@ -9,6 +9,24 @@ use veni_core::ipam::{
 
 use super::Pool;
 use crate::journal::Store;
+
+/// Turns growing and shrinking off.
+pub(crate) const PROVISIONING: &str = "DISABLE_NETWORK_RESOURCE_PROVISIONING";
+const MAX_ENI: &str = "MAX_ENI";
+
+/// A setting as people find it: the variable, or what takes its place.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    name: String,
+    /// ` of NodeNetworkConfig large`; empty for the variable.
+    of: String,
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.name, self.of)
+    }
+}
 
 impl<S: Store> Pool<S> {
     /// Why a waiting ADD gets no address now.
@@ -26,17 +44,8 @@ impl<S: Store> Pool<S> {
                 None => format!("{lost} ({held})"),
             };
         }
-        let unplugged = self
-            .ledger
-            .enis()
-            .find(|eni| eni.in_use() && eni.counts().free > 0 && !self.activity.plugged(eni.slot));
-        if let Some(eni) = unplugged {
-            let id = eni.facts.as_ref().map(|facts| facts.id.to_string()).unwrap_or_default();
-            let what = self.link_problems.first().map_or(
-                "it is not on the node: see `ip link` there and the ENI's attachment in EC2",
-                String::as_str,
-            );
-            return format!("the link of {id} is not configured: {what} ({held})");
+        if let Some(what) = self.unusable_link(now) {
+            return format!("{what} ({held})");
         }
         if let Some(address) = self.activity.quarantined.iter().find(|a| self.is_free(**a)) {
             return format!(
@@ -77,6 +86,19 @@ impl<S: Store> Pool<S> {
         }
     }
 
+    /// Where the setting of `variable` comes from.
+    pub(crate) fn setting(&self, variable: &str) -> Setting {
+        let followed = self.following.as_ref().and_then(|following| following.setting(variable));
+        let (name, of) = followed.unwrap_or_else(|| (variable, String::new()));
+        Setting { name: name.to_owned(), of }
+    }
+
+    /// What to do when the instance takes no further ENI.
+    pub(super) fn enis_next(&self) -> String {
+        let by = self.setting(MAX_ENI);
+        format!("see which ENIs the instance has beside veni's, and set {by} to what it takes")
+    }
+
     fn is_free(&self, address: Ipv4Addr) -> bool {
         matches!(self.ledger.address(address), Some((_, AddressState::Free { .. }, _)))
     }
@@ -108,15 +130,16 @@ impl<S: Store> Pool<S> {
             return Some(format!("{} {taken}: {} ({held})", limit.0, limit.1));
         }
         if !self.settings.provisioning {
+            let by = self.setting(PROVISIONING);
             return Some(format!(
-                "the pool is not grown: DISABLE_NETWORK_RESOURCE_PROVISIONING is set; unset it, or assign addresses to the \
-                 node's ENIs ({held})"
+                "the pool is not grown: {by} is set; unset it, or assign addresses to the node's ENIs ({held})"
             ));
         }
         if self.settings.max_pods.is_some_and(|max| counts.total() >= max) {
             let max = self.settings.max_pods.unwrap_or_default();
             return Some(format!(
-                "the pool has reached VENI_MAX_PODS ({}, with what cools): raise it, or lower the kubelet's maxPods ({held})",
+                "the pool has reached {} ({}, with what cools): raise it, or lower the kubelet's maxPods ({held})",
+                self.setting("VENI_MAX_PODS"),
                 Addresses(max)
             ));
         }
@@ -173,14 +196,13 @@ impl<S: Store> Pool<S> {
         };
         let of_type = u32::from(device_indexes);
         let (what, next) = if max_enis < of_type {
-            let what = format!("{all} that MAX_ENI={max_enis} allows ({enis})");
+            let by = self.setting(MAX_ENI);
+            let Setting { name, of } = &by;
+            let what = format!("{all} that {name}={max_enis}{of} allows ({enis})");
             let most = (of_type - beside) * per_eni;
             (
                 what,
-                format!(
-                    "raise MAX_ENI (the instance type takes {of_type} ENIs: {})",
-                    Addresses(most)
-                ),
+                format!("raise {by} (the instance type takes {of_type} ENIs: {})", Addresses(most)),
             )
         } else {
             let what = format!("{all} that this instance can hold ({enis})");

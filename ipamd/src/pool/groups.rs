@@ -1,6 +1,9 @@
 //! Security groups of the ENIs, as EC2 last showed them: found out again by each daemon.
+//!
+//! Invariant: what is compared with each other comes out of one answer about all ENIs. One about a single ENI would show it as it is
+//! now beside the primary as it was, and whoever changes the groups of all would have theirs taken back.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use veni_core::{
     id::{EniId, SecurityGroupId},
@@ -16,10 +19,38 @@ use super::{
 use crate::journal::Store;
 
 impl<S: Store> Pool<S> {
-    /// An answer shows the groups. An older one makes a call be repeated at most, which is harmless.
+    /// An answer about all ENIs, or about one that has just been made, shows the groups.
     pub(super) fn see_groups(&mut self, interface: &Interface) {
         let groups = interface.security_groups.iter().cloned().collect();
         self.activity.groups.insert(interface.id.clone(), groups);
+    }
+
+    /// What instance metadata says of the primary ENI's. It does not say it of the others: EC2 is asked about all until both agree.
+    pub fn groups_told(&mut self, of_primary: &[SecurityGroupId]) {
+        let networking = &mut self.settings.networking;
+        networking.primary.security_groups = of_primary.to_vec();
+        self.groups_heard = true;
+        let primary = self.ledger.enis().find(|eni| eni.primary).and_then(|eni| eni.facts.as_ref());
+        let shown = primary.and_then(|facts| self.activity.groups.get(&facts.id));
+        let told: BTreeSet<_> = of_primary.iter().collect();
+        if networking.custom.is_none() && shown.is_some_and(|shown| !shown.iter().eq(told)) {
+            self.survey_wanted = true;
+        }
+    }
+
+    /// EC2's answer about all ENIs. Until metadata has told, the primary's groups are those that it shows: what was kept of them is a
+    /// former daemon's.
+    pub(super) fn groups_shown(&mut self, interfaces: &[Interface]) {
+        for interface in interfaces {
+            self.see_groups(interface);
+        }
+        let primary =
+            interfaces.iter().find(|i| self.slot_of(i).is_some_and(|(_, primary)| primary));
+        if let Some(primary) =
+            primary.filter(|i| !i.security_groups.is_empty() && !self.groups_heard)
+        {
+            self.settings.networking.primary.security_groups.clone_from(&primary.security_groups);
+        }
     }
 
     pub(super) fn groups_set(&mut self, eni: &EniId, groups: &[SecurityGroupId]) {

@@ -3,7 +3,7 @@
 use veni_core::{
     id::EniId,
     ipam::{
-        BootTime, Phase, Record,
+        BootTime, Eni, Phase, Record,
         plan::{Block, Blocked, LINK_GIVE_UP, LINK_PATIENCE, NO_LINK, Step},
     },
     marks::EniSlot,
@@ -15,6 +15,9 @@ use super::{
 };
 use crate::journal::Store;
 
+/// A problem's kind: an ENI's link is on the node, and the node cannot make it usable.
+const UNCONFIGURED: &str = "link_not_configured";
+
 impl<S: Store> Pool<S> {
     /// ENIs whose link is late: a word, which, and what to do next.
     pub(super) fn late_problems(&self, now: BootTime) -> Vec<(&'static str, String, String)> {
@@ -22,17 +25,45 @@ impl<S: Store> Pool<S> {
         let late = self.ledger.enis().filter(|eni| snapshot.is_late(eni));
         let told = late.filter_map(|eni| {
             let (id, device) = (&eni.facts.as_ref()?.id, eni.slot.device_index());
-            let seen = self.link_problems.first().map_or("the node does not show it", String::as_str);
+            let patience = LINK_PATIENCE.as_secs();
+            if snapshot.is_unconfigured(eni) {
+                let what = format!(
+                    "the link of {id} (device {device}) is on the node and was not configured within {patience} s of its \
+                     attachment, its addresses are not counted on and no other ENI is made: {}",
+                    self.link_problem(id)
+                );
+                return Some((UNCONFIGURED, id.to_string(), what));
+            }
             let what = format!(
-                "the link of {id} (device {device}) did not come within {} s of its attachment, its addresses are not counted \
-                 on: {seen}; see `ip link` and the kernel's log (`dmesg`) for a hot-plug that failed, and whether the link was \
-                 moved to another namespace; without pods it is detached after {} s",
-                LINK_PATIENCE.as_secs(),
+                "the link of {id} (device {device}) did not come within {patience} s of its attachment, its addresses are not \
+                 counted on: the node does not show it; see `ip link` and the kernel's log (`dmesg`) for a hot-plug that \
+                 failed, and whether the link was moved to another namespace; without pods it is detached after {} s",
                 LINK_GIVE_UP.as_secs()
             );
             Some((NO_LINK, id.to_string(), what))
         });
         told.collect()
+    }
+
+    /// An ENI that has addresses for pods, or brings some, and whose link does not work: what is wrong with it.
+    pub(super) fn unusable_link(&self, now: BootTime) -> Option<String> {
+        let snapshot = self.snapshot(now);
+        let unplugged =
+            |eni: &&Eni| eni.in_use() && eni.counts().free > 0 && !self.activity.plugged(eni.slot);
+        let eni = self.ledger.enis().find(|eni| unplugged(eni) || snapshot.is_unconfigured(eni))?;
+        let id = &eni.facts.as_ref()?.id;
+        let what = match self.activity.present.contains(&eni.slot) {
+            true => self.link_problem(id),
+            false => "it is not on the node: see `ip link` there and the ENI's attachment in EC2",
+        };
+        Some(format!("the link of {id} is not configured: {what}"))
+    }
+
+    /// What keeps a link that is on the node from being used: the ENI's own trouble, or what all of them suffer from.
+    fn link_problem(&self, id: &EniId) -> &str {
+        let own = |problem: &&String| problem.contains(id.as_str());
+        let problem = self.link_problems.iter().find(own).or(self.link_problems.first());
+        problem.map_or("see the log of veni-ipamd", String::as_str)
     }
 
     /// The ENI that `step` gives back because its link did not come.

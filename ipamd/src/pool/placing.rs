@@ -52,7 +52,7 @@ impl<S: Store> Pool<S> {
         for what in [Blocked::NewEni, Blocked::Assign] {
             let block = self.activity.blocks.get(&what);
             if block.is_some_and(|block| OF_THE_PLACE.contains(&block.kind)) {
-                self.unblock(what);
+                self.drop_block(what);
             }
         }
         self.survey_wanted = true;
@@ -135,9 +135,8 @@ impl<S: Store> Pool<S> {
 
     /// A call has shown that there is room in a subnet.
     pub(super) fn subnet_works(&mut self, subnet: Option<&SubnetId>) {
-        if let Some(subnet) = subnet {
-            self.activity.full.remove(subnet);
-        }
+        let full = subnet.and_then(|subnet| self.activity.full.remove(subnet));
+        self.ended.extend(full.map(|block| block.kind));
     }
 
     /// Forgets how often a subnet was full a long time ago.

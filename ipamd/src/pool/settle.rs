@@ -18,9 +18,6 @@ use crate::{fault, journal::Store, metrics::action};
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 const THROTTLE: Duration = Duration::from_millis(500);
 const TOKEN_REUSED: &str = "IdempotentParameterMismatch";
-/// What to do when the instance takes no further ENI.
-const ENIS_NEXT: &str =
-    "see which ENIs the instance has beside veni's, and set MAX_ENI to what it takes";
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 /// The longest wait between two ENIs that EC2 does not attach.
 pub(super) const ATTACH_LONGEST: Duration = Duration::from_secs(900);
@@ -75,12 +72,14 @@ impl<S: Store> Pool<S> {
     fn settle_success(&mut self, step: &Step, outcome: Outcome, now: BootTime) {
         let slot = step.slot();
         self.failing.remove(&(slot, action(step)));
+        if !matches!(step, Step::Observe { .. }) {
+            self.unblock(Blocked::Slot(slot));
+        }
         let subnet = self.subnet_of(step);
         match (step, outcome) {
             (Step::CreateEni { addresses, .. }, Outcome::Created(interface)) => {
                 self.fits_more(*addresses, now);
                 self.subnet_works(subnet.as_ref());
-                self.unblock(Blocked::Slot(slot));
                 self.refused.remove(&slot);
                 self.see_groups(&interface);
                 let eni = self.facts(&interface);
@@ -91,7 +90,6 @@ impl<S: Store> Pool<S> {
                 self.attach_refusals.remove(&slot);
                 // Not before: an ENI that can be made and not attached would be made and deleted for ever.
                 self.enis_come(false);
-                self.unblock(Blocked::Slot(slot));
                 self.note(vec![Record::EniAttaching { slot, attachment, at: now }]);
             }
             (Step::Assign { count, .. }, Outcome::Assigned(addresses)) => {
@@ -108,7 +106,10 @@ impl<S: Store> Pool<S> {
                 self.note(vec![Record::Unassigned { slot, addresses: addresses.clone(), at: now }]);
             }
             (Step::SetGroups { eni, groups, .. }, _) => self.groups_set(eni, groups),
-            (Step::ProtectEni { .. }, _) => self.note(vec![Record::EniProtected { slot }]),
+            (Step::ProtectEni { .. }, _) => {
+                self.unblock(Blocked::Protect);
+                self.note(vec![Record::EniProtected { slot }]);
+            }
             (Step::DetachEni { .. }, _) => {
                 self.note(vec![Record::EniDetaching { slot, at: now }]);
                 // The link can go before EC2's answer arrives.
@@ -142,7 +143,7 @@ impl<S: Store> Pool<S> {
         if let Some(eni) = self.left_by(step, error, left).map(|interface| self.facts(interface)) {
             tracing::info!(eni = %eni.id, slot = slot.get(), "ENI of an earlier attempt found, it will be deleted");
             self.refused.remove(&slot);
-            self.unblock(Blocked::Slot(slot));
+            self.drop_block(Blocked::Slot(slot));
             let addresses = Vec::new();
             self.note(vec![
                 Record::EniCreated { slot, eni, addresses, at: now },
@@ -196,27 +197,57 @@ impl<S: Store> Pool<S> {
                 );
                 self.hold_growth(step, "limit_reached", MINUTE, &reason, now);
             }
-            ErrorClass::AttachmentLimit if matches!(step, Step::CreateEni { .. }) => {
-                let reason = format!(
-                    "EC2 refuses a new ENI: {} ({}); {ENIS_NEXT}",
-                    error.message, error.code
-                );
+            _ => match step {
+                Step::CreateEni { .. } => self.creation_failed(step, error, now),
+                Step::AttachEni { .. } => self.attachment_failed(step, error, now),
+                Step::DeleteEni { .. } => self.deletion_failed(step, error, now),
+                Step::ProtectEni { .. } if matches!(error.class, ErrorClass::Transient) => {
+                    self.block_step(step, error, now);
+                }
+                Step::Observe { .. } if matches!(error.class, ErrorClass::NotFound) => {
+                    self.observed(slot, None, now);
+                }
+                _ => self.doubt(step, error, now),
+            },
+        }
+    }
+
+    fn creation_failed(&mut self, step: &Step, error: &CloudError, now: BootTime) {
+        let (kind, next) = match &error.class {
+            // The token makes a repetition harmless.
+            ErrorClass::Transient => return self.block_step(step, error, now),
+            ErrorClass::AttachmentLimit => {
                 self.survey_wanted = true;
-                self.hold_growth(step, "limit_reached", MINUTE, &reason, now);
+                ("limit_reached", self.enis_next())
             }
-            ErrorClass::AttachmentLimit if matches!(step, Step::AttachEni { .. }) => {
+            ErrorClass::Invalid | ErrorClass::UnknownInstanceType(_) | ErrorClass::NotFound => {
+                ("invalid", self.place_next())
+            }
+            _ => return self.doubt(step, error, now),
+        };
+        let reason = format!("EC2 refuses a new ENI: {} ({}); {next}", error.message, error.code);
+        self.hold_growth(step, kind, MINUTE, &reason, now);
+    }
+
+    fn attachment_failed(&mut self, step: &Step, error: &CloudError, now: BootTime) {
+        match &error.class {
+            ErrorClass::AttachmentLimit | ErrorClass::Invalid => {
                 self.attach_refused(step, error, now)
             }
-            ErrorClass::Transient
-                if matches!(
-                    step,
-                    Step::CreateEni { .. } | Step::ProtectEni { .. } | Step::DeleteEni { .. }
-                ) =>
-            {
-                // The token, or the nature of the call, makes a repetition harmless.
-                self.block_step(step, error, now);
+            // At first EC2 may not know it everywhere; then it never will, and its place is of use to another.
+            ErrorClass::NotFound if self.attach_is_hopeless(step) => {
+                self.give_back_unattached(step.slot(), error, now)
             }
-            ErrorClass::NotFound if matches!(step, Step::DeleteEni { .. }) => {
+            _ => self.doubt(step, error, now),
+        }
+    }
+
+    fn deletion_failed(&mut self, step: &Step, error: &CloudError, now: BootTime) {
+        let slot = step.slot();
+        match &error.class {
+            // The nature of the call makes a repetition harmless.
+            ErrorClass::Transient => self.block_step(step, error, now),
+            ErrorClass::NotFound => {
                 // One that was never attached may be too young for every part of EC2 to know it.
                 let young = |eni: &Eni| eni.attachment.is_none() && now.since(eni.since) < CONFIRM;
                 if self.ledger.eni(slot).is_some_and(young) {
@@ -225,28 +256,7 @@ impl<S: Store> Pool<S> {
                     self.gone(slot, now);
                 }
             }
-            ErrorClass::NotFound if matches!(step, Step::Observe { .. }) => {
-                self.observed(slot, None, now)
-            }
-            ErrorClass::Invalid | ErrorClass::UnknownInstanceType(_) | ErrorClass::NotFound
-                if matches!(step, Step::CreateEni { .. }) =>
-            {
-                let reason = format!(
-                    "EC2 refuses a new ENI: {} ({}); {}",
-                    error.message,
-                    error.code,
-                    self.place_next()
-                );
-                self.hold_growth(step, "invalid", MINUTE, &reason, now);
-            }
-            ErrorClass::Invalid if matches!(step, Step::AttachEni { .. }) => {
-                self.attach_refused(step, error, now)
-            }
-            // At first EC2 may not know it everywhere; then it never will, and its place is of use to another.
-            ErrorClass::NotFound if self.attach_is_hopeless(step) => {
-                self.give_back_unattached(slot, error, now)
-            }
-            ErrorClass::Invalid if matches!(step, Step::DeleteEni { .. }) => {
+            ErrorClass::Invalid => {
                 // Still detaching, or attached after all: EC2 is asked before it is tried again.
                 self.activity.doubts.insert(slot);
                 self.block_step(step, error, now);
@@ -302,6 +312,12 @@ impl<S: Store> Pool<S> {
     /// The outcome is unknown, or the ENI is not as the ledger has it: EC2 is asked before anything else happens to it.
     fn doubt(&mut self, step: &Step, error: &CloudError, now: BootTime) {
         if matches!(step, Step::ProtectEni { .. }) {
+            let began = self.began.get(&step.slot());
+            let block = self.activity.blocks.get(&Blocked::Protect);
+            if block.zip(began).is_some_and(|(block, began)| *began < block.until) {
+                // Of several at once the first has set the wait: the others are no sign that it was too short.
+                return;
+            }
             let reason = format!("DeleteOnTermination not set: {} ({})", error.message, error.code);
             self.block(Blocked::Protect, "transient", now, SECOND, reason);
             return;
@@ -415,8 +431,10 @@ impl<S: Store> Pool<S> {
             Step::CreateEni { .. } => {
                 self.activity.fit = None;
                 let reason = format!(
-                    "EC2 refuses a new ENI: {} ({}); {ENIS_NEXT}",
-                    error.message, error.code
+                    "EC2 refuses a new ENI: {} ({}); {}",
+                    error.message,
+                    error.code,
+                    self.enis_next()
                 );
                 self.hold_growth(step, "limit_reached", MINUTE, &reason, now);
             }
@@ -456,8 +474,12 @@ impl<S: Store> Pool<S> {
         self.attach_refusals.remove(&slot);
         self.forget_failures(slot);
         self.note(vec![Record::EniDetached { slot, at: now }]);
-        let reason =
-            format!("EC2 attaches no further ENI: {} ({}); {ENIS_NEXT}", error.message, error.code);
+        let reason = format!(
+            "EC2 attaches no further ENI: {} ({}); {}",
+            error.message,
+            error.code,
+            self.enis_next()
+        );
         let former = self.activity.blocks.get(&Blocked::NewEni);
         let attempts = former.map_or(0, |b| b.attempts + 1);
         let since = former.map_or(now, |b| b.since);
@@ -481,12 +503,13 @@ impl<S: Store> Pool<S> {
         }
         self.activity.doubts.remove(&slot);
         self.activity.links.remove(&slot);
+        self.activity.present.remove(&slot);
         self.forget_groups(slot);
         self.refused.remove(&slot);
         self.absent.remove(&slot);
         self.forget_failures(slot);
-        self.unblock(Blocked::Slot(slot));
-        self.unblock(Blocked::Room(slot));
+        self.drop_block(Blocked::Slot(slot));
+        self.drop_block(Blocked::Room(slot));
         self.note(vec![Record::EniGone { slot, at: now }]);
     }
 

@@ -68,6 +68,7 @@ fn pool(enis: u8) -> Pool<MemoryStore> {
         cooldown: Duration::from_secs(30),
         max_pods: None,
         provisioning: true,
+        provisioned_by: PROVISIONING.to_owned(),
         networking: Networking::of_primary(EniPlace {
             subnet: "subnet-1".parse().unwrap(),
             security_groups: Vec::new(),

@@ -141,3 +141,41 @@ async fn an_eni_whose_link_never_comes_starves_nobody_while_another_can_be_made(
     assert_nothing_leaked(&node).await;
     node.assert_sound();
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_eni_that_the_node_cannot_configure_is_kept_and_the_cause_is_told() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    let cause = "table ip veni: the kernel takes no table";
+    node.host.state().broken = Some(cause.to_owned());
+    let mut wired = std::collections::BTreeSet::new();
+    // The kubelet tries again for ten minutes.
+    for _ in 0..20 {
+        let missing: Vec<_> = (0..20).filter(|pod| !wired.contains(pod)).collect();
+        let adds: Vec<_> =
+            missing.iter().map(|pod| (*pod, tokio::spawn(node.begin_add(*pod)))).collect();
+        for (pod, add) in adds {
+            match add.await.unwrap() {
+                Some(ReplyBody::Wiring(_)) => drop(wired.insert(pod)),
+                Some(ReplyBody::Error(error)) => {
+                    assert!(error.message.contains(cause), "{}", error.message);
+                    assert!(!error.message.contains("dmesg"), "{}", error.message);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    assert_eq!(wired.len(), 14, "those that the primary ENI has room for");
+    let calls = |action| node.sim().calls().of(action).calls;
+    assert_eq!(calls("DetachNetworkInterface"), 0, "it is attached as it must be");
+    assert_eq!(calls("CreateNetworkInterface"), 1, "another one would fare no better");
+    let problems = node.view().await.problems;
+    let told = problems.iter().find(|p| p.kind == "link_not_configured").expect("it is told");
+    assert!(told.message.contains("(device 1)") && told.message.contains(cause), "{told:?}");
+    assert!(problems.iter().all(|p| p.kind != "no_link"), "{problems:?}");
+    node.host.mend();
+    assert_all_wired(&add_all(&node, 0..20).await);
+    assert_eq!(node.settle().await.problems, []);
+    node.assert_sound();
+}

@@ -20,6 +20,7 @@ use veni_provider::{
 };
 
 mod calls;
+mod groups;
 mod journal;
 mod limits;
 mod links;

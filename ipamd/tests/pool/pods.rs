@@ -157,3 +157,23 @@ async fn a_second_add_that_fails_takes_nothing_from_the_pod_that_the_first_has_w
     assert_eq!(node.view().await.pool.assigned, 1, "nothing of the failed ADD is left");
     node.assert_sound();
 }
+
+#[tokio::test(start_paused = true)]
+async fn gc_takes_nothing_from_a_plugin_that_the_former_daemon_answered() {
+    let mut node = Node::start(NodeSpec::instant(by_addresses())).await;
+    answered(&node, 0).await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    node.kill().await;
+    node.boot().await;
+    // The runtime has no result of an ADD that is under way.
+    let gc = || async {
+        let requests = node.requests().unwrap();
+        requests.ask(|reply| Command::Gc(Node::gc([]), reply)).await.unwrap();
+        node.view().await.pool.assigned
+    };
+    assert_eq!(gc().await, 1, "its plugin wires the pod still");
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    assert_eq!(gc().await, 1);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(gc().await, 0, "a plugin past its time wires nothing");
+}

@@ -266,3 +266,49 @@ async fn enis_that_ec2_does_not_attach_are_made_ever_more_seldom() {
         assert_all_wired(&add_all(&node, 0..20).await);
     }
 }
+
+/// ENIs that would outlive the instance.
+fn unprotected(node: &Node) -> usize {
+    let sim = node.sim();
+    let attached = sim.interfaces().filter_map(|interface| interface.attachment.as_ref());
+    attached.filter(|attachment| !attachment.delete_on_termination).count()
+}
+
+/// EC2 may not know a fresh attachment everywhere: that says nothing of the next ENI's.
+#[tokio::test(start_paused = true)]
+async fn each_of_five_enis_is_protected_within_2_s_although_the_first_call_fails_for_each() {
+    let action = "ModifyNetworkInterfaceAttribute";
+    let large = NodeSpec {
+        instance_type: "m5.4xlarge",
+        ..NodeSpec::instant(Config {
+            targets: Targets { warm_ip: 1, ..Targets::default() },
+            ..Config::default()
+        })
+    };
+    // All at once, and one after the other; an ENI takes 29.
+    for (rounds, enis) in [(1, 5), (5, 1)] {
+        let node = Node::start(large.clone()).await;
+        assert_all_wired(&add_all(&node, 0..25).await);
+        let (mut pod, mut errors) = (25, 0);
+        for _ in 0..rounds {
+            node.sim().inject(refusal(action, ErrorClass::NotFound).times(enis));
+            errors += u64::from(enis);
+            let before = node.sim().interfaces().count();
+            let pods = pod..pod + 29 * enis;
+            pod = pods.end;
+            let adds: Vec<_> = pods.map(|n| tokio::spawn(node.begin_add(n))).collect();
+            while node.sim().interfaces().filter(|i| i.attachment.is_some()).count() == before {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert_eq!(node.sim().calls().of(action).errors, errors, "each first call failed");
+            assert_eq!(unprotected(&node), 0);
+            for add in adds {
+                assert!(matches!(add.await.unwrap(), Some(ReplyBody::Wiring(_))));
+            }
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        assert_eq!(node.sim().interfaces().count(), 6);
+        node.assert_sound();
+    }
+}

@@ -91,3 +91,48 @@ async fn pods_are_annotated_with_their_address_where_that_is_asked_for() {
         assert_eq!(node.told().annotations(), expected.into_iter().collect::<Vec<_>>());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_tried_again_is_not_told_as_resolved() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    let fault = node.sim().inject(Fault::deny("CreateNetworkInterface").times(u32::MAX));
+    assert_all_wired(&add_all(&node, 0..14).await);
+    assert!(matches!(node.begin_add(14).await, Some(ReplyBody::Error(_))));
+    // No more demand: nothing is asked for, and the permission lacks as before.
+    del_all(&node, 0..14).await;
+    tokio::time::sleep(Duration::from_secs(1200)).await;
+    let told = reasons(&node);
+    assert!(told.contains(&(String::new(), "CloudPermissionMissing")), "{told:?}");
+    assert!(told.iter().all(|(_, reason)| *reason != "Resolved"), "{told:?}");
+    // It is told again when it is met again, and its end once the call has succeeded.
+    assert!(add_all(&node, 20..40).await.iter().any(|body| matches!(body, ReplyBody::Error(_))));
+    node.sim().withdraw(fault);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_all_wired(&add_all(&node, 20..40).await);
+    let since = &reasons(&node)[told.len()..];
+    let of_node: Vec<_> = since.iter().filter(|(pod, _)| pod.is_empty()).collect();
+    assert_eq!(of_node.len(), 2, "{of_node:?}");
+    assert_eq!((of_node[0].1, of_node[1].1), ("CloudPermissionMissing", "Resolved"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_that_never_got_an_address_keep_no_later_ones_good_news_back() {
+    let node = Node::start(NodeSpec::instant(by_addresses())).await;
+    node.settle().await;
+    let faults = ["CreateNetworkInterface", "AssignPrivateIpAddresses"]
+        .map(|action| node.sim().inject(Fault::deny(action).times(u32::MAX)));
+    assert_all_wired(&add_all(&node, 0..10).await);
+    // Many that come and go in vain, and one that stays.
+    for pods in [10..1034, 1034..1035] {
+        let refused = add_all(&node, pods).await;
+        assert!(refused.iter().all(|body| matches!(body, ReplyBody::Error(_))));
+    }
+    for fault in faults {
+        node.sim().withdraw(fault);
+    }
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    node.add(1034).await;
+    let name = Node::request(1034).pod.name;
+    assert_eq!(reasons(&node).last(), Some(&(name, "PodAddressAssigned")));
+}

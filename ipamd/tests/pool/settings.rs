@@ -149,6 +149,47 @@ async fn an_object_that_is_wrong_is_named_and_what_was_in_force_stays() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn advice_names_the_object_that_sets_a_limit_and_not_the_variable_that_it_overrides() {
+    for (pool, expect, variable) in [
+        (
+            json!({"maxENI": 1}),
+            [
+                "that maxENI=1 of NodeNetworkConfig large allows",
+                "raise maxENI of NodeNetworkConfig large (the instance type takes 4 ENIs",
+            ],
+            "MAX_ENI",
+        ),
+        (
+            json!({"maxPods": 14}),
+            ["has reached maxPods of NodeNetworkConfig large (14 addresses", "raise it"],
+            "VENI_MAX_PODS",
+        ),
+        (
+            json!({"disableProvisioning": true}),
+            ["disableProvisioning of NodeNetworkConfig large is set", "unset it"],
+            "DISABLE_NETWORK_RESOURCE_PROVISIONING",
+        ),
+    ] {
+        let node = node().await;
+        assert_all_wired(&add_all(&node, 0..11).await);
+        node.settle().await;
+        node.configure(Some(heard("large", &[("large", 1, large(&pool))])));
+        drop(add_all(&node, 11..14).await);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let refused = node.begin_add(14).await;
+        let Some(ReplyBody::Error(error)) = refused else { panic!("{pool}: {refused:?}") };
+        let message = error.message;
+        assert!(expect.iter().all(|part| message.contains(part)), "{pool}: {message}");
+        assert!(!message.contains(variable), "{pool}: {message}");
+        let reasons = node.view().await.plan.reasons;
+        assert!(reasons.iter().all(|reason| !reason.contains(variable)), "{reasons:?}");
+        // As the daemon's own variables say again.
+        node.configure(Some(heard("large", &[])));
+        node.add(14).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restart_goes_on_with_what_was_in_force_until_the_cluster_says_otherwise() {
     let mut node = node().await;
     node.configure(Some(heard("large", &[("large", 7, large(&json!({"warmIPTarget": 12})))])));

@@ -37,7 +37,8 @@ pub(super) fn grow(plan: &mut Plan, snapshot: &Snapshot<'_>) {
     let slots = free_slots(snapshot);
     let eni_block = snapshot.blocked(Blocked::NewEni);
     let place = snapshot.new_place();
-    let creatable = if eni_block.is_some() || place.is_none() { 0 } else { slots.len() };
+    let hopeless = eni_block.is_some() || place.is_none() || snapshot.stuck().is_some();
+    let creatable = if hopeless { 0 } else { slots.len() };
     tell_full(plan, snapshot);
     for block in [assign_block, eni_block].into_iter().flatten() {
         plan.wait(block.until, block.reason.clone());
@@ -63,7 +64,7 @@ pub(super) fn grow(plan: &mut Plan, snapshot: &Snapshot<'_>) {
         plan.reasons.push(format!("{missing} missing: a new ENI{there} brings {addresses}"));
         plan.steps.push(Step::CreateEni { slot, token, addresses, place, planned: false });
     }
-    if spread.unmet > 0 && creatable == 0 && eni_block.is_none() && place.is_some() {
+    if spread.unmet > 0 && creatable == 0 && !hopeless {
         let custom = snapshot.settings.networking.custom.is_some();
         plan.reasons.push(format!(
             "{} missing and every ENI slot is taken ({} {} of {}{})",

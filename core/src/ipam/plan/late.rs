@@ -1,11 +1,12 @@
 //! ENIs whose link does not come: a hot-plug that failed, an attachment that EC2 does not end, a link that somebody moved.
 //!
-//! Invariant: what such an ENI has promised keeps nobody waiting for ever. It is not counted on after [`LINK_PATIENCE`], and goes
-//! after [`LINK_GIVE_UP`] unless it holds something of pods.
+//! Invariants: what such an ENI has promised keeps nobody waiting for ever. It is not counted on after [`LINK_PATIENCE`], and goes
+//! after [`LINK_GIVE_UP`] unless it holds something of pods. A link that is there, and that the node cannot make usable, is the
+//! node's trouble, not the ENI's: it stays, and no other ENI is made, which would fare no better.
 
 use std::time::Duration;
 
-use super::{Blocked, BootTime, Plan, Snapshot, Step};
+use super::{Activity, Blocked, BootTime, Plan, Snapshot, Step};
 use crate::ipam::{Eni, Phase};
 
 /// How long the addresses of an ENI that is being attached are counted as coming. EC2 attaches in 2 to 5 s, the kernel plugs in
@@ -21,6 +22,18 @@ impl Snapshot<'_> {
     #[must_use]
     pub fn is_late(&self, eni: &Eni) -> bool {
         eni.phase == Phase::Attaching && self.awaited_from(eni).after(LINK_PATIENCE) <= self.now
+    }
+
+    /// Whether its link is on the node, and the node has not made it usable: it tells why.
+    #[must_use]
+    pub fn is_unconfigured(&self, eni: &Eni) -> bool {
+        let Activity { present, links, .. } = self.activity;
+        eni.phase == Phase::Attaching && present.contains(&eni.slot) && !links.contains(&eni.slot)
+    }
+
+    /// An ENI that shows that the node would not make another one usable either.
+    pub(super) fn stuck(&self) -> Option<&Eni> {
+        self.ledger.enis().find(|eni| self.is_unconfigured(eni) && self.is_late(eni))
     }
 
     fn awaited_from(&self, eni: &Eni) -> BootTime {
@@ -48,6 +61,13 @@ impl Plan {
             return None;
         }
         let id = &eni.facts.as_ref()?.id;
+        if snapshot.is_unconfigured(eni) {
+            self.reasons.push(format!(
+                "{id}: its link is on the node and was not configured within {LINK_PATIENCE:?}, its addresses are not counted on, \
+                 and another ENI would fare no better"
+            ));
+            return None;
+        }
         self.reasons.push(format!(
             "{id}: no link on the node {LINK_PATIENCE:?} after it was attached, its addresses are not counted on"
         ));

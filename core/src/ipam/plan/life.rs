@@ -53,7 +53,8 @@ impl Plan {
         match eni.phase {
             Phase::Created => Some(Step::AttachEni { slot, eni: id }),
             // As early as EC2 takes it: what ends the instance while its link is awaited must not leave the ENI behind.
-            Phase::Attaching => protect(snapshot, eni, &id)
+            Phase::Attaching => self
+                .protect(snapshot, eni, &id)
                 .or_else(|| self.await_transition(snapshot, eni, id, "attached")),
             Phase::InUse => self.tend(snapshot, eni, id),
             Phase::Draining if eni.counts().assigned > 0 => {
@@ -122,28 +123,33 @@ impl Plan {
                 return Some(Step::Unassign { slot, eni: id, addresses, announced: true });
             }
         }
-        protect(snapshot, eni, &id).or_else(|| set_groups(snapshot, eni, &id))
+        self.protect(snapshot, eni, &id).or_else(|| self.set_groups(snapshot, eni, &id))
     }
-}
 
-/// Lets an attached ENI go when the instance goes.
-fn protect(snapshot: &Snapshot<'_>, eni: &Eni, id: &EniId) -> Option<Step> {
-    let attachment = eni.attachment.clone().filter(|_| !eni.protected)?;
-    let free = snapshot.blocked(Blocked::Protect).is_none();
-    free.then(|| Step::ProtectEni { slot: eni.slot, eni: id.clone(), attachment })
-}
+    /// Lets an attached ENI go when the instance goes.
+    fn protect(&mut self, snapshot: &Snapshot<'_>, eni: &Eni, id: &EniId) -> Option<Step> {
+        let attachment = eni.attachment.clone().filter(|_| !eni.protected)?;
+        let free = self.unless_blocked(snapshot, Blocked::Protect);
+        free.then(|| Step::ProtectEni { slot: eni.slot, eni: id.clone(), attachment })
+    }
 
-/// Gives an ENI the primary's security groups where EC2 shows others. With custom networking it keeps those that it was made
-/// with (ADR 0017).
-fn set_groups(snapshot: &Snapshot<'_>, eni: &Eni, id: &EniId) -> Option<Step> {
-    let Networking { primary, custom: None } = &snapshot.settings.networking else { return None };
-    let wanted: BTreeSet<_> = primary.security_groups.iter().collect();
-    let known = snapshot.activity.groups.get(id)?;
-    let differ = !wanted.is_empty() && !known.iter().eq(wanted);
-    let due = differ && !eni.primary && snapshot.serves(eni);
-    (due && snapshot.blocked(Blocked::Groups).is_none()).then(|| Step::SetGroups {
-        slot: eni.slot,
-        eni: id.clone(),
-        groups: primary.security_groups.clone(),
-    })
+    /// Gives an ENI the primary's security groups where EC2 shows others. With custom networking it keeps those that it was made
+    /// with (ADR 0017). Only where EC2 shows for the primary what instance metadata tells of it: somebody who changes the groups of
+    /// all ENIs would have theirs taken back on the word of the one that is behind.
+    fn set_groups(&mut self, snapshot: &Snapshot<'_>, eni: &Eni, id: &EniId) -> Option<Step> {
+        let Networking { primary, custom: None } = &snapshot.settings.networking else {
+            return None;
+        };
+        let groups = &snapshot.activity.groups;
+        let told: BTreeSet<_> = primary.security_groups.iter().collect();
+        let of_primary = snapshot.ledger.enis().find(|eni| eni.primary)?.facts.as_ref()?;
+        let agreed = !told.is_empty() && groups.get(&of_primary.id)?.iter().eq(told);
+        let differ = groups.get(id)? != groups.get(&of_primary.id)?;
+        let due = agreed && differ && !eni.primary && snapshot.serves(eni);
+        (due && self.unless_blocked(snapshot, Blocked::Groups)).then(|| Step::SetGroups {
+            slot: eni.slot,
+            eni: id.clone(),
+            groups: primary.security_groups.clone(),
+        })
+    }
 }

@@ -25,6 +25,7 @@ impl World {
             cooldown: Duration::from_secs(30),
             max_pods: None,
             provisioning: true,
+            provisioned_by: String::new(),
             networking: Networking::of_primary(EniPlace {
                 subnet: "subnet-1".parse().unwrap(),
                 security_groups: Vec::new(),
@@ -512,17 +513,65 @@ fn enis_get_the_primarys_security_groups_where_ec2_shows_others() {
     let groups = |ids: &[&str]| ids.iter().map(|id| id.parse().unwrap()).collect::<Vec<_>>();
     world.settings.networking.primary.security_groups = groups(&["sg-b", "sg-a"]);
     assert!(!world.steps().contains(&set), "it is not known which they are");
-    let shown = |world: &mut World, ids: &[&str]| {
+    let show = |world: &mut World, eni: &str, ids: &[&str]| {
         let shown = groups(ids).into_iter().collect();
-        world.activity.groups.insert("eni-1".parse().unwrap(), shown);
+        world.activity.groups.insert(eni.parse().unwrap(), shown);
     };
+    let shown = |world: &mut World, ids: &[&str]| show(world, "eni-1", ids);
+    shown(&mut world, &["sg-a"]);
+    assert!(!world.steps().contains(&set), "EC2 has not shown the primary's");
+    show(&mut world, "eni-0", &["sg-a", "sg-b"]);
     shown(&mut world, &["sg-a", "sg-b"]);
     assert!(!world.steps().contains(&set), "the same in another order");
     shown(&mut world, &["sg-a"]);
     assert!(world.steps().contains(&set), "{:?}", world.steps());
+    show(&mut world, "eni-0", &["sg-c"]);
+    shown(&mut world, &["sg-c"]);
+    assert!(!world.steps().contains(&set), "all have new ones, metadata has not heard of it");
+    shown(&mut world, &["sg-a"]);
+    assert!(!world.steps().contains(&set), "metadata and EC2 do not agree");
+    world.settings.networking.primary.security_groups = groups(&["sg-c"]);
+    assert!(world.steps().contains(&set), "{:?}", world.steps());
+    show(&mut world, "eni-0", &[]);
     world.settings.networking.primary.security_groups.clear();
     assert!(!world.steps().contains(&set), "metadata that shows none is not believed");
+    show(&mut world, "eni-0", &["sg-b"]);
     world.settings.networking.primary.security_groups = groups(&["sg-b"]);
     world.settings.networking.custom = Some(crate::ipam::placement::Custom::default());
     assert!(!world.steps().contains(&set), "an ENIConfig's ENIs keep theirs");
+}
+
+#[test]
+fn an_eni_whose_link_is_there_and_not_usable_stays_and_no_other_is_made() {
+    let steps = |present: &[u8]| {
+        let mut world = World::new(by_addresses());
+        world.waiting = 30;
+        world.apply(Record::Gained {
+            slot: slot(0),
+            addresses: (0..14).map(|i| Ipv4Addr::new(10, 0, 0, 10 + i)).collect(),
+            at: BootTime(0),
+        });
+        (0..14).for_each(|n| world.allocate(n));
+        world.adopt(1, 14);
+        for record in [
+            Record::EniDraining { slot: slot(1), at: BootTime(0) },
+            Record::EniDetached { slot: slot(1), at: BootTime(0) },
+            Record::EniAttaching {
+                slot: slot(1),
+                attachment: "eni-attach-1".parse().unwrap(),
+                at: BootTime(0),
+            },
+        ] {
+            world.apply(record);
+        }
+        world.activity.links_known = true;
+        world.activity.links = [slot(0)].into();
+        world.activity.present = present.iter().map(|n| slot(*n)).collect();
+        world.now = BootTime(0).after(LINK_GIVE_UP);
+        world.steps()
+    };
+    let (absent, there) = (steps(&[0]), steps(&[0, 1]));
+    assert!(absent.contains(&"detach the ENI at device 1".to_owned()), "{absent:?}");
+    assert!(absent.iter().any(|step| step.starts_with("create an ENI")), "{absent:?}");
+    assert_eq!(there, ["ask EC2 how it stands with eni-1"]);
 }
