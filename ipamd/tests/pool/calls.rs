@@ -61,6 +61,31 @@ async fn bursts_get_their_addresses_as_fast_as_the_cloud_can_make_enis() {
     }
 }
 
+/// As a Deployment's pods come: each finds the calls for those before it under way.
+#[tokio::test(start_paused = true)]
+async fn pods_that_come_one_after_another_bring_no_eni_too_many() {
+    let targets = Targets { warm_ip: 2, ..Targets::default() };
+    let mut spec = NodeSpec::instant(Config { targets, ..Config::default() });
+    spec.sim.latency = Latency::fixed(300, 2000);
+    let node = Node::start(spec).await;
+    node.settle().await;
+    let (before, began) = (node.sim().calls().ec2(), Instant::now());
+    let mut adds = Vec::new();
+    for pod in 0..20 {
+        adds.push(tokio::spawn(node.begin_add(pod)));
+        tokio::time::sleep(Duration::from_millis(70)).await;
+    }
+    for add in adds {
+        let body = add.await.unwrap().expect("the daemon answers");
+        assert!(matches!(body, ReplyBody::Wiring(_)), "{body:?}");
+    }
+    let took = began.elapsed();
+    let view = node.settle().await;
+    let calls = node.sim().calls().ec2() - before;
+    println!("20 pods, one each 70 ms: {took:?}, {} ENIs, {calls} calls", view.enis.len());
+    assert_eq!(view.enis.len(), 2, "two have room for 28");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_waiting_add_starts_its_refill_within_five_milliseconds() {
     let config = Config {

@@ -1,7 +1,7 @@
 //! Growing: which ENIs get how many addresses, and which ENIs must be made.
 
 use super::{Addresses, Blocked, Grow, Plan, Snapshot, Step, place::tell_full};
-use crate::marks::EniSlot;
+use crate::{ipam::ledger::Eni, marks::EniSlot};
 
 /// An ENI in use with room.
 struct Room {
@@ -44,7 +44,8 @@ pub(super) fn grow(plan: &mut Plan, snapshot: &Snapshot<'_>) {
         plan.wait(block.until, block.reason.clone());
     }
     let room_sizes: Vec<u32> = rooms.iter().map(|r| r.room).collect();
-    let spread = spread(wanted, whole, &room_sizes, snapshot.limits.per_eni, creatable);
+    let later = if assign_block.is_some() { 0 } else { room_soon(plan, snapshot) };
+    let spread = spread(wanted, whole, &room_sizes, later, snapshot.limits.per_eni, creatable);
     let missing = Addresses(wanted).are();
     let fit = snapshot.activity.fit.unwrap_or(u32::MAX);
     for (room, count) in rooms.into_iter().zip(spread.assigned).filter(|(_, count)| *count > 0) {
@@ -64,11 +65,16 @@ pub(super) fn grow(plan: &mut Plan, snapshot: &Snapshot<'_>) {
         plan.reasons.push(format!("{missing} missing: a new ENI{there} brings {addresses}"));
         plan.steps.push(Step::CreateEni { slot, token, addresses, place, planned: false });
     }
-    if spread.unmet > 0 && creatable == 0 && !hopeless {
+    if later.min(spread.unmet) > 0 {
+        let fit = later.min(spread.unmet);
+        let fits = if fit == 1 { "fits" } else { "fit" };
+        plan.reasons.push(format!("{missing} missing: {fit} {fits} on ENIs that are busy or come"));
+    }
+    if spread.unmet > later && creatable == 0 && !hopeless {
         let custom = snapshot.settings.networking.custom.is_some();
         plan.reasons.push(format!(
             "{} missing and every ENI slot is taken ({} {} of {}{})",
-            Addresses(spread.unmet).are(),
+            Addresses(spread.unmet - later).are(),
             snapshot.limits.max_enis,
             if snapshot.limits.max_enis == 1 { "ENI" } else { "ENIs" },
             Addresses(snapshot.limits.per_eni),
@@ -95,6 +101,36 @@ fn rooms(plan: &Plan, snapshot: &Snapshot<'_>) -> Vec<Room> {
     rooms
 }
 
+/// The room that ENIs will have in a moment: those in use once the call about them has ended, those on their way once they are
+/// there. It takes one call then, where a further ENI takes three, comes later than they do, and is too many.
+fn room_soon(plan: &Plan, snapshot: &Snapshot<'_>) -> u32 {
+    let activity = &snapshot.activity;
+    let room = |eni: &Eni| {
+        let known = !activity.doubts.contains(&eni.slot)
+            && snapshot.blocked(Blocked::Slot(eni.slot)).is_none();
+        if !known {
+            return 0;
+        }
+        if eni.arriving() {
+            let comes = !snapshot.is_late(eni) && !snapshot.is_unconfigured(eni);
+            // What it promises may be among what it holds already.
+            let room = snapshot.room(eni) + eni.counts().free;
+            return if comes { room.saturating_sub(eni.promised()) } else { 0 };
+        }
+        let planned = || plan.steps.iter().find(|step| step.slot() == eni.slot);
+        match activity.in_flight.get(&eni.slot).or_else(planned) {
+            Some(
+                step @ (Step::Assign { .. }
+                | Step::Unassign { .. }
+                | Step::ProtectEni { .. }
+                | Step::SetGroups { .. }),
+            ) if eni.in_use() => snapshot.room(eni).saturating_sub(step.incoming()),
+            _ => 0,
+        }
+    };
+    snapshot.ledger.enis().map(room).sum()
+}
+
 /// Slots where an ENI can be made, lowest first.
 fn free_slots(snapshot: &Snapshot<'_>) -> Vec<EniSlot> {
     let foreign = &snapshot.activity.foreign;
@@ -107,11 +143,19 @@ fn free_slots(snapshot: &Snapshot<'_>) -> Vec<EniSlot> {
         .collect()
 }
 
-/// Spreads `wanted` addresses in as few calls as can be (an assign is one call, a new ENI three).
-fn spread(wanted: u32, whole: bool, rooms: &[u32], per_eni: u32, creatable: usize) -> Spread {
-    let on_rooms: u32 = rooms.iter().sum();
+/// Spreads `wanted` addresses in as few calls as can be (an assign is one call, a new ENI three). `later` is room that there
+/// will be in a moment: no ENI is made for what fits there.
+fn spread(
+    wanted: u32,
+    whole: bool,
+    rooms: &[u32],
+    later: u32,
+    per_eni: u32,
+    creatable: usize,
+) -> Spread {
+    let room = rooms.iter().sum::<u32>().saturating_add(later);
     let creatable = u32::try_from(creatable).unwrap_or(u32::MAX);
-    let enis = wanted.saturating_sub(on_rooms).div_ceil(per_eni.max(1)).min(creatable);
+    let enis = wanted.saturating_sub(room).div_ceil(per_eni.max(1)).min(creatable);
     let mut left = wanted;
     let mut new_enis = Vec::new();
     for _ in 0..enis {
@@ -145,7 +189,7 @@ mod tests {
         creatable: usize,
         expect: (&[u32], &[u32], u32),
     ) {
-        let got = spread(wanted, whole, rooms, 14, creatable);
+        let got = spread(wanted, whole, rooms, 0, 14, creatable);
         let expect =
             Spread { new_enis: expect.0.to_vec(), assigned: expect.1.to_vec(), unmet: expect.2 };
         assert_eq!(got, expect, "{wanted} over rooms {rooms:?}");
@@ -161,6 +205,17 @@ mod tests {
         check(50, false, &[4], 3, (&[14, 14, 14], &[4], 4));
         check(20, false, &[14, 14], 1, (&[], &[14, 6], 0));
         check(20, false, &[], 0, (&[], &[], 20));
+    }
+
+    #[test]
+    fn no_eni_is_made_for_what_fits_in_a_moment() {
+        let check = |wanted, later, expect: (&[u32], u32)| {
+            let got = spread(wanted, false, &[2], later, 14, 3);
+            assert_eq!((&*got.new_enis, got.unmet), expect, "{wanted} with room for {later} later");
+        };
+        check(5, 3, (&[], 3));
+        check(2, 3, (&[], 0));
+        check(6, 3, (&[6], 0));
     }
 
     #[test]

@@ -157,6 +157,20 @@ fn what_is_in_flight_is_not_asked_for_twice() {
     );
 }
 
+/// An ENI is three calls, seconds, and later two calls to be rid of it.
+#[test]
+fn no_eni_is_made_while_the_one_with_room_is_busy() {
+    let mut world = World::new(Targets { warm_ip: 2, ..by_addresses() });
+    let step = world.plan().steps.remove(0);
+    assert_eq!(step.to_string(), "assign 10 addresses to eni-0");
+    world.activity.in_flight.insert(slot(0), step);
+    world.waiting = 12;
+    let plan = world.plan();
+    assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+    let reason = "4 addresses are missing: 4 fit on ENIs that are busy or come";
+    assert_eq!(plan.reasons, [reason]);
+}
+
 #[test]
 fn idle_enis_go_whole_once_the_cooldown_has_passed() {
     let mut world = World::new(by_addresses());
