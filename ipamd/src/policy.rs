@@ -43,8 +43,8 @@ mod published;
 mod ranges;
 
 pub use objects::Beside;
-pub(crate) use ranges::as_known;
 use objects::{Ask, Batch, Source};
+pub(crate) use ranges::as_known;
 
 /// In the state directory: the security groups in force. As [`LABELS`], it goes with the journal.
 const GROUPS: &str = "journal.groups";
