@@ -127,11 +127,14 @@ impl Leader {
             let patience = match (wholes.get(id), found) {
                 (Some(_), _) => PATIENCE + SPREAD * self.spread / 1024,
                 (None, None) => PATIENCE,
-                // The leader has it, and cannot say what it is.
-                (None, Some(_)) => Duration::ZERO,
+                // The leader has it, and cannot say what it is: yet, where it was asked for a moment ago. All nodes hear that
+                // at once.
+                (None, Some(_)) => PATIENCE * self.spread / 1024,
             };
             let until = self.lacking.entry(id.clone()).or_insert(now + patience);
-            *until = if patience.is_zero() { now.min(*until) } else { *until };
+            if wholes.get(id).is_none() && found.is_some() {
+                *until = (*until).min(now + patience);
+            }
             let until = *until;
             if now < until {
                 covered.awaited.insert(id.clone());

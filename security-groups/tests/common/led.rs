@@ -188,6 +188,28 @@ async fn what_the_leader_cannot_read_is_asked_for_at_once() {
     assert!(peers(&place.ingress("sg-web")).contains(&"Cidr(10.9.0.0/16)".to_owned()));
 }
 
+/// It may be a question that was not answered yet, and all nodes hear of it in the same second.
+#[tokio::test(start_paused = true)]
+async fn nodes_do_not_ask_in_step_for_what_the_leader_cannot_read() {
+    let mut when = BTreeSet::new();
+    for seed in [0, 300, 600, 900] {
+        let leader = Leader::new();
+        let mut place = Place::led(&leader);
+        place.restart_led_as(&leader.0, Settings { seed, ..Settings::default() });
+        let unread = PublishedGroup { group: None, members: BTreeMap::new(), stale: true };
+        leader.publish("sg-web", unread);
+        leader.beat(0);
+        place.resolver().want(ids(&["sg-web"]));
+        let mut passed = 0;
+        while place.ec2() == 0 && passed < 20 {
+            place.pass(1).await;
+            passed += 1;
+        }
+        when.insert(passed);
+    }
+    assert!(when.len() == 4 && when.iter().all(|at| (1..=13).contains(at)), "{when:?}");
+}
+
 /// 5,000 nodes hear of it in the same second.
 #[tokio::test(start_paused = true)]
 async fn nodes_that_have_a_group_do_not_ask_for_it_in_step() {

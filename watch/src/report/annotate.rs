@@ -4,7 +4,7 @@
 //! not take is tried again, as it is by then. Written through the pod's status, because the right to that is less than one to
 //! the pod: nobody could put another image into it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::json;
 use tokio::{sync::watch, time::sleep};
@@ -42,29 +42,50 @@ pub(super) async fn write(desk: Desk, waiting: Arc<watch::Sender<Addresses>>) {
         let Ok(all) = told.wait_for(|all| !all.is_empty()).await.map(|all| all.clone()) else {
             return;
         };
-        let mut wait = Duration::ZERO;
+        let mut is_left = false;
         for (pod, addresses) in all {
-            if is_to_come(pod_annotated(&desk, &pod, &addresses).await) {
-                wait = backoff.next();
-                break;
+            match become_of(pod_annotated(&desk, &pod, &addresses).await) {
+                Outcome::Decided => {}
+                // Another pod may well be: an admission webhook that is down is of some namespaces.
+                Outcome::Undecided => {
+                    is_left = true;
+                    continue;
+                }
+                Outcome::Unheard => {
+                    is_left = true;
+                    break;
+                }
             }
-            backoff.reset();
             // Unless it has other addresses by now.
             waiting.send_if_modified(|all| {
                 let same = all.get(&pod) == Some(&addresses);
                 same && all.remove(&pod).is_some()
             });
         }
-        sleep(wait).await;
+        if is_left {
+            sleep(backoff.next()).await;
+        } else {
+            backoff.reset();
+        }
     }
 }
 
-/// Whether it is to be tried again: the API server has not decided about it.
-fn is_to_come(done: Result<(), Failure>) -> bool {
-    match done {
-        Ok(()) => false,
-        Err(Failure::Unreachable(_)) => true,
-        Err(failure) => failure.status().is_some_and(|status| status == 429 || status >= 500),
+/// What became of an annotation.
+enum Outcome {
+    /// It was written, or is refused for good.
+    Decided,
+    /// It is to be tried again.
+    Undecided,
+    /// It is to be tried again, and so is every other.
+    Unheard,
+}
+
+fn become_of(done: Result<(), Failure>) -> Outcome {
+    let Err(failure) = done else { return Outcome::Decided };
+    match (&failure, failure.status()) {
+        (Failure::Unreachable(_), _) | (_, Some(429)) => Outcome::Unheard,
+        (_, Some(500..)) => Outcome::Undecided,
+        _ => Outcome::Decided,
     }
 }
 

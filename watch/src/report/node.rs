@@ -82,12 +82,6 @@ fn taint(standing: &Standing) -> Option<&str> {
 async fn bring_about(desk: &Desk, wanted: &Standing, offers: bool) -> Result<(), Failure> {
     let path = format!("/api/v1/nodes/{}", escaped(&desk.node));
     let node = desk.api.json(&path).await?;
-    if let Some(change) = capacity(&node).filter(|_| offers) {
-        let done = desk.api.send(Verb::StrategicPatch, &format!("{path}/status"), &change).await;
-        desk.count("patch nodes/status", done)?;
-        let pods = text(&node, "/status/capacity/pods");
-        tracing::info!(pods, resource = POD_ENI, "pods of SecurityGroupPolicies fit on this node");
-    }
     if let Some(change) = wanted.network.as_ref().and_then(|network| condition(&node, network)) {
         let done = desk.api.send(Verb::StrategicPatch, &format!("{path}/status"), &change).await;
         desk.count("patch nodes/status", done)?;
@@ -96,6 +90,13 @@ async fn bring_about(desk: &Desk, wanted: &Standing, offers: bool) -> Result<(),
         let done = desk.api.send(Verb::JsonPatch, &path, &change).await;
         desk.count("patch nodes", done)?;
         tracing::info!(taint = taint(wanted), "the startup taint is removed: pods may come");
+    }
+    // Last: whoever refuses it does not hold back what all pods wait for.
+    if let Some(change) = capacity(&node).filter(|_| offers) {
+        let done = desk.api.send(Verb::StrategicPatch, &format!("{path}/status"), &change).await;
+        desk.count("patch nodes/status", done)?;
+        let pods = text(&node, "/status/capacity/pods");
+        tracing::info!(pods, resource = POD_ENI, "pods of SecurityGroupPolicies fit on this node");
     }
     Ok(())
 }
