@@ -8,8 +8,9 @@ TIERS=(lint house unit docs kernel faults property lab containerd localstack)
 NO_SDK=(--workspace --exclude veni-provider-aws --exclude veni-localstack-tests)
 
 # One selection of packages and features for all tiers without the SDK, so that each dependency is compiled once; the
-# tiers differ in the test targets that they name. hack/house-rules checks that each target is in a tier.
-HERE=("${NO_SDK[@]}" --exclude veni-ebpf --features veni-ipamd/fault-points,veni-ipamd/kube,veni-ctl/kube,veni-cni/fault-points)
+# tiers differ in the test targets that they name. hack/house-rules checks that each target is in a tier. The floor has no
+# tests, and programs without the library that tests need.
+HERE=("${NO_SDK[@]}" --exclude veni-ebpf --exclude veni-floor --features veni-ipamd/fault-points,veni-ipamd/kube,veni-ctl/kube,veni-cni/fault-points)
 
 # `--show-output`, because the reason for a skip is in the output of a test that passed.
 tests() { cargo test --locked --no-fail-fast "${HERE[@]}" "$@" -- --show-output; }
